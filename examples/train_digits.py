@@ -3,12 +3,14 @@
     python examples/train_digits.py --out training --steps 3000
 
 Everything is seeded; the state is saved every hundred steps, so the same command after an interruption goes on
-where it stopped. It writes `digits.safetensors` (EMA weights, fp16), `digits_classifier.safetensors` and
-`digits_loss.png`; copy the three to `ptq_export/assets/` to embed them. About one hour on two CPU cores.
+where it stopped. It writes `digits.safetensors` (EMA weights, fp16), `digits_classifier.safetensors`,
+`digits_features.safetensors` (what the classifier sees in the real digits: FID's reference) and `digits_loss.png`;
+copy the four to `ptq_export/assets/` to embed them. About one hour on two CPU cores.
 """
 
 import argparse
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -26,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from ptq_export.benchmarks.digits import CLASSIFIER_FILE, DigitClassifier
+from ptq_export.benchmarks.fid import FEATURES_FILE, digit_features
 
 UNET = {
     "sample_size": 16,
@@ -76,6 +79,15 @@ def train_classifier(out: Path, seed: int) -> None:
         raise SystemExit("the classifier must reach 97 % on held-out digits")
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, out / CLASSIFIER_FILE, metadata={"held_out_accuracy": f"{accuracy:.4f}"})
+    save_features(out, state)
+
+
+def save_features(out: Path, state: dict[str, Tensor]) -> None:
+    """Write the features of all real digits, in the classifier as stored: FID is then measured without a data set."""
+    stored = DigitClassifier()
+    stored.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    features = digit_features(digits()[0], stored.eval())
+    save_file({"features": features.half()}, out / FEATURES_FILE, metadata={"data": "sklearn.datasets.load_digits"})
 
 
 def train_denoiser(out: Path, seed: int, steps: int) -> None:
@@ -99,7 +111,7 @@ def train_denoiser(out: Path, seed: int, steps: int) -> None:
     for step in range(len(losses), steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * np.cos(np.pi * step / steps))
+            group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         clean = images[torch.randint(len(images), (BATCH,), generator=generator)]
         noise = torch.randn(clean.shape, generator=generator)
         timestep = torch.randint(SCHEDULE["num_train_timesteps"], (BATCH,), generator=generator)

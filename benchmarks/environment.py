@@ -1,0 +1,81 @@
+"""What a latency depends on besides the model: processor, instruction sets, versions, and what else was running."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import cpuinfo
+import psutil
+
+__all__ = ["Environment", "describe_environment", "package_versions"]
+
+INT8_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+PACKAGES = ("torch", "onnx", "onnxruntime", "diffusers", "numpy", "ptq-export")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and its software; `threads` are the logical processors this process may use.
+
+    `isa` lists the instruction sets that decide the speed of int8 kernels; `load_average` is the mean number of
+    runnable tasks over the last 1, 5 and 15 minutes.
+    """
+
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    threads: int
+    os: str
+    python: str
+    versions: dict[str, str]
+    load_average: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """`environment` in `latency.json` and `manifest.json`."""
+        return asdict(self) | {"isa": list(self.isa), "load_average": list(self.load_average)}
+
+
+def describe_environment() -> Environment:
+    """The environment at this moment."""
+    cpu, flags = _processor()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Environment(
+        cpu=cpu,
+        isa=tuple(name for name in INT8_ISA if name in flags),
+        cores=psutil.cpu_count(logical=False) or threads,
+        threads=threads,
+        os=_operating_system(),
+        python=platform.python_version(),
+        versions=package_versions(),
+        load_average=tuple(round(load, 2) for load in psutil.getloadavg()),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide an engine's bytes and speed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _operating_system() -> str:
+    """The distribution's name where there is one: a kernel's build says little about latency."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = f"{platform.system()} {platform.release()}"
+    return f"{name}, {platform.machine()}"
+
+
+@cache
+def _processor() -> tuple[str, frozenset[str]]:
+    # Cached: py-cpuinfo starts other programs and takes more than a second.
+    info = cpuinfo.get_cpu_info()
+    return info.get("brand_raw", platform.processor() or "unknown"), frozenset(info.get("flags", ()))

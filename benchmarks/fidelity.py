@@ -1,0 +1,149 @@
+"""How far a candidate's eps is from the reference's, per time-step, on held-out pairs.
+
+Three figures per time-step t, over the pairs x_t of a full-precision DDIM trajectory:
+
+    SQNR       10 log10( sum eps^2 / sum (eps - eps')^2 )
+    bias       mean(eps' - eps) / rms(eps)
+    step error |x'_{t-1} - x_{t-1}| / |x_{t-1}|,  both from the same x_t by one DDIM update of the S-step loop
+
+Near t = 0 the eps of a clean image is small and its SQNR collapses for every method; the step error then says that
+the sample hardly moves.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq_export.benchmarks.held_out import BATCH
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.sampling import EpsModel, make_scheduler
+
+__all__ = ["Curve", "finite_db", "sqnr_db", "sqnr_gap_db", "sqnr_per_timestep", "step_error"]
+
+DB_LIMIT = 150.0  # float32 resolves 144 dB
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A candidate's errors over `timesteps`; `signal` and `noise` are energies per pair, float64 `[T, N]`."""
+
+    timesteps: tuple[int, ...]
+    signal: Tensor
+    noise: Tensor
+    bias: tuple[float, ...]
+    step_error: tuple[float, ...]
+
+    @property
+    def sqnr_db(self) -> list[float]:
+        return _energy_ratio_db(self.signal, self.noise)[0]
+
+    @property
+    def stderr_db(self) -> list[float]:
+        """Standard error of each SQNR over the pairs."""
+        return _energy_ratio_db(self.signal, self.noise)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `curves` in `fidelity.json`."""
+        return {
+            "sqnr_db": [finite_db(value) for value in self.sqnr_db],
+            "sqnr_stderr_db": [round(value, 4) for value in self.stderr_db],
+            "bias": [round(value, 8) for value in self.bias],
+            "step_error": [round(value, 8) for value in self.step_error],
+        }
+
+
+def sqnr_db(reference: Tensor, candidate: Tensor) -> float:
+    """Signal to quantisation noise ratio of two tensors of one shape; infinite when they are equal."""
+    signal = reference.double().square().sum().item()
+    noise = (reference.double() - candidate.double()).square().sum().item()
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def finite_db(value: float) -> float:
+    """A decibel value as JSON can hold it: +150 dB where float32 sees no difference, -150 dB for no likeness or NaN."""
+    if math.isnan(value):
+        return -DB_LIMIT
+    return round(min(max(value, -DB_LIMIT), DB_LIMIT), 4)
+
+
+def sqnr_gap_db(first: Curve, second: Curve) -> list[tuple[float, float]]:
+    """Per time-step, how many dB `first` is above `second`, and the standard error of that gap.
+
+    Both met the same pairs, so the spread that they share cancels: this error is smaller than the curves' own.
+    """
+    gaps, errors = _energy_ratio_db(second.noise, first.noise)
+    return list(zip(gaps, errors, strict=True))
+
+
+@torch.no_grad()
+def sqnr_per_timestep(
+    reference: EpsModel,
+    candidates: Mapping[str, EpsModel],
+    pairs: Mapping[int, Tensor],
+    schedule: NoiseSchedule,
+    steps: int,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Curve]:
+    """The curve of every candidate on `pairs` (t -> x_t `[N, C, H, W]`, N >= 2), `steps` being the loop's length."""
+    rows: dict[str, list[_Row]] = {name: [] for name in candidates}
+    for index, (t, sample) in enumerate(pairs.items()):
+        eps = _eps(reference, sample, t)
+        for name, candidate in candidates.items():
+            rows[name].append(_row(eps, _eps(candidate, sample, t), sample, t, schedule, steps))
+        if progress is not None:
+            progress((index + 1) / len(pairs))
+    return {name: _curve(tuple(pairs), values) for name, values in rows.items()}
+
+
+def step_error(
+    reference_eps: Tensor, candidate_eps: Tensor, sample: Tensor, timestep: int, schedule: NoiseSchedule, steps: int
+) -> float:
+    """The error that the candidate's eps adds to x_{t-1} by one DDIM update of `sample`, relative to |x_{t-1}|."""
+    scheduler = make_scheduler(schedule)
+    scheduler.set_timesteps(steps)
+    exact, moved = (
+        scheduler.step(eps, timestep, sample, return_dict=False)[0].double() for eps in (reference_eps, candidate_eps)
+    )
+    return float((moved - exact).norm() / exact.norm())
+
+
+@dataclass(frozen=True)
+class _Row:
+    signal: Tensor
+    noise: Tensor
+    bias: float
+    step_error: float
+
+
+def _row(eps: Tensor, other: Tensor, sample: Tensor, timestep: int, schedule: NoiseSchedule, steps: int) -> _Row:
+    exact, error = eps.double().flatten(1), (other.double() - eps.double()).flatten(1)
+    bias = (error.mean() / exact.square().mean().sqrt()).item()
+    moved = step_error(eps, other, sample, timestep, schedule, steps)
+    return _Row(exact.square().sum(1), error.square().sum(1), bias, moved)
+
+
+def _curve(timesteps: tuple[int, ...], rows: Sequence[_Row]) -> Curve:
+    signal, noise = torch.stack([row.signal for row in rows]), torch.stack([row.noise for row in rows])
+    return Curve(timesteps, signal, noise, tuple(row.bias for row in rows), tuple(row.step_error for row in rows))
+
+
+def _eps(model: EpsModel, sample: Tensor, timestep: int) -> Tensor:
+    time = torch.full((len(sample),), timestep, dtype=torch.int64)
+    chunks = zip(torch.split(sample, BATCH), torch.split(time, BATCH), strict=True)
+    return torch.cat([model(chunk, t) for chunk, t in chunks])
+
+
+def _energy_ratio_db(above: Tensor, below: Tensor) -> tuple[list[float], list[float]]:
+    """10 log10(sum above / sum below) per row of `[T, N]`, and its standard error by the delta method."""
+    count = above.shape[1]
+    total, other = above.sum(1), below.sum(1)
+    ratio_db = torch.where(total == other, 0.0, 10 * torch.log10(total / other))
+    deviation = above / above.mean(1, keepdim=True) - below / below.mean(1, keepdim=True)
+    stderr_db = 10 / math.log(10) * (deviation.square().sum(1) / (count * (count - 1))).sqrt()
+    return ratio_db.tolist(), stderr_db.nan_to_num(0.0).tolist()

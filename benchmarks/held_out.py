@@ -1,0 +1,57 @@
+"""Held-out pairs: what the reference's own sampler sees at a time-step, from noise that calibration never used."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop
+
+__all__ = ["BATCH", "HELD_OUT_SEEDS", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
+
+BATCH = 64  # samples per call: bounds the memory of every measurement
+HELD_OUT_SEEDS = 1 << 31  # torch's CPU generator reads 32 bits of a seed: calibration has the lower half
+
+
+def held_out_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal noise `[N, C, H, W]` whose seed (0 to 2^31 - 1) is moved out of calibration's range."""
+    return initial_noise(shape, seed=HELD_OUT_SEEDS + seed)
+
+
+def sampler_timesteps(schedule: NoiseSchedule, steps: int, count: int) -> list[int]:
+    """`count` of the time-steps that an S-step DDIM loop visits, evenly spaced from the first to the last."""
+    scheduler = make_scheduler(schedule)
+    scheduler.set_timesteps(steps)
+    visited = scheduler.timesteps.tolist()
+    positions = torch.linspace(0, len(visited) - 1, min(count, len(visited))).round().long().tolist()
+    return [visited[position] for position in positions]
+
+
+def held_out_pairs(
+    reference: EpsModel,
+    schedule: NoiseSchedule,
+    sample_shape: tuple[int, int, int],
+    timesteps: Sequence[int],
+    count: int,
+    seed: int,
+    steps: int,
+) -> dict[int, Tensor]:
+    """x_t `[count, C, H, W]` for every wanted t, recorded from the reference's own `steps`-step DDIM loop.
+
+    Raises:
+        ValueError: the loop does not visit one of `timesteps` (see `sampler_timesteps`).
+    """
+    noise = held_out_noise((count, *sample_shape), seed)
+    chunks: dict[int, list[Tensor]] = {t: [] for t in timesteps}
+
+    def record(step: Step) -> None:
+        if step.timestep in chunks:
+            chunks[step.timestep].append(step.sample)
+
+    for chunk in torch.split(noise, BATCH):
+        sample_loop(reference, make_scheduler(schedule), chunk, steps, record)
+    missed = [t for t, samples in chunks.items() if not samples]
+    if missed:
+        raise ValueError(f"a loop of {steps} steps does not visit t = {missed}")
+    return {t: torch.cat(samples) for t, samples in chunks.items()}

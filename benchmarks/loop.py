@@ -1,0 +1,87 @@
+"""The whole sampling loop end to end: what a user waits for, and the share of it spent outside the engine."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ptq_export.benchmarks.clock import Protocol, interleave
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.sampling import EpsModel, initial_noise, make_scheduler, sample_loop
+
+__all__ = ["LoopLatency", "LoopTiming", "measure_loop"]
+
+
+@dataclass(frozen=True)
+class LoopTiming:
+    """Medians over the rounds; `outside_share` is the scheduler's and the loop's part of the time, 0 to 1."""
+
+    total_s: float
+    per_step_ms: float
+    outside_share: float
+
+
+@dataclass(frozen=True)
+class LoopLatency:
+    """An S-step loop of one sampler at one batch size."""
+
+    sampler: str
+    steps: int
+    batch: int
+    candidates: Mapping[str, LoopTiming]
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `loops` in `latency.json`."""
+        candidates = {
+            name: {key: round(value, 6) for key, value in asdict(timing).items()}
+            for name, timing in self.candidates.items()
+        }
+        return {"sampler": self.sampler, "steps": self.steps, "batch": self.batch, "candidates": candidates}
+
+
+def measure_loop(
+    engines: Mapping[str, EpsModel],
+    sampler: str,
+    schedule: NoiseSchedule,
+    steps: int,
+    shape: tuple[int, ...],
+    protocol: Protocol,
+    progress: Callable[[float], None] | None = None,
+) -> LoopLatency:
+    """Time `steps` denoising steps of `sampler` from noise of `shape` `[N, C, H, W]`, interleaved over the engines."""
+    watches = {name: _Stopwatch(engine) for name, engine in engines.items()}
+    noise = initial_noise(shape, seed=0)
+
+    def loop(watch: _Stopwatch) -> Callable[[], object]:
+        scheduler = make_scheduler(schedule, sampler)
+
+        def call() -> None:
+            watch.runs_ms.append(0.0)
+            sample_loop(watch, scheduler, noise, steps)
+
+        return call
+
+    latencies = interleave({name: loop(watch) for name, watch in watches.items()}, protocol, progress)
+    timings = {}
+    for name, latency in latencies.items():
+        inside = np.array(watches[name].runs_ms[protocol.warmup :])
+        outside_share = float(np.median(1 - inside / np.array(latency.raw_ms)))
+        timings[name] = LoopTiming(latency.median_ms / 1e3, latency.median_ms / steps, outside_share)
+    return LoopLatency(sampler, steps, shape[0], timings)
+
+
+class _Stopwatch:
+    """An engine that adds up the time spent in it, per run of the loop."""
+
+    def __init__(self, engine: EpsModel) -> None:
+        self.engine = engine
+        self.runs_ms: list[float] = []
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        started = time.perf_counter_ns()
+        eps = self.engine(sample, timestep)
+        self.runs_ms[-1] += (time.perf_counter_ns() - started) / 1e6
+        return eps

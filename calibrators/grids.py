@@ -1,0 +1,69 @@
+"""From histograms to grids: activation scales and zero points, and the scales of the weights."""
+
+import torch
+from torch import Tensor
+
+from ptq_export.calibrators.histogram import ChannelHistogram
+from ptq_export.calibrators.ranges import LEVELS, clip_range
+from ptq_export.nn.layers import Grid
+
+__all__ = ["fold_input_scale", "input_grid", "output_grid", "pairing_order", "weight_scale"]
+
+WEIGHT_MAX = 127
+
+
+def output_grid(histogram: ChannelHistogram, metric: str) -> Grid:
+    """Scale and zero point for each row of the histogram."""
+    clip = clip_range(histogram, metric)
+    scale = ((clip.high - clip.low) / LEVELS).clamp_min(1e-8)
+    zero_point = torch.round(-clip.low / scale).clamp(0, LEVELS).to(torch.uint8)
+    return _squeezed(Grid(scale, zero_point))
+
+
+def input_grid(histogram: ChannelHistogram, metric: str, weight: Tensor) -> Grid:
+    """Scales per channel (or tensor) around one zero point.
+
+    An integer convolution pads with one code, so the channels share the zero point z and channel i needs
+    s_i = max(-low_i / z, high_i / (255 - z)). The z taken minimises sum_i ||w_i||^2 s_i^2, the variance that uniform
+    rounding noise of these steps has behind the weights `[O, I, ...]`.
+    """
+    clip = clip_range(histogram, metric)
+    energy = weight.transpose(0, 1).flatten(1).square().sum(1)
+    energy = energy if len(energy) == len(clip.low) else energy.sum(0, keepdim=True)
+    zero_points = torch.arange(LEVELS + 1, dtype=torch.float32)[:, None]
+    below = torch.where(clip.low < 0, -clip.low / zero_points, torch.zeros_like(clip.low))
+    above = torch.where(clip.high > 0, clip.high / (LEVELS - zero_points), torch.zeros_like(clip.high))
+    scales = torch.maximum(below, above).clamp_min(1e-8)
+    best = (scales.square() * energy).sum(1).argmin()
+    return _squeezed(Grid(scales[best], best.to(torch.uint8)))
+
+
+def _squeezed(grid: Grid) -> Grid:
+    if grid.scale.numel() > 1:
+        return grid
+    return Grid(grid.scale.reshape(()), grid.zero_point.reshape(()))
+
+
+def fold_input_scale(weight: Tensor, grid: Grid) -> Tensor:
+    """w * s / u: the weights that act on input codes of unit u = max(s)."""
+    relative = (grid.scale / grid.scale.max()).expand(weight.shape[1])
+    return weight * relative.reshape(1, -1, *[1] * (weight.ndim - 2))
+
+
+def pairing_order(weight: Tensor) -> Tensor:
+    """Rows `[O, K]` in the order in which the integer kernels read them: [kh, kw, cin]."""
+    return (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1)
+
+
+def weight_scale(weight: Tensor, pair_limit: int) -> Tensor:
+    """Step `[O]` of symmetric codes in [-127, 127] whose adjacent same-sign pairs keep |a| + |b| <= pair_limit.
+
+    Two steps of margin leave rounding free to go either way. Pairs of opposite sign cannot saturate: activation codes
+    are not negative.
+    """
+    rows = pairing_order(weight)
+    if rows.shape[1] % 2:
+        rows = torch.nn.functional.pad(rows, (0, 1))
+    first, second = rows[:, 0::2], rows[:, 1::2]
+    pairs = torch.where(first.sign() == second.sign(), (first + second).abs(), torch.zeros_like(first))
+    return torch.maximum(rows.abs().amax(1) / WEIGHT_MAX, pairs.amax(1) / (pair_limit - 2)).clamp_min(1e-12)

@@ -1,0 +1,69 @@
+"""Two passes of the full-precision network over the calibration pairs: first the limits, then the histograms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
+from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.sites import hooked
+from ptq_export.denoiser import Denoiser
+from ptq_export.nn.scheme import Scheme
+
+__all__ = ["Observation", "observe"]
+
+BATCH = 16
+
+
+@dataclass
+class Observation:
+    """What one layer reads, and what it makes where the scheme has a grid there (None: it has none)."""
+
+    input: ChannelHistogram
+    output: ChannelHistogram | None
+
+
+def observe(
+    denoiser: Denoiser,
+    pairs: CalibrationPairs,
+    names: tuple[str, ...],
+    scheme: Scheme,
+) -> dict[str, Observation]:
+    """Histograms of the inputs and outputs of the layers `names`."""
+    limits: dict[tuple[str, str], ChannelRange] = {}
+
+    def widen(key: tuple[str, str], x: Tensor) -> None:
+        if key in limits:
+            limits[key].update(x)
+        else:
+            limits[key] = ChannelRange.of(x)
+
+    _visit(denoiser, pairs, names, widen)
+    histograms = {key: ChannelHistogram(_granular(key[1], found, scheme)) for key, found in limits.items()}
+    _visit(denoiser, pairs, names, lambda key, x: histograms[key].update(x))
+    return {name: Observation(histograms[name, "input"], histograms.get((name, "output"))) for name in names}
+
+
+def _granular(role: str, limits: ChannelRange, scheme: Scheme) -> ChannelRange:
+    granularity = scheme.input_scale if role == "input" else scheme.conv_output
+    return limits if granularity == "channel" else limits.per_tensor()
+
+
+def _visit(
+    denoiser: Denoiser,
+    pairs: CalibrationPairs,
+    names: tuple[str, ...],
+    visit: Callable[[tuple[str, str], Tensor], None],
+) -> None:
+    layers = {name: denoiser.module.get_submodule(name) for name in names}
+
+    def hook(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        visit((name, "input"), inputs[0])
+        if isinstance(layers[name], nn.Conv2d):
+            visit((name, "output"), output)
+
+    with hooked(layers, hook), torch.no_grad():
+        for sample, timestep in zip(pairs.sample.split(BATCH), pairs.timestep.split(BATCH), strict=True):
+            denoiser(sample, timestep)

@@ -1,0 +1,102 @@
+"""Calibration pairs (x_t, t): recorded from the full-precision sampler's own callback, at the model time it sees.
+
+PTQ4DM (arXiv:2211.15736), section 3: samples of the denoising process beat images and forward-diffused images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ptq_export.artifacts import atomic_path
+from ptq_export.calibrators.timesteps import draw_step_indices
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
+from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
+
+__all__ = ["CalibrationPairs", "collect_pairs", "load_pairs", "save_pairs"]
+
+
+@dataclass(frozen=True)
+class CalibrationPairs:
+    """Inputs of the denoiser: `sample` `[N, C, H, W]` float32 and `timestep` `[N]` int64 (original training steps)."""
+
+    sample: Tensor
+    timestep: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+
+def collect_pairs(
+    denoiser: Denoiser,
+    count: int,
+    steps: int,
+    policy: str,
+    seed: int,
+    advance: Callable[[int], None],
+    batch: int = 16,
+) -> CalibrationPairs:
+    """One pair from each of `count` trajectories of `steps` DDIM steps; `policy` draws the step of each.
+
+    `advance(n)` is told how many of the `count * steps` network evaluations are done.
+    """
+    scheduler = make_scheduler(denoiser.schedule)
+    scheduler.set_timesteps(steps)
+    wanted = draw_step_indices(policy, scheduler.timesteps, denoiser.schedule.num_train_timesteps, count, seed)
+    noise = initial_noise((count, *denoiser.sample_shape), seed)
+    sample, timestep = torch.empty_like(noise), torch.empty(count, dtype=torch.int64)
+    for first in range(0, count, batch):
+        rows = torch.arange(first, min(first + batch, count))
+
+        def record(step: Step, rows: Tensor = rows) -> None:
+            # As released: the index counts from t = 0 where the loop counts from t = T, x_{t-1} is stored in place
+            # of x_t, and the network is given the respaced index in place of the original time.
+            released = policy == "as-released"
+            hit = wanted[rows] == step.index
+            sample[rows[hit]] = (step.previous if released else step.sample)[hit]
+            timestep[rows[hit]] = step.index if released else step.timestep
+            advance(len(rows))
+
+        sample_loop(denoiser, scheduler, noise[rows], steps, record)
+    return CalibrationPairs(sample, timestep)
+
+
+def save_pairs(path: Path, pairs: CalibrationPairs) -> None:
+    """Write the pairs as safetensors `sample`, `timestep`."""
+    with atomic_path(path) as temporary:
+        save_file({"sample": pairs.sample.contiguous(), "timestep": pairs.timestep}, temporary)
+
+
+def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
+    """Read pairs from `.safetensors` or `.npz`: arrays `sample` `[N, C, H, W]` and `timestep` `[N]`.
+
+    Raises:
+        InputError: an unreadable file, a missing array, a shape or a time-step that the denoiser does not take.
+    """
+    remedy = "give a .safetensors or .npz file with arrays sample [N, C, H, W] and timestep [N]"
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                tensors = {name: torch.from_numpy(arrays[name]) for name in ("sample", "timestep")}
+        else:
+            tensors = load_file(path)
+        sample, timestep = tensors["sample"].float(), tensors["timestep"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"calibration data {path} cannot be used: {error}", remedy) from error
+    if sample.ndim != 4 or tuple(sample.shape[1:]) != denoiser.sample_shape or len(sample) == 0:
+        wanted = "x".join(map(str, denoiser.sample_shape))
+        raise InputError(f"{path}: sample has shape {list(sample.shape)}, the denoiser takes [N, {wanted}]", remedy)
+    if timestep.shape != sample.shape[:1] or not torch.equal(timestep.double(), timestep.double().round()):
+        raise InputError(f"{path}: timestep must hold one integer per sample", remedy)
+    last = denoiser.schedule.num_train_timesteps - 1
+    if timestep.min() < 0 or timestep.max() > last:
+        raise InputError(f"{path}: time-steps must lie in 0..{last} (original training steps)", remedy)
+    if not sample.isfinite().all():
+        raise InputError(f"{path}: sample holds NaN or infinite values", remedy)
+    return CalibrationPairs(sample, timestep.long())

@@ -1,0 +1,112 @@
+"""Range metrics: which interval of an activation its 256 codes should cover.
+
+Each metric scores candidate intervals on a histogram; the best of a sweep over the upper end, then over the lower
+end, is taken. PTQ4DM (arXiv:2211.15736, section 3.4) chooses the L_p distance with p = 2.4 over L1, cosine and KL.
+"""
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
+from ptq_export.errors import InputError
+
+__all__ = ["METRICS", "clip_range", "find_metric"]
+
+SHRINKS = torch.linspace(1.0, 0.3, 36)
+LEVELS = 255
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _quantised(centres: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    scale = ((high - low) / LEVELS).clamp_min(1e-12)
+    zero_point = torch.round(-low / scale)
+    return ((torch.round(centres / scale) + zero_point).clamp(0, LEVELS) - zero_point) * scale
+
+
+def _lp(p: float) -> Loss:
+    def loss(values: Tensor, quantised: Tensor, counts: Tensor) -> Tensor:
+        return ((quantised - values).abs().pow(p) * counts).sum(1)
+
+    return loss
+
+
+def _cosine(values: Tensor, quantised: Tensor, counts: Tensor) -> Tensor:
+    dot = (values * quantised * counts).sum(1)
+    norms = (values.square() * counts).sum(1) * (quantised.square() * counts).sum(1)
+    return 1 - dot / norms.sqrt().clamp_min(1e-20)
+
+
+def _kl(values: Tensor, quantised: Tensor, counts: Tensor) -> Tensor:
+    """KL(P || Q): P the histogram, Q its mass spread evenly over the occupied bins that share a code."""
+    total = counts.sum(1, keepdim=True)
+    p = counts / total
+    starts = torch.ones_like(quantised, dtype=torch.bool)
+    starts[:, 1:] = (quantised[:, 1:] - quantised[:, :-1]).abs() > 1e-9
+    code = starts.cumsum(1) - 1
+    mass = torch.zeros_like(p).scatter_add_(1, code, p)
+    occupied = torch.zeros_like(p).scatter_add_(1, code, (p > 0).float())
+    outside = (values - quantised).abs() > (quantised.amax(1, keepdim=True) - quantised.amin(1, keepdim=True)) / LEVELS
+    q = (mass / occupied.clamp_min(1)).gather(1, code)
+    clipped = torch.where(outside, torch.full_like(q, 1e-9), q)
+    return (p * (p.clamp_min(1e-12) / clipped.clamp_min(1e-12)).log()).sum(1)
+
+
+METRICS: dict[str, Loss | None] = {
+    "min-max": None,
+    "percentile": None,
+    "l1": _lp(1),
+    "l2": _lp(2),
+    "l2.4": _lp(2.4),
+    "cosine": _cosine,
+    "kl": _kl,
+}
+
+
+def find_metric(name: str) -> str:
+    """The name itself, if there is such a metric.
+
+    Raises:
+        InputError: no such metric; the message lists the known ones and offers the nearest.
+    """
+    if name in METRICS:
+        return name
+    near = difflib.get_close_matches(name, METRICS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"unknown range metric {name!r}", f"{hint}known metrics: {', '.join(METRICS)}")
+
+
+def clip_range(histogram: ChannelHistogram, metric: str) -> ChannelRange:
+    """The interval `[C]` of each channel of `histogram` that is best by `metric`."""
+    limits = histogram.limits
+    if metric == "percentile":
+        return _percentile(histogram, 0.9999)
+    loss = METRICS[find_metric(metric)]
+    if loss is None:
+        return limits
+    low, high = limits.low, limits.high
+    high = _best(histogram, loss, [(low, high * shrink) for shrink in SHRINKS])[1]
+    low = _best(histogram, loss, [(low * shrink, high) for shrink in SHRINKS])[0]
+    return ChannelRange(low, high)
+
+
+def _best(histogram: ChannelHistogram, loss: Loss, candidates: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    values = histogram.centres()
+    best = torch.full_like(histogram.limits.low, torch.inf)
+    best_low, best_high = candidates[0]
+    for low, high in candidates:
+        error = loss(values, _quantised(values, low[:, None], high[:, None]), histogram.counts)
+        better = error < best
+        best = torch.where(better, error, best)
+        best_low, best_high = torch.where(better, low, best_low), torch.where(better, high, best_high)
+    return best_low, best_high
+
+
+def _percentile(histogram: ChannelHistogram, kept: float) -> ChannelRange:
+    share = histogram.counts.cumsum(1) / histogram.counts.sum(1, keepdim=True).clamp_min(1)
+    values = histogram.centres()
+    first = (share < 1 - kept).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
+    last = (share < kept).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
+    return ChannelRange(values.gather(1, first)[:, 0].clamp(max=0), values.gather(1, last)[:, 0].clamp(min=0))

@@ -1,0 +1,129 @@
+"""Block reconstruction: each unit is quantised behind the quantised units before it, against the float network's output.
+
+BRECQ (arXiv:2102.05426) with AdaRound's regulariser (arXiv:2004.10568, eq. 21-25): minimise
+mean_n sum_c (y - y_fp)^2 + lambda sum (1 - |2 h(alpha) - 1|^b), b annealed 20 -> 2 after a warm-up of 20 %.
+The bias is learned too, which subsumes bias correction; `nearest` rounding corrects it in closed form.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq_export.calibrators.histogram import channels_first
+from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.rounding import SoftLayer
+
+__all__ = ["Recipe", "UnitData", "capture", "correct_bias", "reconstruct"]
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rounding is learned: steps of `batch` calibration samples per unit, learning rates, weight of the regulariser."""
+
+    iterations: int
+    batch: int = 16
+    rounding_rate: float = 1e-2
+    scale_rate: float = 1e-3
+    bias_rate: float = 1e-3
+    regulariser: float = 1e-2
+    warm_up: float = 0.2
+
+
+@dataclass(frozen=True)
+class UnitData:
+    """Positional inputs of a unit (tensors with the samples first) and its output `[N, ...]`."""
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+class _Reached(Exception):  # noqa: N818 - control flow: the rest of the network need not run
+    pass
+
+
+@torch.no_grad()
+def capture(model: nn.Module, unit: str, pairs: CalibrationPairs) -> UnitData:
+    """What the unit called `unit` reads and makes inside `model`, over all pairs."""
+    module = model.get_submodule(unit)
+    inputs: list[tuple[Tensor, ...]] = []
+    outputs: list[Tensor] = []
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        inputs.append(tuple(value for value in arguments if isinstance(value, Tensor)))
+        outputs.append(output)
+        raise _Reached
+
+    handle = module.register_forward_hook(hook)
+    try:
+        for sample, timestep in zip(pairs.sample.split(BATCH), pairs.timestep.split(BATCH), strict=True):
+            try:
+                model(sample, timestep)
+            except _Reached:
+                continue
+    finally:
+        handle.remove()
+    return UnitData(tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs))
+
+
+def reconstruct(module: nn.Module, soft: list[SoftLayer], data: UnitData, recipe: Recipe, seed: int) -> None:
+    """Learn the rounding, input steps and biases of the layers `soft`, which stand inside the unit `module`.
+
+    `data.inputs` come from the quantised network so far, `data.output` from the float one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = _optimizer(soft, recipe)
+    for iteration in range(recipe.iterations):
+        rows = torch.randint(len(data.output), (recipe.batch,), generator=generator)
+        output = module(*(value[rows] for value in data.inputs))
+        error = (output - data.output[rows]).square().flatten(2).sum(1).mean()
+        loss = error + recipe.regulariser * _regulariser(soft, iteration / recipe.iterations, recipe.warm_up)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def correct_bias(
+    reference: nn.Module, module: nn.Module, soft: dict[str, SoftLayer], wanted: UnitData, data: UnitData
+) -> None:
+    """Shift each layer's bias by the mean error of its output channels, one layer after the other.
+
+    `reference` and `module` are the float and the quantised unit, `wanted` and `data` what each of them reads; `soft`
+    names the layers by their path inside the unit.
+    """
+    for path, layer in soft.items():
+        target = _channel_means(reference, path, wanted)
+        layer.bias += target - _channel_means(module, path, data)
+
+
+def _channel_means(module: nn.Module, path: str, data: UnitData) -> Tensor:
+    means: list[Tensor] = []
+    layer = module.get_submodule(path)
+    handle = layer.register_forward_hook(lambda _, __, output: means.append(channels_first(output).mean(1)))
+    try:
+        for rows in torch.arange(len(data.output)).split(BATCH):
+            module(*(value[rows] for value in data.inputs))
+    finally:
+        handle.remove()
+    return torch.stack(means).mean(0)
+
+
+def _optimizer(layers: list[SoftLayer], recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [layer.alpha for layer in layers], "lr": recipe.rounding_rate},
+        {"params": [layer.log_input_scale for layer in layers], "lr": recipe.scale_rate},
+        {"params": [layer.bias for layer in layers], "lr": recipe.bias_rate},
+    ]
+    return torch.optim.Adam(groups)
+
+
+def _regulariser(soft: list[SoftLayer], progress: float, warm_up: float) -> Tensor:
+    if progress < warm_up:
+        return torch.zeros(())
+    b = 20 + (2 - 20) * (progress - warm_up) / (1 - warm_up)
+    terms = [(1 - (2 * layer.rounding() - 1).abs().pow(b)).sum() for layer in soft]
+    return torch.stack(terms).sum()

@@ -1,0 +1,84 @@
+"""Learned rounding of one layer: AdaRound (arXiv:2004.10568) with a learned step for its input (LSQ, arXiv:1902.08153).
+
+h(alpha) = clamp(sigmoid(alpha) * (zeta - gamma) + gamma, 0, 1) chooses between floor (0) and ceil (1) of w / v.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptq_export.calibrators.grids import fold_input_scale, weight_scale
+from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
+from ptq_export.nn.ops import fake_quantize
+from ptq_export.nn.scheme import Scheme
+
+__all__ = ["SoftLayer"]
+
+GAMMA, ZETA = -0.1, 1.1
+U8 = (0, 255)
+
+
+class SoftLayer(nn.Module):
+    """A float layer with fake-quantised input, softly rounded weights and its output grid; `harden` gives the codes.
+
+    With `learn` False every weight is rounded to nearest.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, grid: Grid, output: Grid | None, scheme: Scheme, learn: bool
+    ) -> None:
+        super().__init__()
+        self.layer, self.output, self.learn = layer, output, learn
+        self.zero_point = grid.zero_point
+        weight = layer.weight.detach()
+        folded = fold_input_scale(weight, grid)
+        self.step = weight_scale(folded, scheme.pair_limit)
+        self.ratio = folded / _rows(self.step, folded)
+        self.relative = (grid.scale / grid.scale.max()).expand(weight.shape[1]).reshape(1, -1, *[1] * (weight.ndim - 2))
+        bias = layer.bias.detach() if layer.bias is not None else torch.zeros(weight.shape[0])
+        self.bias = nn.Parameter(bias.clone())
+        self.log_input_scale = nn.Parameter(torch.zeros(()))
+        self.base_scale = grid.scale
+        fraction = self.ratio - self.ratio.floor()
+        self.nearest = (fraction >= 0.5).float()
+        self.alpha = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))
+
+    def rounding(self) -> Tensor:
+        """h(alpha) in [0, 1], shaped like the weight."""
+        if not self.learn:
+            return self.nearest
+        return (torch.sigmoid(self.alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def input_scale(self) -> Tensor:
+        """The learned step(s) of the input: the calibrated ones times one learned factor."""
+        return self.base_scale * self.log_input_scale.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
+        x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point, U8)
+        codes = self.ratio.floor() + self.rounding()
+        weight = codes * _rows(self.step, codes) / self.relative
+        if isinstance(self.layer, nn.Conv2d):
+            like = self.layer
+            y = functional.conv2d(x, weight, self.bias, like.stride, like.padding, like.dilation, like.groups)
+        else:
+            y = functional.linear(x, weight, self.bias)
+        if self.output is None:
+            return y
+        return fake_quantize(y, _along(self.output.scale, y), _along(self.output.zero_point, y), U8)
+
+    @torch.no_grad()
+    def harden(self) -> QuantisedLayer:
+        """The integer layer: every weight takes the side that it leans to."""
+        codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-127, 127).to(torch.int8)
+        grid = Grid(self.input_scale(), self.zero_point)
+        return quantised_layer(layer_state(LayerCodes(codes, self.step, self.bias, grid, self.output)), self.layer)
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _along(values: Tensor, x: Tensor) -> Tensor:
+    """A scalar, or `[C]` shaped for an activation `[N, C, H, W]` or `[..., C]`."""
+    return values.reshape(-1, 1, 1) if values.ndim and x.ndim == 4 else values

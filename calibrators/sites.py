@@ -1,0 +1,103 @@
+"""Where quantisers go: every conv and linear of a network in execution order, and why the others stay float.
+
+Nothing is a hand-kept list of names: one traced call tells which layer reads the sample itself, which one makes eps,
+and which depend on the time-step alone (those fold away in the graph).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from ptq_export.denoiser import Denoiser
+
+__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8)."""
+
+    name: str
+    keep_float: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is reconstructed together: a residual block, an attention block, or one layer; with its int8 sites."""
+
+    name: str
+    sites: tuple[str, ...]
+
+
+@contextmanager
+def hooked(modules: dict[str, nn.Module], hook: object) -> Iterator[None]:
+    """Call `hook(name, inputs, output)` after each named module's forward, while the block runs."""
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))  # type: ignore[operator]
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_sites(denoiser: Denoiser) -> tuple[Site, ...]:
+    """All conv / linear layers in the order of their first execution."""
+    layers = {
+        name: module for name, module in denoiser.module.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn((2, 1, *denoiser.sample_shape), generator=generator)
+    timestep = torch.tensor([denoiser.schedule.num_train_timesteps // 2])
+    traces: list[dict[str, tuple[Tensor, Tensor]]] = []
+    results: list[Tensor] = []
+    for sample in samples:
+        trace: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def record(name: str, inputs: tuple[Tensor], output: Tensor, trace: dict[str, tuple[Tensor, Tensor]]) -> None:
+            trace.setdefault(name, (inputs[0], output))
+
+        with hooked(layers, lambda *event, trace=trace: record(*event, trace)):
+            results.append(denoiser(sample, timestep))
+        traces.append(trace)
+    return tuple(
+        Site(name, _reason(layers[name], traces[0][name], traces[1][name], samples[0], results[0]))
+        for name in traces[0]
+    )
+
+
+def _reason(
+    layer: nn.Module,
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    sample: Tensor,
+    eps: Tensor,
+) -> str:
+    (x, y), (other_x, _) = first, second
+    if x.shape == other_x.shape and torch.equal(x, other_x):
+        return "depends on the time-step alone: folded into a table"
+    if x.shape == sample.shape and torch.equal(x, sample):
+        return "first layer: reads the noisy sample itself"
+    if y.shape == eps.shape and torch.equal(y, eps):
+        return "last layer: makes eps itself"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"padding mode {layer.padding_mode} has no integer kernel"
+    return ""
+
+
+def find_units(module: nn.Module, sites: tuple[Site, ...]) -> tuple[Unit, ...]:
+    """Group the int8 sites into reconstruction units, in execution order (BRECQ, arXiv:2102.05426, section 3.2)."""
+    blocks = [name for name, child in module.named_modules() if isinstance(child, ResnetBlock2D | Attention)]
+    members: dict[str, list[str]] = {}
+    for site in sites:
+        if not site.keep_float:
+            unit = next((block for block in blocks if site.name.startswith(f"{block}.")), site.name)
+            members.setdefault(unit, []).append(site.name)
+    return tuple(Unit(name, tuple(names)) for name, names in members.items())

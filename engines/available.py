@@ -1,0 +1,73 @@
+"""The registry of engine kinds: which can run here, what is missing for the others, and how each is built."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptq_export.engines.base import Engine
+from ptq_export.errors import EnvironmentMissing, InputError
+
+if TYPE_CHECKING:
+    from ptq_export.engines.ort import OrtOptions
+
+__all__ = ["KINDS", "EngineKind", "availability", "build_engine"]
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A runtime: the package it needs, where its `Engine` is (None: not written yet), and what else it wants."""
+
+    package: str
+    engine: tuple[str, str] | None
+    needs: str = ""
+
+
+KINDS = {
+    "ort": EngineKind("onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "trt": EngineKind("tensorrt", None, "an NVIDIA GPU"),
+}
+
+
+def availability(kind: str) -> tuple[bool, str]:
+    """Whether engines of this kind can be built and run here, and what is missing where they cannot."""
+    missing = _missing(_find_kind(kind))
+    return missing is None, "" if missing is None else f"{missing.cause}: {missing.remedy}"
+
+
+def build_engine(
+    kind: str, source: Path, cache: Path, options: "OrtOptions | None" = None, sha256: str | None = None
+) -> Engine:
+    """The engine of `source` (ONNX, of that sha256 where given); what can be kept of the build is kept in `cache`.
+
+    Raises:
+        EnvironmentMissing: this machine lacks what the kind needs.
+        InputError: no such kind, or `source` cannot be used.
+    """
+    entry = _find_kind(kind)
+    missing = _missing(entry)
+    if missing is not None or entry.engine is None:
+        raise missing or EnvironmentMissing(f"{kind} is not available")
+    module, name = entry.engine
+    build: Callable[..., Engine] = getattr(import_module(module), name)
+    return build(source, cache, options, sha256)
+
+
+def _find_kind(kind: str) -> EngineKind:
+    if kind in KINDS:
+        return KINDS[kind]
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"unknown engine kind {kind!r}", f"{hint}known kinds: {', '.join(sorted(KINDS))}")
+
+
+def _missing(kind: EngineKind) -> EnvironmentMissing | None:
+    if find_spec(kind.package) is None:
+        needs = f" (it needs {kind.needs})" if kind.needs else ""
+        return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.package}{needs}")
+    if kind.engine is None:
+        return EnvironmentMissing(f"this version builds no {kind.package} engines yet", "use --target ort-int8")
+    return None

@@ -1,0 +1,87 @@
+"""What a built engine depends on, kept in a sidecar beside it and compared before the engine is loaded.
+
+A sidecar and not the head of the engine file: other programs load that file too.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ptq_export.artifacts import read_json, sha256_file, write_json
+from ptq_export.engines.isa import instruction_sets
+from ptq_export.errors import InputError
+
+__all__ = ["Identity", "current", "differences", "read_identity", "sidecar_path", "stale_reasons", "write_identity"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that decides the bytes of an engine; `options` holds only those that do (threads do not)."""
+
+    engine: str
+    versions: Mapping[str, str]
+    onnx_sha256: str
+    options: Mapping[str, Any]
+    os: str
+    arch: str
+    isa: tuple[str, ...]
+
+
+def current(
+    engine: str, versions: Mapping[str, str], onnx_sha256: str, options: Mapping[str, Any] | None = None
+) -> Identity:
+    """The identity of an engine built here and now from the ONNX with that sha256."""
+    system, machine = platform.system().lower(), platform.machine().lower()
+    return Identity(engine, dict(versions), onnx_sha256, dict(options or {}), system, machine, instruction_sets())
+
+
+def differences(found: Identity, wanted: Identity) -> list[str]:
+    """One sentence per field in which `found` is not `wanted`."""
+    pairs = [(field.name, getattr(found, field.name), getattr(wanted, field.name)) for field in fields(Identity)]
+    return [f"{name}: {_plain(old)} instead of {_plain(new)}" for name, old, new in pairs if old != new]
+
+
+def stale_reasons(engine_file: Path, wanted: Identity) -> list[str]:
+    """Why `engine_file` cannot be used as `wanted`; empty where it can."""
+    if not engine_file.exists():
+        return [f"{engine_file.name} is not there"]
+    try:
+        found, file_sha256 = read_identity(engine_file)
+    except InputError as error:
+        return [error.cause]
+    if sha256_file(engine_file) != file_sha256:
+        return [f"{engine_file.name} is damaged: its sha256 is not the one in {sidecar_path(engine_file).name}"]
+    return differences(found, wanted)
+
+
+def sidecar_path(engine_file: Path) -> Path:
+    """`name.identity.json` beside `name.<kind of file>.<suffix>`."""
+    return engine_file.with_name(f"{Path(engine_file.stem).stem}.identity.json")
+
+
+def write_identity(engine_file: Path, identity: Identity) -> None:
+    """Write the sidecar of an engine file that is complete."""
+    write_json(sidecar_path(engine_file), asdict(identity) | {"file_sha256": sha256_file(engine_file)})
+
+
+def read_identity(engine_file: Path) -> tuple[Identity, str]:
+    """The identity in an engine's sidecar, and the sha256 that its file had.
+
+    Raises:
+        InputError: the sidecar is absent or damaged.
+    """
+    path = sidecar_path(engine_file)
+    value = read_json(path)
+    try:
+        file_sha256 = str(value.pop("file_sha256"))
+        return Identity(**value | {"isa": tuple(value["isa"])}), file_sha256
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path.name} is not the identity of an engine: {error}") from error
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {item}" for name, item in value.items()) or "nothing"
+    return " ".join(value) if isinstance(value, tuple) else str(value)

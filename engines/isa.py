@@ -1,0 +1,33 @@
+"""The instruction sets that decide which kernels an engine picks, and so what its compiled form may hold."""
+
+from functools import cache
+from pathlib import Path
+
+__all__ = ["instruction_sets"]
+
+# In the order in which they appeared. Float kernels: up to avx512*, asimd, sve; the rest decides the int8 kernels.
+RELEVANT = (
+    *("sse4_1", "avx", "fma", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
+    *("avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+PROCESSORS = Path("/proc/cpuinfo")
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Those of this processor that matter to an engine, in Linux' spelling."""
+    flags = _flags()
+    return tuple(name for name in RELEVANT if name in flags)
+
+
+def _flags() -> frozenset[str]:
+    # The kernel's list costs nothing; py-cpuinfo, for the other systems, starts programs and takes a second.
+    if PROCESSORS.exists():
+        for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+    import cpuinfo
+
+    return frozenset(cpuinfo.get_cpu_info().get("flags", ()))

@@ -1,0 +1,132 @@
+"""ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
+
+import logging
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import psutil
+from numpy.typing import NDArray
+
+from ptq_export.artifacts import atomic_path, sha256_file
+from ptq_export.engines.base import Engine
+from ptq_export.engines.identity import Identity, current, stale_reasons, write_identity
+from ptq_export.errors import InputError
+
+__all__ = ["OrtEngine", "OrtOptions"]
+
+logger = logging.getLogger(__name__)
+ERRORS_ONLY = 3
+
+
+def _physical_cores() -> int:
+    """Cores that this process may use: a second thread on a core shares its multipliers and gains nothing."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or logical, logical)
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """How a session runs; neither changes the optimised graph.
+
+    Attributes:
+        threads: Threads per operator; all physical cores by default.
+        arena: Keep freed buffers for the next call: faster, and memory stays at its peak.
+    """
+
+    threads: int = field(default_factory=_physical_cores)
+    arena: bool = True
+
+
+class OrtEngine(Engine):
+    """A denoiser on ONNX Runtime's CPU execution provider.
+
+    `optimised_path` is the graph that runs: read it to see what became of each layer (`ort_layers`).
+    """
+
+    def __init__(self, source: Path, cache: Path, options: OrtOptions | None = None, sha256: str | None = None) -> None:
+        """Load `source` (ONNX), optimised; the optimised graph is taken from the folder `cache` or put there.
+
+        Raises:
+            InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
+        """
+        self.options = options or OrtOptions()
+        identity = _identity(source, sha256)
+        self.optimised_path = cache / f"{source.stem}.optimised.onnx"
+        reasons = stale_reasons(self.optimised_path, identity)
+        if reasons:
+            logger.info("optimising %s: %s", source.name, "; ".join(reasons))
+            if not _writable(cache):
+                # A run folder that is served from a read-only disk: the graph lives as long as the engine.
+                logger.warning("%s cannot be written: %s is optimised at every start", cache, source.name)
+                self._folder = tempfile.TemporaryDirectory(prefix="ptq-export-")
+                self.optimised_path = Path(self._folder.name) / self.optimised_path.name
+            _optimise(source, self.optimised_path, self.options)
+            write_identity(self.optimised_path, identity)
+        session = _session(self.optimised_path, self.options, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        self._run = session.run
+        super().__init__(*_signature(session, source))
+
+    def run(self, sample: NDArray[np.float32], timestep: NDArray[np.int64]) -> NDArray[np.float32]:
+        eps: NDArray[np.float32] = self._run(None, {"sample": sample, "timestep": timestep})[0]
+        return eps
+
+
+def _identity(source: Path, sha256: str | None) -> Identity:
+    if not source.is_file():
+        raise InputError(f"{source} does not exist", "export it first")
+    found = sha256_file(source)
+    if sha256 not in (None, found):
+        raise InputError(
+            f"{source.name} is damaged: its sha256 is {found}, the manifest says {sha256}",
+            "copy the file again, or make the run again in a new folder",
+        )
+    return current("ort", {"onnxruntime": onnxruntime.__version__}, found, {"optimisation": "all"})
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _optimise(source: Path, target: Path, options: OrtOptions) -> None:
+    """Write the graph as ONNX Runtime would execute it here: fused, and laid out for this processor."""
+    with atomic_path(target) as path:
+        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        _signature(_session(source, options, level, save_as=path), source)
+
+
+def _session(
+    path: Path, options: OrtOptions, level: onnxruntime.GraphOptimizationLevel, save_as: Path | None = None
+) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.enable_cpu_mem_arena = options.arena
+    settings.graph_optimization_level = level
+    settings.log_severity_level = ERRORS_ONLY
+    if save_as is not None:
+        settings.optimized_model_filepath = str(save_as)
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions have no base class of theirs.
+        raise InputError(f"ONNX Runtime cannot load {path.name}: {error}", "export it again") from error
+
+
+def _signature(
+    session: onnxruntime.InferenceSession, source: Path
+) -> tuple[tuple[int, int, int], int | None, int | None]:
+    """Sample shape, batch (None: dynamic) and T of a session."""
+    inputs = {item.name: item for item in session.get_inputs()}
+    shape = inputs["sample"].shape if {"sample", "timestep"} == set(inputs) else []
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        described = ", ".join(f"{item.name} {item.shape}" for item in inputs.values())
+        raise InputError(f"{source.name} is not a denoiser of (sample, timestep): it takes {described or 'nothing'}")
+    steps = session.get_modelmeta().custom_metadata_map.get("num_train_timesteps")
+    batch, channels, height, width = shape
+    return (channels, height, width), batch if isinstance(batch, int) else None, int(steps) if steps else None

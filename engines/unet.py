@@ -1,0 +1,39 @@
+"""An engine in the place of a `UNet2DModel`: a diffusers pipeline samples with it and knows no difference."""
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+from ptq_export.engines.base import Engine
+from ptq_export.errors import InputError
+
+__all__ = ["EngineUNet"]
+
+
+class EngineUNet(nn.Module):
+    """The `unet` of a `DDIMPipeline` or `DDPMPipeline`, computed by `engine`; it has no parameters to move or cast."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+        channels, height, width = engine.sample_shape
+        self.config = FrozenDict(
+            sample_size=height if height == width else (height, width), in_channels=channels, out_channels=channels
+        )
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | int,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple."""
+        if class_labels is not None:
+            raise InputError("this engine has no class labels", "leave out class_labels")
+        eps = self.engine(sample, timestep)
+        return UNet2DOutput(sample=eps) if return_dict else (eps,)

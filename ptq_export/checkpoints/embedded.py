@@ -1,0 +1,65 @@
+"""Safetensors that describe themselves: a `UNet2DModel`'s and a scheduler's arguments in the header, as JSON.
+
+The package carries one, `embedded:digits`; `examples/train_digits.py` writes them.
+"""
+
+import json
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ptq_export.checkpoints.lookup import lookup
+from ptq_export.checkpoints.reading import read_weights
+from ptq_export.checkpoints.schedule import noise_schedule
+from ptq_export.checkpoints.unet import build_unet, sample_shape
+from ptq_export.checkpoints.weights import Format, Weights
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
+
+__all__ = ["ASSETS", "EMBEDDED", "SELF_DESCRIBING", "load_embedded"]
+
+_NAME = "ptq-export/unet2d"
+ASSETS = Path(str(resources.files("ptq_export"))) / "assets"
+EMBEDDED = {"digits": "digits.safetensors"}
+
+
+def load_embedded(name: str, resolution: int | None) -> Denoiser:
+    """The trained model called `name` that the package carries.
+
+    Raises:
+        InputError: no such model (the message offers the nearest), or an incomplete installation.
+    """
+    path = ASSETS / lookup("embedded model", name, EMBEDDED)
+    if not path.exists():
+        raise InputError(f"this installation lacks the embedded model {path.name}", "install ptq-export again")
+    return _load(read_weights(path, f"embedded:{name}"), resolution)
+
+
+def _matches(weights: Weights) -> bool:
+    return weights.metadata.get("format") == _NAME
+
+
+def _load(weights: Weights, resolution: int | None) -> Denoiser:
+    path = str(weights.path)
+    config = _header(weights, "unet")
+    module = build_unet(config, weights.tensors, path)
+    schedule = noise_schedule(_header(weights, "scheduler"), path)
+    training = _header(weights, "training")
+    weights = replace(weights, ema=training.get("ema"))
+    note = "trained with " + ", ".join(f"{name} = {value}" for name, value in training.items())
+    shape = sample_shape(module, resolution, path)
+    return Denoiser(module, schedule, shape, weights.source(_NAME, config, note))
+
+
+SELF_DESCRIBING = Format(_NAME, _matches, _load)
+
+
+def _header(weights: Weights, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(weights.metadata[key])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{weights.path} has no readable {key!r} in its header", "write the file again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{weights.path} has no JSON object as {key!r} in its header", "write the file again")
+    return value

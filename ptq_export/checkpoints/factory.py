@@ -1,0 +1,106 @@
+"""Any net by `package.module:factory`: an `nn.Module` called as `(sample, timestep)`, or a whole `Denoiser`."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ptq_export.checkpoints.fit import require_finite, tensors_sha256
+from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+from ptq_export.errors import InputError
+
+__all__ = ["ModuleEps", "load_factory"]
+
+_NAME = "python factory"
+_ASSUMED = "noise schedule assumed: linear, T = 1000; a factory that returns a Denoiser can give another"
+
+
+class ModuleEps(nn.Module):
+    """A module that answers with eps, or with an object whose `.sample` is eps, as one that answers with eps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """eps `[N, C, H, W]` of a sample `[N, C, H, W]` at time-steps `[N]`."""
+        answer = self.net(sample, timestep)
+        eps: Tensor = answer if isinstance(answer, Tensor) else answer.sample
+        return eps
+
+
+def load_factory(spec: str, resolution: int | None) -> Denoiser:
+    """Import `package.module` and call its `factory` without arguments.
+
+    A plain module has an attribute `sample_shape`, (C, H, W).
+
+    Raises:
+        InputError: it cannot be imported or called, or what it returns is no denoiser.
+    """
+    made = _call(_import(spec), spec)
+    denoiser = made if isinstance(made, Denoiser) else _wrap(made, spec)
+    module = denoiser.module.cpu().float().eval().requires_grad_(False)
+    state = module.state_dict()
+    require_finite(state, spec)
+    architecture = {**denoiser.source.architecture, "class": _class_name(made)}
+    source = replace(denoiser.source, spec=spec, format=_NAME, sha256=tensors_sha256(state), architecture=architecture)
+    channels, height, width = denoiser.sample_shape
+    shape = (channels, resolution or height, resolution or width)
+    denoiser = replace(denoiser, module=module, sample_shape=shape, source=source)
+    _try(denoiser, spec)
+    return denoiser
+
+
+def _import(spec: str) -> Callable[[], object]:
+    name, _, attribute = spec.partition(":")
+    try:
+        factory: object = getattr(importlib.import_module(name), attribute)
+    except ModuleNotFoundError as error:
+        remedy = "install the package, or put its folder on PYTHONPATH (PYTHONPATH=. for the present folder)"
+        raise InputError(f"{spec}: there is no module {error.name!r}", remedy) from error
+    except AttributeError as error:
+        raise InputError(f"{spec}: {error}", "give the name of a function in that module") from error
+    except Exception as error:  # the user's own code runs here
+        raise InputError(f"{spec}: importing {name} failed: {error!r}", "mend the module") from error
+    if not callable(factory):
+        raise InputError(f"{spec}: {attribute} is not callable", "give the name of a function or class")
+    return factory
+
+
+def _call(factory: Callable[[], object], spec: str) -> object:
+    try:
+        return factory()
+    except Exception as error:  # the user's own code runs here
+        raise InputError(f"{spec}: the factory failed: {error!r}", "it is called without arguments") from error
+
+
+def _wrap(made: object, spec: str) -> Denoiser:
+    remedy = "return a Denoiser, or an nn.Module with sample_shape = (C, H, W)"
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{spec} returned an object of type {type(made).__name__}", remedy)
+    shape = tuple(getattr(made, "sample_shape", ()))
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(f"{spec}: the module has no sample_shape of three sizes", remedy)
+    return Denoiser(ModuleEps(made), NoiseSchedule(), shape, Source(spec, _NAME, "", None, (_ASSUMED,)))
+
+
+def _class_name(made: object) -> str:
+    net = made.module if isinstance(made, Denoiser) else made
+    return f"{type(net).__module__}.{type(net).__qualname__}"
+
+
+def _try(denoiser: Denoiser, spec: str) -> None:
+    """One call on two samples: a net of another signature or output is refused here, not in mid-calibration."""
+    sample = torch.zeros(2, *denoiser.sample_shape)
+    try:
+        eps = denoiser(sample, torch.tensor([0, 1]))
+    except Exception as error:  # the user's own code runs here
+        cause = f"{spec}: the net fails on a sample {list(sample.shape)} at time-steps [2]: {error!r}"
+        raise InputError(cause, "it is called as (sample, timestep) and must suit sample_shape") from error
+    if not isinstance(eps, Tensor) or eps.shape != sample.shape:
+        found = list(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
+        raise InputError(
+            f"{spec}: the net answers {found} to a sample {list(sample.shape)}", "it must return eps alone"
+        )

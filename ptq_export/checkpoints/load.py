@@ -1,0 +1,49 @@
+"""From what the user names (a file, a folder, `embedded:`, `random:`, `package.module:factory`) to a denoiser."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ptq_export.checkpoints.diffusers_folder import read_folder
+from ptq_export.checkpoints.embedded import load_embedded
+from ptq_export.checkpoints.factory import load_factory
+from ptq_export.checkpoints.reading import read_weights
+from ptq_export.checkpoints.registry import identify
+from ptq_export.checkpoints.untrained import load_untrained
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
+
+__all__ = ["load_checkpoint"]
+
+_CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_embedded, "random": load_untrained}
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def load_checkpoint(spec: str, resolution: int | None = None) -> Denoiser:
+    """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
+
+    Args:
+        spec: a checkpoint file, a diffusers folder, `embedded:NAME`, `random:NAME` or `package.module:factory`.
+        resolution: height and width of the samples; without it the checkpoint's own, or a default that
+            `source.notes` states.
+
+    Raises:
+        InputError: the checkpoint is absent, damaged, unsafe, of an unknown net, or does not fit.
+    """
+    if resolution is not None and resolution < 1:
+        raise InputError(f"resolution {resolution} is not positive", "give --resolution as a number of pixels")
+    kind, _, name = spec.partition(":")
+    if kind in _CARRIED:
+        return _CARRIED[kind](name, resolution)
+    path = Path(spec)
+    if _FACTORY.fullmatch(spec) and not path.exists():
+        return load_factory(spec, resolution)
+    weights = read_folder(path, spec) if spec and _is_folder(path) else read_weights(path, spec)
+    return identify(weights).load(weights, resolution)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, a folder that may not be entered: reading it says so
+        return False

@@ -1,0 +1,84 @@
+"""The only file that opens checkpoints: `torch.load(weights_only=True)` or safetensors, never a fallback."""
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import safetensors
+import torch
+
+from ptq_export.checkpoints.state_dict import unwrap
+from ptq_export.checkpoints.weights import Weights
+from ptq_export.errors import InputError
+
+__all__ = ["read_weights"]
+
+_ZIP, _PICKLE = b"PK", b"\x80"
+_COPY_AGAIN = "copy or download the file again and compare its sha256"
+_SAVE_TENSORS = "save the tensors alone: torch.save(model.state_dict(), 'weights.pt') or safetensors' save_file"
+
+
+def read_weights(path: Path, spec: str) -> Weights:
+    """The tensors of a torch or safetensors file, told apart by the first bytes; nothing in the file is executed.
+
+    Raises:
+        InputError: absent, empty, damaged or foreign file, or a pickle that refers to anything but tensors.
+    """
+    head = _head(path)
+    if head[8:9] == b"{":
+        return _read_safetensors(path, spec)
+    state = unwrap(_read_torch(path, head), str(path))
+    return Weights(spec, path, state.tensors, state.ema, state.notes)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if not path.exists():
+            raise InputError(f"{path} does not exist", "check the path given as checkpoint")
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file", "give a checkpoint file or a diffusers folder")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
+    if not head:
+        raise InputError(f"{path} is empty", _COPY_AGAIN)
+    return head
+
+
+def _read_safetensors(path: Path, spec: str) -> Weights:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return Weights(spec, path, tensors, metadata=file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} is a damaged or truncated safetensors file: {error}", _COPY_AGAIN) from error
+
+
+def _read_torch(path: Path, head: bytes) -> object:
+    """Whatever was saved, as long as it is made of tensors and plain containers."""
+    with warnings.catch_warnings(), path.open("rb") as file:  # given the path, torch.load goes by its suffix
+        warnings.simplefilter("ignore")  # torch warns before it refuses; the refusal below says more
+        try:
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
+        # damaged bytes surface as KeyError, OSError, RuntimeError, EOFError, UnpicklingError and others
+        except Exception as error:
+            raise _refusal(path, head, error) from error
+    return content
+
+
+def _refusal(path: Path, head: bytes, error: Exception) -> InputError:
+    """Why torch's safe loader gave up; its own text is withheld, for it advises to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            return InputError(
+                f"{path} refers to {named[1]}: loading it could run code, so it is refused", _SAVE_TENSORS
+            )
+        if head.startswith(_PICKLE):
+            return InputError(f"{path} is a bare pickle: loading it could run code, so it is refused", _SAVE_TENSORS)
+    if "TorchScript" in str(error):
+        return InputError(f"{path} is a TorchScript archive, which holds code and not a state dict", _SAVE_TENSORS)
+    if head.startswith((_ZIP, _PICKLE)):
+        return InputError(f"{path} is damaged or truncated, or no torch file at all", _COPY_AGAIN)
+    return InputError(f"{path} is neither a torch file nor safetensors", "give a state dict or a diffusers folder")

@@ -1,0 +1,70 @@
+"""Where every U-Net format lands: diffusers' `UNet2DModel`, from its keyword arguments and a file's tensors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from ptq_export.checkpoints.fit import fit
+from ptq_export.denoiser import UNetEps
+from ptq_export.errors import InputError
+
+__all__ = ["build_unet", "sample_shape"]
+
+
+def build_unet(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str, file_name: Callable[[str], str] = str
+) -> UNetEps:
+    """The net of `config` with the tensors of `path`: float32, in evaluation mode, without gradients.
+
+    It is laid out on the meta device: nothing is drawn from the global random generator, and no memory is taken
+    before the tensors are known to fit. `file_name` tells how the file calls a tensor of the net.
+
+    Raises:
+        InputError: `config` is no `UNet2DModel` or one that is not supported yet, or the tensors do not fit it.
+    """
+    try:
+        with torch.device("meta"):
+            unet = UNet2DModel(**config)
+    except Exception as error:  # diffusers answers TypeError, ValueError, KeyError, ZeroDivisionError or worse
+        cause = f"{path} does not describe a UNet2DModel: {error}"
+        raise InputError(cause, "its configuration is damaged, or of another version of diffusers") from error
+    _require_supported(unet, path)
+    fit(unet, tensors, path, file_name)
+    return UNetEps(unet).eval().requires_grad_(False)
+
+
+def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[int, int, int]:
+    """(C, H, W): `resolution` if given, else the `sample_size` (a number or a pair) of the net's configuration.
+
+    Raises:
+        InputError: the size is absent, or cannot be halved as often as the net has levels.
+    """
+    config = cast(Mapping[str, Any], module.unet.config)
+    size = resolution or config["sample_size"]
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    step = 2 ** (len(config["block_out_channels"]) - 1)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 and side % step == 0 for side in sides):
+        cause = f"{path}: the net halves its samples down to 1/{step}, which samples of size {size} do not allow"
+        raise InputError(cause, f"give --resolution, a multiple of {step}")
+    return int(config["in_channels"]), sides[0], sides[1]
+
+
+def _require_supported(unet: UNet2DModel, path: str) -> None:
+    config = unet.config
+    inputs, outputs = config["in_channels"], config["out_channels"]
+    reason = ""
+    if config["num_class_embeds"] is not None or config["class_embed_type"] is not None:
+        reason = "class-conditional nets"
+    elif outputs == 2 * inputs:
+        reason = f"nets with a learned variance ({outputs} output channels for {inputs} input channels)"
+    elif outputs != inputs:
+        reason = f"nets with {outputs} output channels for {inputs} input channels"
+    elif config["time_embedding_type"] != "positional":
+        reason = f"nets with a {config['time_embedding_type']} time embedding"
+    elif {name for name, _ in unet.named_buffers()} - set(unet.state_dict()):
+        reason = "nets with blocks of fixed kernels (KDownBlock2D and kin)"
+    if reason:
+        raise InputError(f"{path}: {reason} are not supported yet", "give an unconditional net that predicts eps only")

@@ -1,0 +1,49 @@
+"""The two values of this folder: what a file holds (`Weights`), and one way to read it as a net (`Format`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ptq_export.artifacts import sha256_file
+from ptq_export.denoiser import Denoiser, Source
+
+__all__ = ["Format", "Weights"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors, read without running any code, with whatever their file says about itself.
+
+    `path` is the file that holds the tensors. `metadata` is a safetensors header; `config` and `scheduler` are
+    diffusers' JSON files. All three are empty where the file has none.
+    """
+
+    spec: str
+    path: Path
+    tensors: Mapping[str, Tensor]
+    ema: bool | None = None
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+
+    def source(self, format_name: str, architecture: Mapping[str, Any], *notes: str) -> Source:
+        """The `Source` of a denoiser made of these tensors; `notes` follow those of the file."""
+        unknown = () if self.ema is not None else ("not stated whether these are EMA weights",)
+        all_notes = (*self.notes, *unknown, *notes)
+        return Source(self.spec, format_name, sha256_file(self.path), self.ema, all_notes, dict(architecture))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of checkpoint: `matches` looks at keys alone, `load(weights, resolution)` builds the denoiser.
+
+    `load` raises `InputError` when the tensors turn out not to fit the net that their keys promise.
+    """
+
+    name: str
+    matches: Callable[[Weights], bool]
+    load: Callable[[Weights, int | None], Denoiser]

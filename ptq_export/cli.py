@@ -1,0 +1,153 @@
+"""The command `ptq-export`: the main job without a subcommand, and what one does with its run folders.
+
+Heavy imports happen inside the commands, so that `--help`, `targets` and a mistyped target answer at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptq_export import __version__
+from ptq_export.artifacts import read_json
+from ptq_export.console import Output, Screen
+from ptq_export.engines import availability
+from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
+from ptq_export.flags import flags_from_dataclasses
+from ptq_export.options import Options
+from ptq_export.targets import TARGETS, find_target
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+app = typer.Typer(
+    invoke_without_command=True,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="ptq-export")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ptq-export {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+@flags_from_dataclasses
+def quantise(
+    context: typer.Context,
+    options: Options,
+    output: Output,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn a trained diffusion denoiser into an int8 engine, prove it, and time each denoising step against FP32.
+
+    [bold]ptq-export --ckpt embedded:digits --target ort-int8[/]
+
+    Exit codes: 0 done, 1 a proof or a bound did not hold, 2 usage or input, 3 environment, 130 interrupted.
+    """
+    with _screen(output, "interrupted; the same command resumes this run") as screen:
+        if context.invoked_subcommand is not None:
+            _hand_over(context, options, output)
+            return
+        _check(options)
+        from ptq_export import pipeline
+
+        screen.note(_estimate_line(pipeline.estimate(options)))
+        with screen.progress() as progress:
+            folder = pipeline.run(options, progress)
+        _show_run(screen, folder)
+
+
+def _hand_over(context: typer.Context, options: Options, output: Output) -> None:
+    """Let a subcommand inherit the output flags that stand before it; the main job's knobs mean nothing to it."""
+    if options != Options():
+        cause = f"{context.invoked_subcommand} takes no knobs of the main job"
+        raise InputError(cause, f"see `ptq-export {context.invoked_subcommand} --help`")
+    context.default_map = {str(context.invoked_subcommand): asdict(output)}
+
+
+def _check(options: Options) -> None:
+    """Refuse at once what needs no model to be refused."""
+    if not options.ckpt:
+        raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
+    target = find_target(options.target)
+    available, missing = availability(target.engine)
+    if not available:
+        raise EnvironmentMissing(f"{target.name} is not available on this machine", missing)
+
+
+@app.command()
+@flags_from_dataclasses
+def bench(run: RunFolder, output: Output) -> None:
+    """Measure the latency per denoising step of a run again, on this machine."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+        from ptq_export.report import tables
+
+        with screen.progress() as progress:
+            latency = pipeline.bench(run, progress)
+        screen.result(latency, {"Latency per denoising step": tables.latency_table(latency)})
+
+
+@app.command()
+@flags_from_dataclasses
+def targets(output: Output) -> None:
+    """List the targets: which run on this machine, and what is missing for the others."""
+    with _screen(output) as screen:
+        found = {name: availability(target.engine) for name, target in TARGETS.items()}
+        value = {name: {"available": available, "missing": missing} for name, (available, missing) in found.items()}
+        rows = [[name, TARGETS[name].summary, missing or "yes"] for name, (_, missing) in found.items()]
+        screen.result({"targets": value}, {"Targets": [["target", "what it is", "available here"], *rows]})
+
+
+@contextmanager
+def _screen(output: Output, interrupted: str = "interrupted") -> Iterator[Screen]:
+    """The screen of one command; ends the process with the exit code of whatever went wrong in the block."""
+    screen = Screen(output)
+    try:
+        yield screen
+    except KeyboardInterrupt:
+        screen.note(interrupted)
+        raise typer.Exit(INTERRUPTED) from None
+    except PtqExportError as error:
+        screen.error(error)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _estimate_line(estimate: Any) -> str:
+    from ptq_export.report.units import duration, size
+
+    memory, disk = size(estimate.memory_bytes), size(estimate.disk_bytes)
+    return f"estimate: {duration(estimate.seconds)}, {memory} of memory, {disk} of disk"
+
+
+def _show_run(screen: Screen, folder: Path) -> None:
+    from ptq_export.report import tables
+
+    files = {name: read_json(folder / f"{name}.json") for name in ("manifest", "layers", "fidelity", "latency")}
+    verdict: Mapping[str, Any] = files["manifest"]["verdict"]
+    screen.result(
+        {"run": str(folder), **files},
+        {
+            "Layers in the engine": tables.layers_summary(files["layers"]),
+            "Fidelity": tables.fidelity_table(files["fidelity"]),
+            "Latency per denoising step": tables.latency_table(files["latency"]),
+            "Verdict": [["", ""], *([name, str(value)] for name, value in verdict.items())],
+        },
+    )

@@ -1,0 +1,196 @@
+"""What the command line shows: results on stdout; logs, errors and progress on stderr, with bars only on a terminal."""
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ptq_export.errors import PtqExportError
+from ptq_export.options import Knob
+
+__all__ = ["Output", "Screen"]
+
+Rows = Sequence[Sequence[str]]
+PIPE_WIDTH = 120
+PLAIN_INTERVAL_S = 30.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """How much is said, and in which form."""
+
+    json: Annotated[
+        bool,
+        Knob("Output", "Print the result as JSON, and nothing else on stdout.", {"show_default": False}, ("--json",)),
+    ] = False
+    verbose: Annotated[
+        int,
+        Knob(
+            "Output",
+            "Say more; -vv adds the traces of errors.",
+            {"count": True, "metavar": "", "show_default": False},
+            ("--verbose", "-v"),
+        ),
+    ] = 0
+    quiet: Annotated[
+        bool,
+        Knob("Output", "Say nothing but errors and the result.", {"show_default": False}, ("--quiet", "-q")),
+    ] = False
+
+
+class Screen:
+    """The two streams of one command."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._take_logs()
+
+    def result(self, value: Mapping[str, Any], tables: Mapping[str, Rows]) -> None:
+        """Print a result: as JSON if that was asked for, else as `tables` by title, headers in their first row."""
+        if self._output.json:
+            sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+            return
+        for title, (headers, *rows) in tables.items():
+            table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+            for header, *cells in zip(headers, *rows, strict=True):
+                figures = all(re.match(r"[−+-]?[\d∞–]", cell) for cell in cells)
+                table.add_column(Text(header), justify="right" if figures else "left")
+            for row in rows:
+                table.add_row(*map(Text, row))
+            self._out.print(table)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        if not self._output.quiet:
+            self._err.print(text, markup=False)
+
+    def error(self, error: PtqExportError) -> None:
+        """Show the cause and the remedy; under --json stdout names them too."""
+        if self._output.verbose > 1:
+            self._err.print("".join(traceback.format_exception(error)), markup=False)
+        self._err.print("[bold red]error:[/] ", end="")
+        self._err.print(error.cause, markup=False)
+        if error.remedy:
+            self._err.print(error.remedy, markup=False)
+        if self._output.json:
+            self.result({"error": {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}}, {})
+
+    def _take_logs(self) -> None:
+        """Show what this package logs from the asked level on, and what libraries warn about only with -v."""
+        level = logging.ERROR if self._output.quiet else logging.WARNING - 10 * min(self._output.verbose, 2)
+        libraries = logging.WARNING if self._output.verbose else logging.ERROR
+        logging.basicConfig(level=libraries, format="%(levelname)s %(name)s: %(message)s", handlers=[_Log(self._err)])
+        logging.getLogger("ptq_export").setLevel(level)
+        logging.captureWarnings(True)
+
+    @contextmanager
+    def progress(self) -> Iterator["_Bars | _Lines"]:
+        """Progress for the length of the block; whatever a library prints meanwhile goes to stderr."""
+        console = Console(stderr=True, quiet=True) if self._output.quiet else self._err
+        stages = _Bars(console) if console.is_terminal else _Lines(console)
+        with redirect_stdout(sys.stderr), stages.live:
+            yield stages
+            stages.finish()
+
+
+class _Log(logging.Handler):
+    """Log records as lines that do not tear a progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False)
+
+
+class _Bars:
+    """One bar per stage, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total: int | None) -> None:
+        self.finish()
+        self._task = self.live.add_task(name, total=total)
+
+    def advance(self, n: int = 1) -> None:
+        if self._task is not None:
+            self.live.advance(self._task, n)
+
+    def message(self, text: str) -> None:
+        self.live.console.print(text, markup=False)
+
+    def finish(self) -> None:
+        if self._task is not None:
+            done = self.live.tasks[-1].completed or 1
+            self.live.update(self._task, total=done, completed=done)
+
+
+class _Lines:
+    """One line per stage, and one every half minute, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.live: AbstractContextManager[None] = nullcontext()
+        self._console = console
+        self._stage: _Stage | None = None
+
+    def stage(self, name: str, total: int | None) -> None:
+        self.finish()
+        self._stage = _Stage(name, total)
+
+    def advance(self, n: int = 1) -> None:
+        if self._stage is not None and (line := self._stage.advance(n)):
+            self.message(line)
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def finish(self) -> None:
+        if self._stage is not None:
+            self.message(f"{self._stage.name}: {self._stage.elapsed_s():.1f} s")
+
+
+class _Stage:
+    """The state behind those lines."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.name = name
+        self._total, self._done = total, 0
+        self._began = self._said = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def advance(self, n: int) -> str:
+        """The line to say now, if it is time for one."""
+        self._done += n
+        if not self._total or time.monotonic() - self._said < PLAIN_INTERVAL_S:
+            return ""
+        self._said = time.monotonic()
+        left_s = self.elapsed_s() / self._done * (self._total - self._done)
+        return f"{self.name}: {self._done}/{self._total}, about {left_s:.0f} s left"

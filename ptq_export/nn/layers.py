@@ -1,0 +1,149 @@
+"""Convolution and linear on integer codes, as the engine computes them; the exported graph is these modules' trace.
+
+With input codes q of scale s (a scalar, or one per channel), weight codes c, and an output grid (sigma, zeta):
+
+    y_o = (q - z) * u  conv  c_o * v_o / sigma_o  +  b_o / sigma_o + zeta_o,      u = max(s)
+    out = (clamp(round(y)) - zeta) * sigma
+
+Per-channel input scales live in the codes (c stands for w * s / u), per-channel output grids in v, b: the engine sees
+scalar grids on both sides. Without an output grid sigma = 1, zeta = 0 and y is the result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptq_export.nn.ops import dequantize_linear, quantize_linear
+
+__all__ = ["Grid", "LayerCodes", "QuantisedConv2d", "QuantisedLayer", "QuantisedLinear", "layer_state", "quantised_layer"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uint8 grid: x = (q - zero_point) * scale. Both are scalars or `[C]`; an input's zero point is a scalar."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """What was learned about one layer: codes `[O, I, ...]` int8 of w * s / u, their scale v `[O]`, and bias `[O]`."""
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+    input: Grid
+    output: Grid | None
+
+
+class QuantisedLayer(nn.Module):
+    """The integer form of one layer; every tensor that the engine needs is a buffer under its exported name."""
+
+    channel_axis = 1
+    weight_codes: Tensor
+    weight_scale: Tensor
+    bias_codes: Tensor
+    bias_scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    input_unit: Tensor
+    output_scale: Tensor
+    output_zero_point: Tensor
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in state.items():
+            self.register_buffer(name, value.detach().clone())
+        self.has_output_grid = "output_scale" in state
+        self.register_buffer("zero_i8", torch.zeros_like(self.weight_scale, dtype=torch.int8), persistent=False)
+        self.register_buffer("zero_i32", torch.zeros_like(self.bias_codes), persistent=False)
+        self.register_buffer("zero_u8", torch.tensor(0, dtype=torch.uint8), persistent=False)
+        self.register_buffer("one", torch.tensor(1.0), persistent=False)
+
+    def input_codes(self, x: Tensor) -> Tensor:
+        """uint8 codes of the layer's input."""
+        return quantize_linear(x, self.input_scale, self._spread(self.input_zero_point), self.channel_axis)
+
+    def fake_input(self, x: Tensor) -> Tensor:
+        """The layer's input on its grid, in the input's own units."""
+        zero_point = self._spread(self.input_zero_point)
+        return dequantize_linear(self.input_codes(x), self.input_scale, zero_point, self.channel_axis)
+
+    def fake_output(self, y: Tensor) -> Tensor:
+        """A float layer's result on this layer's output grid."""
+        if not self.has_output_grid:
+            return y
+        codes = quantize_linear(y, self.output_scale, self.output_zero_point, self.channel_axis)
+        return dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The engine's result for a float input, within float rounding."""
+        x = dequantize_linear(self.input_codes(x), self.input_unit, self.input_zero_point, self.channel_axis)
+        weight = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
+        bias = dequantize_linear(self.bias_codes, self.bias_scale, self.zero_i32, 0)
+        y = self.apply_weights(x, weight, bias)
+        if not self.has_output_grid:
+            return y
+        codes = quantize_linear(y, self.one, self.zero_u8, self.channel_axis)
+        return dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+
+    def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The float operation itself."""
+        raise NotImplementedError
+
+    def _spread(self, zero_point: Tensor) -> Tensor:
+        return zero_point.expand_as(self.input_scale)
+
+
+class QuantisedConv2d(QuantisedLayer):
+    """A 2-d convolution `[N, C, H, W]`."""
+
+    def __init__(self, state: Mapping[str, Tensor], like: nn.Conv2d) -> None:
+        super().__init__(state)
+        self.stride, self.padding, self.dilation, self.groups = like.stride, like.padding, like.dilation, like.groups
+
+    def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantisedLinear(QuantisedLayer):
+    """A linear layer on `[..., C]`, computed on rows `[rows, C]` so that the engine sees one Gemm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+    def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(x, weight, bias)
+
+
+def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
+    """The buffers of a layer: both grids folded into weight scales and bias, the bias on the accumulator's grid."""
+    unit = layer.input.scale.max()
+    sigma = layer.output.scale if layer.output else torch.tensor(1.0)
+    zeta = layer.output.zero_point if layer.output else torch.tensor(0)
+    weight_scale = layer.scale / sigma
+    bias_scale = weight_scale * unit
+    bias = (layer.bias.double() / sigma.double() + zeta.double()) / bias_scale.double()
+    state = {
+        "weight_codes": layer.codes,
+        "weight_scale": weight_scale,
+        "bias_codes": bias.round().to(torch.int32),
+        "bias_scale": bias_scale,
+        "input_scale": layer.input.scale,
+        "input_zero_point": layer.input.zero_point,
+        "input_unit": unit,
+    }
+    if layer.output:
+        state |= {"output_scale": layer.output.scale, "output_zero_point": layer.output.zero_point}
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def quantised_layer(state: Mapping[str, Tensor], like: nn.Module) -> QuantisedLayer:
+    """The integer form of the float layer `like`."""
+    if isinstance(like, nn.Conv2d):
+        return QuantisedConv2d(state, like)
+    return QuantisedLinear(state)

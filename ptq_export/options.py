@@ -1,0 +1,118 @@
+"""Every knob of the main job, declared once: the command line's flags, the Python API and the manifest read it here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+__all__ = ["PRESETS", "Knob", "Options"]
+
+PRESETS: Mapping[str, Mapping[str, int]] = {
+    "quick": {"samples": 64, "steps": 20, "iterations": 200},
+    "standard": {"samples": 256, "steps": 50, "iterations": 1000},
+    "paper": {"samples": 1024, "steps": 100, "iterations": 20000},
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """How a dataclass field shows itself as a command line flag: panel, help, and further keywords of the flag."""
+
+    panel: str
+    help: str
+    flag: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+def _preset_rows() -> str:
+    rows = (f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()) for name, row in PRESETS.items())
+    return "; ".join(rows)
+
+
+def _batch(text: str | int) -> int | None:
+    if text == "dynamic":
+        return None
+    if int(text) < 1:
+        raise ValueError("a batch is 1 or more")
+    return int(text)
+
+
+_MAIN, _CALIBRATION, _ENGINE = "Main job", "Calibration", "Engine"
+_PRESET = {"min": 1, "metavar": "N", "show_default": "from --effort"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the main job is asked to do; `resolved()` fills the knobs left at None from the preset `effort`."""
+
+    ckpt: Annotated[
+        str,
+        Knob(
+            _MAIN,
+            "Trained denoiser: a .pt, .ckpt or .safetensors file, a diffusers folder, package.module:factory, "
+            "embedded:digits (comes with the package) or random:ddim-cifar10 (latency only).",
+            {"metavar": "FILE|FOLDER|NAME", "show_default": False},
+        ),
+    ] = ""
+    target: Annotated[str, Knob(_MAIN, "Where it will run; `ptq-export targets` lists them.")] = "ort-int8"
+    out: Annotated[Path | None, Knob(_MAIN, "Run folder.", {"show_default": "runs/<checkpoint>-<target>"})] = None
+    effort: Annotated[
+        Literal["quick", "standard", "paper"],
+        Knob(_MAIN, f"Preset for the calibration knobs that are not given. {_preset_rows()}."),
+    ] = "standard"
+    resolution: Annotated[
+        int | None,
+        Knob(
+            _MAIN, "Height and width of the samples.", {"min": 1, "metavar": "N", "show_default": "from the checkpoint"}
+        ),
+    ] = None
+    policy: Annotated[
+        str, Knob(_CALIBRATION, "How calibration time-steps are drawn: ndtc, uniform, single or as-released.")
+    ] = "ndtc"
+    metric: Annotated[
+        str, Knob(_CALIBRATION, "What a range minimises: minmax, percentile, l1, l2, l2.4, cosine or kl.")
+    ] = "l2.4"
+    rounding: Annotated[Literal["learned", "nearest"], Knob(_CALIBRATION, "Rounding of the weights.")] = "learned"
+    samples: Annotated[int | None, Knob(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
+    steps: Annotated[int | None, Knob(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None
+    iterations: Annotated[int | None, Knob(_CALIBRATION, "Learned rounding: iterations per block.", _PRESET)] = None
+    calibration_data: Annotated[
+        Path | None,
+        Knob(
+            _CALIBRATION,
+            "Your own pairs instead: safetensors or npz with `sample` (N, C, H, W) and `timestep` (N).",
+            {"show_default": False},
+        ),
+    ] = None
+    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.")] = 0
+    batch: Annotated[
+        int | None,
+        Knob(_ENGINE, "Batch that the engine is built for, or `dynamic`.", {"parser": _batch, "metavar": "N|dynamic"}),
+    ] = 1
+    split_shortcut: Annotated[
+        bool,
+        Knob(
+            _ENGINE,
+            "Run the shortcut convolution over a skip concat as two convolutions and an Add.",
+            {"show_default": False},
+            ("--split-shortcut",),
+        ),
+    ] = False
+    threads: Annotated[
+        int | None,
+        Knob(_ENGINE, "Threads of the engine.", {"min": 1, "metavar": "N", "show_default": "physical cores"}),
+    ] = None
+
+    def resolved(self) -> "Options":
+        """The same options with every knob that `effort` governs filled in."""
+        missing: dict[str, Any] = {k: value for k, value in PRESETS[self.effort].items() if getattr(self, k) is None}
+        return replace(self, **missing)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `out`, or `runs/<checkpoint>-<target>` under the current folder."""
+        if self.out is not None:
+            return self.out
+        name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", Path(self.ckpt).name)
+        return Path("runs", f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{self.target}")

@@ -1,0 +1,84 @@
+"""One run folder in, one self-contained `report.html` out: whatever is missing is said, never guessed."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ptq_export.artifacts import atomic_path, read_json
+from ptq_export.errors import InputError
+from ptq_export.report import charts, tables, units, verdict
+from ptq_export.report.images import load_gallery
+from ptq_export.report.layermap import layer_map
+
+__all__ = ["build_report"]
+
+Json = Mapping[str, Any]
+PARTS = ("manifest", "latency", "fidelity", "parity", "layers", "calibration")
+SAMPLES_FILE = "samples.safetensors"
+REPORT_FILE = "report.html"
+SCHEMA = 1
+
+
+def build_report(run: Path) -> Path:
+    """Write `<run>/report.html` from the files of the run folder; the same files give the same bytes.
+
+    Raises:
+        InputError: the folder holds no run, or one of its files is damaged or of a newer schema.
+    """
+    parts = {name: _read_part(run / f"{name}.json") for name in PARTS}
+    if not any(parts.values()):
+        raise InputError(
+            f"{run} holds no run", f"expected at least one of {', '.join(f'{name}.json' for name in PARTS)}"
+        )
+    samples = run / SAMPLES_FILE
+    gallery = load_gallery(samples) if samples.exists() else None
+    page = _environment().get_template("report.html.j2")
+    html = page.render(_context(parts), gallery=gallery, run_name=run.resolve().name, **parts)
+    target = run / REPORT_FILE
+    with atomic_path(target) as path:
+        path.write_text(html, encoding="utf-8", newline="\n")
+    return target
+
+
+def _read_part(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if value.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}", "update ptq-export")
+    return value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (units.count, units.decibel, units.duration, units.milliseconds, units.percent, units.size):
+        environment.filters[function.__name__] = function
+    environment.filters["sampler"] = units.sampler_label
+    environment.filters["precision"] = units.precision_label
+    environment.filters["sha256_base64"] = _sha256_base64
+    environment.globals.update(charts=charts, tables=tables, gains=verdict.gains, layer_map=layer_map)
+    return environment
+
+
+def _context(parts: Mapping[str, Json | None]) -> dict[str, Any]:
+    manifest = parts["manifest"]
+    return {
+        "verdict": verdict.judge(manifest, parts["latency"]),
+        "figures": verdict.headline(parts),
+        "random": manifest is not None and verdict.random_weights(manifest["denoiser"]),
+    }
+
+
+def _sha256_base64(text: str) -> str:
+    """The form in which a Content-Security-Policy names the one script that may run."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

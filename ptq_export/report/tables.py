@@ -1,0 +1,163 @@
+"""A run's JSON files as rows of text for the terminal and the page alike; the first row holds the headers."""
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from ptq_export.report.units import (
+    ABSENT,
+    count,
+    decibel,
+    milliseconds,
+    percent,
+    precision_label,
+    ratio,
+    sampler_label,
+    signed,
+    size,
+)
+
+__all__ = [
+    "against_intent",
+    "curve_names",
+    "engine_name",
+    "fidelity_table",
+    "float_layers",
+    "footprint_table",
+    "global_parity_table",
+    "latency_table",
+    "layers_summary",
+    "local_parity_table",
+    "loop_table",
+    "timestep_table",
+]
+
+Json = Mapping[str, Any]
+Rows = list[list[str]]
+_MODELS = {"simulation": "simulation in torch", "ceiling": "ceiling (weights exact)"}
+
+
+def latency_table(latency: Json) -> Rows:
+    """Every percentile of every candidate per batch (`latency.json`); speed is relative to the first baseline."""
+    rows = [["batch", "engine", "median ms", "p90 ms", "p95 ms", "p99 ms", "min ms", "mean ms", "rounds", "speed"]]
+    rows[0].append("timing")
+    for step in latency["steps"]:
+        verdict = "VALID" if step["valid"] else "INVALID"
+        for name, timing in step["candidates"].items():
+            figures = [milliseconds(timing[key]) for key in ("median_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms")]
+            figures += [milliseconds(timing["mean_ms"]), count(timing["n"]), ratio(_speed(step, name))]
+            rows.append([str(step["batch"]), precision_label(name), *figures, verdict])
+    return rows
+
+
+def _speed(step: Json, name: str) -> float | None:
+    """Speed of a candidate in units of the first baseline's, from the measured speed-ups."""
+    if not step["speedup"]:
+        return None
+    of_int8 = float(next(iter(step["speedup"].values())))
+    return of_int8 / float(step["speedup"].get(name, 1.0))
+
+
+def loop_table(latency: Json) -> Rows:
+    """The whole sampling loop, end to end, and how much of it is not the engine (`latency.json`, `loops`)."""
+    rows = [["sampler", "steps", "batch", "engine", "total s", "per step ms", "outside the engine"]]
+    for loop in latency["loops"]:
+        where = [sampler_label(loop["sampler"]), str(loop["steps"]), str(loop["batch"])]
+        for name, timing in loop["candidates"].items():
+            figures = [f"{timing['total_s']:.3f}", milliseconds(timing["per_step_ms"])]
+            rows.append([*where, precision_label(name), *figures, percent(timing["outside_share"])])
+    return rows
+
+
+def footprint_table(latency: Json) -> Rows:
+    """Model file and peak memory per candidate (`latency.json`, `size_bytes` and `peak_memory_bytes`)."""
+    files, memory = latency["size_bytes"], latency["peak_memory_bytes"]
+    names = list(dict.fromkeys([*files, *memory]))
+    rows = [[precision_label(name), size(files.get(name)), size(memory.get(name))] for name in names]
+    return [["engine", "model file", "peak memory"], *rows]
+
+
+def curve_names(fidelity: Json) -> list[str]:
+    """The engine first, then the simulation and the ceiling."""
+    order = {"simulation": 1, "ceiling": 2}
+    return sorted(fidelity["curves"], key=lambda name: order.get(name, 0))
+
+
+def engine_name(name: str) -> str:
+    """What a curve of `fidelity.json` shows, in words."""
+    return _MODELS.get(name, f"{precision_label(name)} engine")
+
+
+def fidelity_table(fidelity: Json) -> Rows:
+    """Same-noise PSNR of final samples, SQNR of eps and the largest step error, per model (`fidelity.json`)."""
+    rows = [["against FP32", "PSNR dB", "worst PSNR dB", "median SQNR dB", "lowest SQNR dB", "largest step error"]]
+    for name in curve_names(fidelity):
+        curve = fidelity["curves"][name]
+        psnr = fidelity["psnr"]["values"].get(name, {})
+        figures = [psnr.get("mean_db"), psnr.get("min_db"), median(curve["sqnr_db"]), min(curve["sqnr_db"])]
+        rows.append([engine_name(name), *map(decibel, figures), percent(max(curve["step_error"]))])
+    return rows
+
+
+def timestep_table(fidelity: Json) -> Rows:
+    """SQNR of eps and step error at every measured time-step (`fidelity.json`)."""
+    names = curve_names(fidelity)
+    rows = [["t", *(f"SQNR dB, {engine_name(name)}" for name in names)]]
+    rows[0] += [f"step error, {engine_name(name)}" for name in names]
+    for index, timestep in sorted(enumerate(fidelity["timesteps"]), key=lambda pair: int(pair[1])):
+        curves = [fidelity["curves"][name] for name in names]
+        sqnr = [decibel(curve["sqnr_db"][index]) for curve in curves]
+        rows.append([str(timestep), *sqnr, *(percent(curve["step_error"][index]) for curve in curves)])
+    return rows
+
+
+def against_intent(layer: Json) -> bool:
+    """Whether a layer runs in float although int8 was intended (an entry of `layers.json`)."""
+    return bool(layer["precision"] == "float" != layer["intended"])
+
+
+def layers_summary(layers: Json) -> Rows:
+    """Layers per operator, as the engine's own graph runs them (`layers.json`)."""
+    rows = [["operator", "layers", "run int8", "run float", "float against intent"]]
+    operators = sorted({layer["op"] for layer in layers["layers"]})
+    for operator in [*operators, "all"]:
+        group = [layer for layer in layers["layers"] if operator in (layer["op"], "all")]
+        int8 = sum(layer["precision"] == "int8" for layer in group)
+        broken = sum(map(against_intent, group))
+        rows.append([operator, str(len(group)), str(int8), str(len(group) - int8), str(broken)])
+    return rows
+
+
+def float_layers(layers: Json) -> Rows:
+    """Every layer that runs in float with its reason, those that should not first (`layers.json`)."""
+    group = [layer for layer in layers["layers"] if layer["precision"] == "float"]
+    group.sort(key=against_intent, reverse=True)
+    rows = [[layer["name"], layer["op"], layer["intended"], layer["reason"] or ABSENT] for layer in group]
+    return [["float layer", "operator", "intended", "reason"], *rows]
+
+
+def local_parity_table(parity: Json) -> Rows:
+    """Each layer and block alone, engine against simulation on the same inputs, worst first (`parity.json`)."""
+    rows = [["block", "kind", "SQNR dB", "largest step", "share off", "bound"]]
+    for block in sorted(parity["local"], key=_badness):
+        figures = [decibel(block["sqnr_db"]), f"{block['max_steps']:.2f}", percent(block["share_off"])]
+        rows.append([block["block"], block["kind"], *figures, "holds" if block["ok"] else "EXCEEDED"])
+    return rows
+
+
+def _badness(block: Json) -> tuple[bool, float, float]:
+    """Past a bound first, then by rising SQNR (null: no error at all)."""
+    sqnr_db = block["sqnr_db"]
+    return bool(block["ok"]), math.inf if sqnr_db is None else float(sqnr_db), -float(block["share_off"])
+
+
+def global_parity_table(parity: Json) -> Rows:
+    """SQNR of engine and simulation per time-step and the bound on their difference (`parity.json`)."""
+    rows = [["t", "simulation dB", "engine dB", "difference dB", "bound dB", "bound"]]
+    for point in sorted(parity["global"], key=lambda point: int(point["timestep"])):
+        difference = signed(point["engine_db"] - point["simulation_db"], ".2f")
+        figures = [decibel(point["simulation_db"]), decibel(point["engine_db"]), difference]
+        verdict = "holds" if point["ok"] else "EXCEEDED"
+        rows.append([str(point["timestep"]), *figures, f"±{point['bound_db']:.2f}", verdict])
+    return rows

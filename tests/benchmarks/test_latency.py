@@ -1,0 +1,48 @@
+import json
+
+import torch
+from torch import Tensor
+
+from ptq_export.benchmarks.clock import Protocol
+from ptq_export.benchmarks.environment import describe_environment
+from ptq_export.benchmarks.latency import LatencyReport, measure_steps
+
+QUICK = Protocol(warmup=1, min_rounds=4, min_seconds=0)
+
+
+class Recorder:
+    """An engine that notes what it is called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[int, ...], list[int]]] = []
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        self.calls.append((tuple(sample.shape), timestep.tolist()))
+        assert not torch.is_grad_enabled()
+        return sample
+
+
+def test_all_engines_walk_the_same_timesteps_at_every_batch() -> None:
+    engines = {"ort-int8": Recorder(), "ort-fp32": Recorder()}
+    steps = measure_steps(engines, [1, 2], (1, 4, 4), QUICK, timesteps=[900, 400])
+    walk = [900, 400, 900, 400, 900]
+    expected = [((batch, 1, 4, 4), [t] * batch) for batch in (1, 2) for t in walk]
+    assert [engine.calls for engine in engines.values()] == [expected, expected]
+    assert [(step.batch, step.candidates["ort-int8"].n) for step in steps] == [(1, 4), (2, 4)]
+
+
+def test_progress_covers_all_batches() -> None:
+    shares: list[float] = []
+    measure_steps({"a": Recorder()}, [1, 2], (1, 4, 4), QUICK, [0], shares.append)
+    assert shares == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
+
+
+def test_report_has_the_documented_shape() -> None:
+    steps = measure_steps({"ort-int8": Recorder(), "ort-fp32": Recorder()}, [1], (1, 4, 4), QUICK, [0])
+    report = LatencyReport(describe_environment(), QUICK, steps, [], {"ort-int8": 5}, {"ort-int8": 7}).to_json()
+    assert list(report) == ["schema", "environment", "protocol", "steps", "loops", "size_bytes", "peak_memory_bytes"]
+    assert report["protocol"] == {"warmup": 1, "min_rounds": 4, "min_seconds": 0}
+    assert list(report["steps"][0]) == ["batch", "candidates", "speedup", "speedup_spread", "valid", "reason"]
+    assert report["steps"][0]["valid"] is False
+    assert list(report["steps"][0]["speedup"]) == ["ort-fp32"]
+    json.dumps(report, allow_nan=False)

@@ -1,0 +1,54 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ptq_export.benchmarks.held_out import held_out_noise
+from ptq_export.benchmarks.same_noise import final_samples, psnr_db, same_noise_psnr
+from ptq_export.denoiser import NoiseSchedule
+
+SCHEDULE = NoiseSchedule()
+
+
+def exact(sample: Tensor, timestep: Tensor) -> Tensor:
+    assert len(sample) <= 64
+    return 0.9 * sample
+
+
+def rough(sample: Tensor, timestep: Tensor) -> Tensor:
+    return 0.89 * sample
+
+
+def test_psnr_of_a_known_error() -> None:
+    black, white = -torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    assert psnr_db(black, white) == [0]
+    assert psnr_db(black, black + 0.02) == pytest.approx([40], abs=1e-4)
+    assert psnr_db(black, black) == [math.inf]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++"])
+def test_every_sample_is_compared_with_its_own_noise(sampler: str) -> None:
+    noise = held_out_noise((70, 1, 4, 4), 0)
+    result = same_noise_psnr(exact, {"int8": rough, "same": lambda x, t: exact(x, t)}, SCHEDULE, noise, 5, sampler)
+    entry = result.to_json()
+    each = psnr_db(result.reference, result.candidates["int8"])
+    assert (entry["sampler"], entry["steps"], entry["samples"]) == (sampler, 5, 70)
+    assert entry["values"]["int8"]["min_db"] == pytest.approx(min(each), abs=1e-4)
+    assert entry["values"]["int8"]["mean_db"] == pytest.approx(sum(each) / 70, abs=1e-3)
+    assert entry["values"]["same"] == {"mean_db": 150, "min_db": 150}
+    json.dumps(entry, allow_nan=False)
+
+
+def test_samples_stay_within_the_range_of_images() -> None:
+    noise = held_out_noise((3, 1, 4, 4), 0)
+    samples = final_samples(lambda x, t: -x, NoiseSchedule(clip_sample=False), noise, 5)
+    assert samples.shape == noise.shape
+    assert samples.abs().max() == 1
+
+
+def test_progress_counts_every_step_of_every_model() -> None:
+    shares: list[float] = []
+    same_noise_psnr(exact, {"int8": rough}, SCHEDULE, held_out_noise((70, 1, 2, 2), 0), 2, progress=shares.append)
+    assert shares == [(index + 1) / 8 for index in range(8)]

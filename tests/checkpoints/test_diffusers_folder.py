@@ -1,0 +1,149 @@
+"""diffusers folders: the same output as diffusers' own loading, the scheduler found, and what is not supported yet."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from ptq_export.artifacts import sha256_file
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.denoiser import Denoiser, NoiseSchedule
+from ptq_export.errors import InputError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _error(denoiser: Denoiser, unet: UNet2DModel) -> float:
+    sample = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    timestep = torch.tensor([0, 499])
+    with torch.no_grad():
+        return float((denoiser(sample, timestep) - unet(sample, timestep).sample).abs().max())
+
+
+def _edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _refusal(path: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(str(path))
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_pipeline_folder_gives_net_and_schedule(folder: Path, unet: UNet2DModel) -> None:
+    denoiser = load_checkpoint(str(folder))
+    assert _error(denoiser, unet) == 0
+    assert denoiser.schedule == NoiseSchedule(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2")
+    assert denoiser.sample_shape == (1, 8, 8)
+    assert denoiser.source.format == "diffusers UNet2DModel"
+    assert denoiser.source.sha256 == sha256_file(folder / "unet" / WEIGHTS)
+    assert json.loads(json.dumps(denoiser.source.architecture))["block_out_channels"] == [32, 32]
+
+
+def test_unet_folder_finds_the_scheduler_next_door(folder: Path) -> None:
+    assert load_checkpoint(str(folder / "unet")).schedule.num_train_timesteps == 500
+
+
+def test_flat_folder_finds_the_scheduler_beside_the_net(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "unet", tmp_path / "flat")
+    shutil.copy(folder / "scheduler" / "scheduler_config.json", tmp_path / "flat")
+    assert load_checkpoint(str(tmp_path / "flat")).schedule.num_train_timesteps == 500
+
+
+def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:
+    shutil.rmtree(folder / "scheduler")
+    denoiser = load_checkpoint(str(folder))
+    assert denoiser.schedule == NoiseSchedule()
+    assert any("is assumed" in note for note in denoiser.source.notes)
+
+
+def test_torch_weights_of_a_folder_are_loaded(folder: Path, unet: UNet2DModel) -> None:
+    state = load_file(folder / "unet" / WEIGHTS)
+    (folder / "unet" / WEIGHTS).unlink()
+    torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
+    assert _error(load_checkpoint(str(folder)), unet) == 0
+
+
+def test_attention_names_of_early_diffusers_are_understood(folder: Path, unet: UNet2DModel) -> None:
+    state = load_file(folder / "unet" / WEIGHTS)
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        state = {name.replace(new, old): tensor for name, tensor in state.items()}
+    save_file(state, folder / "unet" / WEIGHTS)
+    assert _error(load_checkpoint(str(folder)), unet) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"num_class_embeds": 10}, "class-conditional nets are not supported yet"),
+        ({"class_embed_type": "timestep"}, "class-conditional nets are not supported yet"),
+        ({"out_channels": 2}, "learned variance"),
+        ({"out_channels": 3}, "3 output channels for 1 input"),
+        ({"time_embedding_type": "fourier"}, "fourier time embedding"),
+        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, which is not supported"),
+        ({"down_block_types": ["DownBlock2D", "NoSuchBlock"]}, "NoSuchBlock"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"block_out_channels": [32]}, "does not describe a UNet2DModel"),
+        ({"block_out_channels": [64, 64]}, "has the shape"),
+        ({"sample_size": [8, 9]}, "samples of size [8, 9]"),
+        ({"sample_size": "large"}, "samples of size large"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_configuration_that_does_not_suit_is_refused(changes: dict[str, Any], cause: str, folder: Path) -> None:
+    _edit(folder / "unet" / "config.json", **changes)
+    assert cause in _refusal(folder).cause
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta_schedule": "cubic"},
+        {"beta_start": 0.5, "beta_end": 0.1},
+        {"num_train_timesteps": "many"},
+        {"prediction_type": "flow"},
+        {"trained_betas": [0.1]},
+        {"rescale_betas_zero_snr": True},
+        {"thresholding": True},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_schedule_that_cannot_be_expressed_is_refused(changes: dict[str, Any], folder: Path) -> None:
+    _edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    assert next(iter(changes)) in _refusal(folder).cause
+
+
+def test_scheduler_of_another_family_is_refused_by_name(folder: Path) -> None:
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}))
+    assert "FlowMatchEulerDiscreteScheduler has no beta_schedule" in _refusal(folder).cause
+
+
+def test_missing_sample_size_becomes_an_assumption_that_resolution_replaces(folder: Path) -> None:
+    _edit(folder / "unet" / "config.json", sample_size=None)
+    assumed = load_checkpoint(str(folder))
+    assert assumed.sample_shape == (1, 32, 32)
+    assert any("resolution 32 assumed" in note for note in assumed.source.notes)
+    assert load_checkpoint(str(folder), resolution=16).sample_shape == (1, 16, 16)
+
+
+def test_damaged_configuration_is_refused(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("{")
+    assert "config.json cannot be read" in _refusal(folder).cause
+
+
+def test_folder_without_weights_lists_the_names_looked_for(folder: Path) -> None:
+    (folder / "unet" / WEIGHTS).unlink()
+    assert WEIGHTS in _refusal(folder).cause
+
+
+def test_weights_file_alone_asks_for_its_folder(folder: Path) -> None:
+    error = _refusal(folder / "unet" / WEIGHTS)
+    assert "without its config.json" in error.cause
+    assert "folder" in error.remedy

@@ -1,0 +1,106 @@
+"""`package.module:factory`: modules and denoisers of the user's own code, and every way that it can fail."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.errors import InputError
+
+CODE = """
+import torch
+from torch import nn
+from types import SimpleNamespace
+from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+
+class Net(nn.Module):
+    sample_shape = (1, 4, 4)
+
+    def __init__(self, answer="tensor", weight=0.5):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+        self.answer = answer
+
+    def forward(self, sample, timestep):
+        eps = self.scale * sample + timestep.view(-1, 1, 1, 1).float()
+        answers = {"tensor": eps, "output": SimpleNamespace(sample=eps), "wide": torch.cat([eps, eps], 1)}
+        return answers[self.answer]
+
+plain = Net
+def output(): return Net("output")
+def wide(): return Net("wide")
+def nan(): return Net(weight=float("nan"))
+def denoiser():
+    return Denoiser(Net(), NoiseSchedule(num_train_timesteps=7), (1, 4, 4), Source("", "", "", True, ("mine",)))
+def shapeless(): return nn.Conv2d(1, 1, 1)
+def number(): return 3
+def broken(): raise ValueError("no weights here")
+def unlike():
+    net = nn.Conv2d(1, 1, 1)
+    net.sample_shape = (1, 4, 4)
+    return net
+constant = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net.py").write_text(CODE)
+    (tmp_path / "own_broken.py").write_text("raise RuntimeError('not today')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_net", "own_broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize("factory", ["plain", "output"])
+def test_module_is_called_as_sample_timestep(factory: str) -> None:
+    denoiser = load_checkpoint(f"own_net:{factory}")
+    sample = torch.ones(2, 1, 4, 4)
+    eps = denoiser(sample, torch.tensor([1, 2]))
+    assert torch.equal(eps, torch.tensor([1.5, 2.5]).view(2, 1, 1, 1).expand_as(sample))
+    assert denoiser.sample_shape == (1, 4, 4)
+    assert not denoiser.module.training
+    assert {(p.dtype, p.requires_grad) for p in denoiser.module.parameters()} == {(torch.float32, False)}
+
+
+def test_source_of_a_module_tells_its_class_and_digest() -> None:
+    source = load_checkpoint("own_net:plain").source
+    assert (source.spec, source.format, source.ema) == ("own_net:plain", "python factory", None)
+    assert source.architecture == {"class": "own_net.Net"}
+    assert len(source.sha256) == 64
+    assert any("noise schedule assumed" in note for note in source.notes)
+
+
+def test_denoiser_keeps_its_schedule_and_notes() -> None:
+    denoiser = load_checkpoint("own_net:denoiser")
+    assert denoiser.schedule.num_train_timesteps == 7
+    assert (denoiser.source.ema, denoiser.source.notes) == (True, ("mine",))
+    assert denoiser.source.sha256 == load_checkpoint("own_net:denoiser").source.sha256 != ""
+
+
+def test_resolution_replaces_height_and_width() -> None:
+    assert load_checkpoint("own_net:plain", resolution=6).sample_shape == (1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "cause"),
+    [
+        ("no_such_package.module:make", "there is no module 'no_such_package'"),
+        ("own_net:absent", "absent"),
+        ("own_net:constant", "constant is not callable"),
+        ("own_net:number", "returned an object of type int"),
+        ("own_net:shapeless", "no sample_shape"),
+        ("own_net:broken", "no weights here"),
+        ("own_net:unlike", "the net fails on a sample [2, 1, 4, 4]"),
+        ("own_net:wide", "answers [2, 2, 4, 4] to a sample [2, 1, 4, 4]"),
+        ("own_net:nan", "holds NaN"),
+        ("own_broken:make", "not today"),
+    ],
+)
+def test_failure_of_the_users_code_is_told_with_a_remedy(spec: str, cause: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(spec)
+    assert cause in caught.value.cause
+    assert caught.value.remedy

@@ -1,0 +1,73 @@
+"""The contract of every engine: what it takes, what it refuses, and that it returns the kind that it was given."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ptq_export.engines.base import Engine
+from ptq_export.errors import InputError
+
+
+class Shift(Engine):
+    """eps = sample + t."""
+
+    def run(self, sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+        assert sample.flags.c_contiguous and timestep.dtype == np.int64 and timestep.shape == (len(sample),)
+        return sample + timestep.astype(np.float32)[:, None, None, None]
+
+
+ENGINE = Shift((2, 4, 4), None, 10)
+SAMPLE = np.zeros((3, 2, 4, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "timestep", [3, np.int32(3), np.full(3, 3), np.array([3.0]), torch.tensor(3), torch.full((3,), 3.0)], ids=repr
+)
+def test_one_timestep_serves_the_whole_batch(timestep: object) -> None:
+    assert np.array_equal(ENGINE(SAMPLE, timestep), np.full_like(SAMPLE, 3))
+
+
+def test_each_sample_has_its_own_timestep() -> None:
+    assert ENGINE(SAMPLE, np.array([0, 9, 4]))[:, 0, 0, 0].tolist() == [0, 9, 4]
+
+
+def test_a_tensor_comes_back_as_a_tensor() -> None:
+    sample = torch.zeros(3, 4, 4, 2, requires_grad=True).permute(0, 3, 1, 2)
+    eps = ENGINE(sample, torch.tensor([1, 2, 3]))
+    assert isinstance(eps, torch.Tensor) and eps.dtype == torch.float32
+    assert eps[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("timestep", [-1, 10, 2.5, float("nan"), True, "3", None, [1, 2], [[1, 2, 3]], [0, 0, 10]])
+def test_a_timestep_that_was_never_trained_is_refused(timestep: object) -> None:
+    with pytest.raises(InputError, match="time-step"):
+        ENGINE(SAMPLE, timestep if np.isscalar(timestep) or timestep is None else np.array(timestep))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4, 4), (3, 2, 4, 8), (2, 4, 4), (0, 2, 4, 4), (3, 2, 16)], ids=str)
+def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"takes \[N, 2, 4, 4\]"):
+        ENGINE(np.zeros(shape, np.float32), 0)
+
+
+@pytest.mark.parametrize(
+    "sample", [SAMPLE.astype(np.float64), torch.zeros(3, 2, 4, 4).half(), torch.zeros(3, 2, 4, 4).long(), "noise"]
+)
+def test_another_type_is_refused(sample: object) -> None:
+    with pytest.raises(InputError, match="takes float32"):
+        ENGINE(sample, 0)
+
+
+def test_a_fixed_batch_serves_that_batch_only() -> None:
+    engine = Shift((2, 4, 4), 3, None)
+    assert engine(SAMPLE, 999).shape == SAMPLE.shape
+    with pytest.raises(InputError, match="batch 2, this engine was compiled for batch 3"):
+        engine(SAMPLE[:2], 0)
+
+
+def test_engines_are_imported_without_torch() -> None:
+    code = "import sys, ptq_export.engines.ort, ptq_export.engines; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,98 @@
+"""The rows that the terminal and the page share."""
+
+import pytest
+import synthetic_run
+
+from ptq_export.report import tables, units
+
+
+def test_latency_rows_state_percentiles_and_speed_relative_to_fp32() -> None:
+    latency = synthetic_run.latency()
+    candidates = latency["steps"][0]["candidates"]
+    for name, median_ms in {"ort-int8": 2.0, "ort-fp32": 4.0, "ort-fp32-unfolded": 5.0}.items():
+        candidates[name]["median_ms"] = median_ms
+    latency["steps"][0] |= {"speedup": {"ort-fp32": 2.0, "ort-fp32-unfolded": 2.5}, "valid": False}
+    rows = tables.latency_table(latency)
+    assert rows[0][:3] == ["batch", "engine", "median ms"]
+    assert [(row[1], row[2], row[9], row[10]) for row in rows[1:4]] == [
+        ("int8", "2.00", "2.00×", "INVALID"),
+        ("FP32", "4.00", "1.00×", "INVALID"),
+        ("FP32 unfolded", "5.00", "0.80×", "INVALID"),
+    ]
+    assert len(rows) == 7
+    assert {len(row) for row in rows} == {11}
+
+
+def test_loop_and_footprint_rows() -> None:
+    latency = synthetic_run.latency()
+    assert tables.loop_table(latency)[3] == ["DPM-Solver++", "20", "1", "int8", "0.070", "3.48", "4.8 %"]
+    assert tables.footprint_table(latency)[1:3] == [["int8", "6.91 MB", "182 MB"], ["FP32", "24.3 MB", "231 MB"]]
+
+
+def test_fidelity_rows_put_the_engine_first_and_the_ceiling_last() -> None:
+    fidelity = synthetic_run.fidelity()
+    fidelity["curves"] = dict(reversed(fidelity["curves"].items()))
+    del fidelity["psnr"]["values"]["ceiling"]
+    rows = tables.fidelity_table(fidelity)
+    assert [row[0] for row in rows[1:]] == ["int8 engine", "simulation in torch", "ceiling (weights exact)"]
+    assert rows[1][1:3] == ["38.4", "33.2"]
+    assert rows[3][1:3] == ["–", "–"]
+
+
+def test_timestep_rows_are_sorted_by_time() -> None:
+    fidelity = synthetic_run.fidelity()
+    fidelity["timesteps"] = fidelity["timesteps"][::-1]
+    rows = tables.timestep_table(fidelity)
+    assert [row[0] for row in rows[1:4]] == ["0", "50", "100"]
+    assert rows[1][1] == units.decibel(fidelity["curves"]["ort-int8"]["sqnr_db"][-1])
+
+
+def test_layer_rows_count_and_put_broken_intents_first() -> None:
+    layers = {"layers": synthetic_run.layers()}
+    layers["layers"][20] |= {"precision": "float", "reason": "fan-out"}
+    assert tables.layers_summary(layers)[-1] == ["all", "51", "46", "5", "1"]
+    rows = tables.float_layers(layers)
+    assert rows[1] == ["unet.mid_block.attentions.0.to_q", "Gemm", "int8", "fan-out"]
+    assert [row[2] for row in rows[2:]] == ["float"] * 4
+
+
+def test_parity_rows_show_the_worst_first() -> None:
+    parity = synthetic_run.parity()
+    parity["local"][9] |= {"ok": False, "sqnr_db": 80.0}
+    parity["local"][3] |= {"sqnr_db": None}
+    rows = tables.local_parity_table(parity)
+    assert rows[1][0] == parity["local"][9]["block"]
+    assert rows[1][5] == "EXCEEDED"
+    assert float(rows[2][2]) == 51.0
+    assert rows[-1][0] == parity["local"][3]["block"]
+
+
+def test_global_parity_rows_state_the_signed_difference() -> None:
+    point = {"timestep": 50, "simulation_db": 30.0, "engine_db": 29.25, "bound_db": 0.5, "ok": False}
+    rows = tables.global_parity_table({"global": [point]})
+    assert rows[1] == ["50", "30.0", "29.2", "−0.75", "±0.50", "EXCEEDED"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (units.size(9_812_000), "9.81 MB"),
+        (units.size(1_250_000_000), "1.25 GB"),
+        (units.size(312), "312 B"),
+        (units.milliseconds(0.8123), "0.812"),
+        (units.milliseconds(1204.4), "1204"),
+        (units.percent(0.0), "0 %"),
+        (units.percent(0.000123), "0.012 %"),
+        (units.duration(0.42), "0.42 s"),
+        (units.duration(59.97), "1 min 00 s"),
+        (units.duration(3905), "1 h 05 min"),
+        (units.decibel(float("inf")), "∞"),
+        (units.decibel(150.0), "∞"),
+        (units.decibel(None), "–"),
+        (units.precision_label("ort-trt-fp16"), "FP16"),
+        (units.precision_label("ort-fp32-unfolded"), "FP32 unfolded"),
+        (units.precision_label("other"), "other"),
+    ],
+)
+def test_figures_are_rounded_for_reading(shown: str, expected: str) -> None:
+    assert shown == expected

@@ -1,0 +1,110 @@
+"""The house rules that a reader relies on: which module may import which, names, paths, docstrings and `__all__`."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOMES = {
+    "ptq_export": "ptq_export",
+    **{name: f"ptq_export.{name}" for name in ("calibrators", "engines", "benchmarks")},
+}
+LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmarks")
+TOP = ("ptq_export.pipeline", "ptq_export.cli", "ptq_export.__main__")
+ABSOLUTE = re.compile(r"^(/(home|root|work|tmp|usr|opt|mnt|data|Users|content)/|[A-Z]:\\)")
+
+
+def module_name(path: Path) -> str:
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([HOMES[folder], *(part for part in rest if part != "__init__")])
+
+
+MODULES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for folder in HOMES
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def imports(name: str) -> set[str]:
+    """Absolute names of what a module imports; `from a import b` counts as `a.b` where that is a module."""
+    found: set[str] = set()
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {member if member in MODULES else str(node.module) for member in members}
+    return found
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def may_import(importer: str, imported: str) -> bool:
+    if not within(imported, ("ptq_export",)) or importer == "ptq_export":
+        return True
+    if within(importer, TOP):
+        return not within(importer, ("ptq_export.pipeline",)) or not within(imported, ("ptq_export.cli",))
+    own = tuple(package for package in LIBRARY if within(importer, (package,)))
+    if own == ("ptq_export.benchmarks",):
+        own += ("ptq_export.engines.base",)
+    return within(imported, own) or not within(imported, LIBRARY + TOP)
+
+
+@every_module
+def test_imports_follow_the_arrows(name: str) -> None:
+    assert [imported for imported in sorted(imports(name)) if not may_import(name, imported)] == []
+
+
+def test_no_module_is_named_like_something_imported() -> None:
+    imported = {name.partition(".")[0] for module in MODULES for name in imports(module)} - {"ptq_export"}
+    own = {name.rpartition(".")[2] for name in MODULES}
+    assert imported & own == set()
+
+
+@every_module
+def test_no_fixed_absolute_path(name: str) -> None:
+    texts = [node.value for node in ast.walk(MODULES[name]) if isinstance(node, ast.Constant)]
+    assert [text for text in texts if isinstance(text, str) and ABSOLUTE.match(text)] == []
+
+
+@every_module
+def test_module_says_what_it_is_and_what_it_offers(name: str) -> None:
+    tree = MODULES[name]
+    assert ast.get_docstring(tree), "no module docstring"
+    if name.endswith("__main__") or len(tree.body) == 1:
+        return
+    assert declared(tree) is not None, "no __all__"
+    assert sorted(set(declared(tree) or []) - defined(tree)) == [], "__all__ names what is not there"
+    public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    missing = {text for text in public if not text.startswith("_")} - {*(declared(tree) or []), "main"}
+    assert sorted(missing) == [], "public, but not in __all__"
+
+
+def declared(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return None
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Names that a module binds at its top level, TYPE_CHECKING blocks included."""
+    blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
+    names: set[str] = set()
+    for node in (node for block in blocks for node in block):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {ast.unparse(target) for target in targets}
+    return names

@@ -1,0 +1,83 @@
+"""Every command of the README runs: ```bash blocks in order, in one folder, as a reader would type them.
+
+An HTML comment on the line before a block says otherwise: `<!-- test: slow -->` leaves it to `make test-all`, and
+`<!-- test: skip, because … -->` is for what a test cannot do (clone, install), with the reason.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"(?:<!-- test: (?P<mark>[^>]*?) -->\n+)?^```(?P<language>bash|python)\n(?P<text>.*?)^```$", re.M | re.S
+)
+SHOWN = ("examples", "tests", "README.md", "pyproject.toml", "constraints.txt", "Makefile")
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)\s#]+)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block and what its comment says about testing it."""
+
+    line: int
+    language: str
+    text: str
+    mark: str
+
+
+BLOCKS = [
+    Block(README.count("\n", 0, match.start()) + 1, match["language"], match["text"], match["mark"] or "")
+    for match in BLOCK.finditer(README)
+]
+
+
+def as_case(block: Block) -> object:
+    name, _, reason = block.mark.partition(", ")
+    marks = {"": [], "slow": [pytest.mark.slow], "skip": [pytest.mark.skip(reason=reason)]}[name]
+    return pytest.param(block, marks=marks, id=f"line {block.line}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader stands: a clone, but for the package's own folders, which would hide the installed one."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in ROOT.iterdir():
+        if path.name in SHOWN:
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("block", [as_case(block) for block in BLOCKS])
+def test_block_runs(block: Block, folder: Path) -> None:
+    interpreter = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[block.language]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [*interpreter, block.text], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_readme_shows_the_main_command_and_the_python_api() -> None:
+    assert any("ptq-export --ckpt" in block.text for block in BLOCKS if block.language == "bash")
+    assert any("import ptq_export" in b.text or "from ptq_export" in b.text for b in BLOCKS if b.language == "python")
+
+
+def test_every_flag_in_the_readme_exists() -> None:
+    commands = [line for block in BLOCKS for line in block.text.replace("\\\n", " ").splitlines()]
+    wide = {**os.environ, "COLUMNS": "200"}
+    for words in (line.split() for line in commands if line.startswith("ptq-export ")):
+        subcommand = words[1:2] if not words[1].startswith("-") else []
+        help_command = ["ptq-export", *subcommand, "--help"]
+        done = subprocess.run(help_command, env=wide, capture_output=True, text=True, check=True)
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= set(done.stdout.split()), words
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    assert [target for target in LINK.findall(README) if not (ROOT / target).exists()] == []
