@@ -4,7 +4,7 @@
 #
 # TORCH_INDEX    a package index with CPU builds of torch, searched beside your default one. Without it Linux machines
 #                get torch's CUDA build, which works but is some gigabytes larger.
-# PYTHON         the interpreter that makes .venv, 3.10 or newer.
+# PYTHON         the interpreter that makes .venv, 3.11 or newer.
 
 PYTHON ?= python3
 TORCH_INDEX ?=

@@ -6,7 +6,6 @@ penultimate layer of a classifier trained on the same real digits (`examples/tra
 
 from importlib.resources import files
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ from ptq_export.calibrators.histogram import ChannelHistogram
 from ptq_export.calibrators.ranges import LEVELS, clip_range
 from ptq_export.nn.layers import Grid
 
-__all__ = ["fold_input_scale", "input_grid", "output_grid", "pairing_order", "weight_scale"]
+__all__ = ["bias_step", "fold_input_scale", "input_grid", "output_grid", "pairing_order", "weight_scale"]
 
 WEIGHT_MAX = 127
 
@@ -34,7 +34,8 @@ def input_grid(histogram: ChannelHistogram, metric: str, weight: Tensor) -> Grid
     below = torch.where(clip.low < 0, -clip.low / zero_points, torch.zeros_like(clip.low))
     above = torch.where(clip.high > 0, clip.high / (LEVELS - zero_points), torch.zeros_like(clip.high))
     scales = torch.maximum(below, above).clamp_min(1e-8)
-    best = (scales.square() * energy).sum(1).argmin()
+    # A zero point that leaves a side without codes asks for an infinite step, even of a channel without weights.
+    best = (scales.square() * energy).sum(1).nan_to_num(nan=torch.inf).argmin()
     return _squeezed(Grid(scales[best], best.to(torch.uint8)))
 
 
@@ -67,3 +68,12 @@ def weight_scale(weight: Tensor, pair_limit: int) -> Tensor:
     first, second = rows[:, 0::2], rows[:, 1::2]
     pairs = torch.where(first.sign() == second.sign(), (first + second).abs(), torch.zeros_like(first))
     return torch.maximum(rows.abs().amax(1) / WEIGHT_MAX, pairs.amax(1) / (pair_limit - 2)).clamp_min(1e-12)
+
+
+def bias_step(bias: Tensor, unit: Tensor, output: Grid | None) -> Tensor:
+    """Smallest weight step `[O]` at which the int32 accumulator holds the bias, in steps of weight times input unit.
+
+    Only channels with (almost) no weights need it. The bias takes half of the 32 bits' range: the rest is for the sum.
+    """
+    shifted = bias if output is None else bias + output.zero_point * output.scale
+    return shifted.abs() / (unit * 2**30)

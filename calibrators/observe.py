@@ -41,14 +41,17 @@ def observe(
             limits[key] = ChannelRange.of(x)
 
     _visit(denoiser, pairs, names, widen)
-    histograms = {key: ChannelHistogram(_granular(key[1], found, scheme)) for key, found in limits.items()}
+    histograms = {}
+    for (name, role), found in limits.items():
+        channelwise = _channelwise(denoiser.module.get_submodule(name), role, scheme)
+        histograms[name, role] = ChannelHistogram(found if channelwise else found.per_tensor())
     _visit(denoiser, pairs, names, lambda key, x: histograms[key].update(x))
     return {name: Observation(histograms[name, "input"], histograms.get((name, "output"))) for name in names}
 
 
-def _granular(role: str, limits: ChannelRange, scheme: Scheme) -> ChannelRange:
-    granularity = scheme.input_scale if role == "input" else scheme.conv_output
-    return limits if granularity == "channel" else limits.per_tensor()
+def _channelwise(layer: nn.Module, role: str, scheme: Scheme) -> bool:
+    granularity = scheme.conv_input if role == "input" else scheme.conv_output
+    return isinstance(layer, nn.Conv2d) and granularity == "channel"
 
 
 def _visit(
@@ -65,5 +68,5 @@ def _visit(
             visit((name, "output"), output)
 
     with hooked(layers, hook), torch.no_grad():
-        for sample, timestep in zip(pairs.sample.split(BATCH), pairs.timestep.split(BATCH), strict=True):
+        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
             denoiser(sample, timestep)

@@ -3,6 +3,8 @@
 PTQ4DM (arXiv:2211.15736), section 3: samples of the denoising process beat images and forward-diffused images.
 """
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from ptq_export.errors import InputError
 from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["CalibrationPairs", "collect_pairs", "load_pairs", "save_pairs"]
+
+ARRAYS = ("sample", "timestep")
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, SafetensorError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,14 @@ def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
     """
     remedy = "give a .safetensors or .npz file with arrays sample [N, C, H, W] and timestep [N]"
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in ("sample", "timestep")}
-        else:
-            tensors = load_file(path)
-        sample, timestep = tensors["sample"].float(), tensors["timestep"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        tensors = _read(path)
+        sample, timestep = tensors["sample"].float(), tensors["timestep"].double()
+    except UNREADABLE as error:
         raise InputError(f"calibration data {path} cannot be used: {error}", remedy) from error
     if sample.ndim != 4 or tuple(sample.shape[1:]) != denoiser.sample_shape or len(sample) == 0:
         wanted = "x".join(map(str, denoiser.sample_shape))
         raise InputError(f"{path}: sample has shape {list(sample.shape)}, the denoiser takes [N, {wanted}]", remedy)
-    if timestep.shape != sample.shape[:1] or not torch.equal(timestep.double(), timestep.double().round()):
+    if timestep.shape != sample.shape[:1] or not torch.equal(timestep, timestep.round()):
         raise InputError(f"{path}: timestep must hold one integer per sample", remedy)
     last = denoiser.schedule.num_train_timesteps - 1
     if timestep.min() < 0 or timestep.max() > last:
@@ -100,3 +101,15 @@ def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
     if not sample.isfinite().all():
         raise InputError(f"{path}: sample holds NaN or infinite values", remedy)
     return CalibrationPairs(sample, timestep.long())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            tensors = {name: torch.from_numpy(archive[name]) for name in ARRAYS if name in archive}
+    else:
+        tensors = load_file(path)
+    missing = [name for name in ARRAYS if name not in tensors]
+    if missing:
+        raise ValueError(f"it has no array {' and no array '.join(missing)}")
+    return tensors

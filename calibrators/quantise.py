@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from ptq_export.calibrators.grids import input_grid, output_grid
@@ -29,7 +28,7 @@ QuantisationState = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """How to quantise: the target's scheme, the range metric, the recipe of learned rounding (None: nearest), a seed."""
+    """How to quantise: target scheme, the range metric, the recipe of learned rounding (None: nearest), seed."""
 
     scheme: Scheme
     metric: str

@@ -4,18 +4,17 @@ Each metric scores candidate intervals on a histogram; the best of a sweep over 
 end, is taken. PTQ4DM (arXiv:2211.15736, section 3.4) chooses the L_p distance with p = 2.4 over L1, cosine and KL.
 """
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
-from ptq_export.errors import InputError
+from ptq_export.lookup import lookup
 
 __all__ = ["METRICS", "clip_range", "find_metric"]
 
-SHRINKS = torch.linspace(1.0, 0.3, 36)
+SHRINKS = torch.linspace(1.0, 0.3, 25)
 LEVELS = 255
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -65,17 +64,13 @@ METRICS: dict[str, Loss | None] = {
 }
 
 
-def find_metric(name: str) -> str:
-    """The name itself, if there is such a metric.
+def find_metric(name: str) -> Loss | None:
+    """The loss of the metric called `name`; None for the two that need no search.
 
     Raises:
         InputError: no such metric; the message lists the known ones and offers the nearest.
     """
-    if name in METRICS:
-        return name
-    near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"unknown range metric {name!r}", f"{hint}known metrics: {', '.join(METRICS)}")
+    return lookup("range metric", name, METRICS)
 
 
 def clip_range(histogram: ChannelHistogram, metric: str) -> ChannelRange:
@@ -83,7 +78,7 @@ def clip_range(histogram: ChannelHistogram, metric: str) -> ChannelRange:
     limits = histogram.limits
     if metric == "percentile":
         return _percentile(histogram, 0.9999)
-    loss = METRICS[find_metric(metric)]
+    loss = find_metric(metric)
     if loss is None:
         return limits
     low, high = limits.low, limits.high

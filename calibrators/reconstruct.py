@@ -1,4 +1,4 @@
-"""Block reconstruction: each unit is quantised behind the quantised units before it, against the float network's output.
+"""Block reconstruction: each unit is quantised behind the quantised units before it, against the float unit's output.
 
 BRECQ (arXiv:2102.05426) with AdaRound's regulariser (arXiv:2004.10568, eq. 21-25): minimise
 mean_n sum_c (y - y_fp)^2 + lambda sum (1 - |2 h(alpha) - 1|^b), b annealed 20 -> 2 after a warm-up of 20 %.
@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Recipe:
-    """How rounding is learned: steps of `batch` calibration samples per unit, learning rates, weight of the regulariser."""
+    """How rounding is learned: steps of `batch` samples per unit, learning rates, weight of the regulariser."""
 
     iterations: int
     batch: int = 16
@@ -41,8 +41,8 @@ class UnitData:
     output: Tensor
 
 
-class _Reached(Exception):  # noqa: N818 - control flow: the rest of the network need not run
-    pass
+class _Reached(Exception):
+    """Control flow: the rest of the network need not run."""
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def capture(model: nn.Module, unit: str, pairs: CalibrationPairs) -> UnitData:
 
     handle = module.register_forward_hook(hook)
     try:
-        for sample, timestep in zip(pairs.sample.split(BATCH), pairs.timestep.split(BATCH), strict=True):
+        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
             try:
                 model(sample, timestep)
             except _Reached:
@@ -79,10 +79,10 @@ def reconstruct(module: nn.Module, soft: list[SoftLayer], data: UnitData, recipe
     for iteration in range(recipe.iterations):
         rows = torch.randint(len(data.output), (recipe.batch,), generator=generator)
         output = module(*(value[rows] for value in data.inputs))
-        error = (output - data.output[rows]).square().flatten(2).sum(1).mean()
+        error = channels_first(output - data.output[rows]).square().sum(0).mean()
         loss = error + recipe.regulariser * _regulariser(soft, iteration / recipe.iterations, recipe.warm_up)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -96,20 +96,27 @@ def correct_bias(
     names the layers by their path inside the unit.
     """
     for path, layer in soft.items():
-        target = _channel_means(reference, path, wanted)
-        layer.bias += target - _channel_means(module, path, data)
+        axis = 1 if isinstance(layer.layer, nn.Conv2d) else -1
+        target = _channel_means(reference, path, wanted, axis)
+        layer.bias.add_(target - _channel_means(module, path, data, axis))
 
 
-def _channel_means(module: nn.Module, path: str, data: UnitData) -> Tensor:
-    means: list[Tensor] = []
-    layer = module.get_submodule(path)
-    handle = layer.register_forward_hook(lambda _, __, output: means.append(channels_first(output).mean(1)))
+def _channel_means(module: nn.Module, path: str, data: UnitData, axis: int) -> Tensor:
+    sums: list[Tensor] = []
+    counts: list[int] = []
+
+    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+        values = output.movedim(axis, 0).flatten(1)
+        sums.append(values.sum(1))
+        counts.append(values.shape[1])
+
+    handle = module.get_submodule(path).register_forward_hook(hook)
     try:
-        for rows in torch.arange(len(data.output)).split(BATCH):
+        for rows in torch.split(torch.arange(len(data.output)), BATCH):
             module(*(value[rows] for value in data.inputs))
     finally:
         handle.remove()
-    return torch.stack(means).mean(0)
+    return torch.stack(sums).sum(0) / sum(counts)
 
 
 def _optimizer(layers: list[SoftLayer], recipe: Recipe) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq_export.calibrators.grids import fold_input_scale, weight_scale
+from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 from ptq_export.nn.ops import fake_quantize
 from ptq_export.nn.scheme import Scheme
@@ -32,10 +32,10 @@ class SoftLayer(nn.Module):
         self.zero_point = grid.zero_point
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
-        self.step = weight_scale(folded, scheme.pair_limit)
+        bias = layer.bias.detach() if layer.bias is not None else torch.zeros(weight.shape[0])
+        self.step = weight_scale(folded, scheme.pair_limit).maximum(bias_step(bias, grid.scale.max(), output))
         self.ratio = folded / _rows(self.step, folded)
         self.relative = (grid.scale / grid.scale.max()).expand(weight.shape[1]).reshape(1, -1, *[1] * (weight.ndim - 2))
-        bias = layer.bias.detach() if layer.bias is not None else torch.zeros(weight.shape[0])
         self.bias = nn.Parameter(bias.clone())
         self.log_input_scale = nn.Parameter(torch.zeros(()))
         self.base_scale = grid.scale

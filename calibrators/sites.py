@@ -4,9 +4,11 @@ Nothing is a hand-kept list of names: one traced call tells which layer reads th
 and which depend on the time-step alone (those fold away in the graph).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from ptq_export.denoiser import Denoiser
 
 __all__ = ["Site", "Unit", "find_sites", "find_units", "hooked"]
+
+_Trace = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,10 @@ class Unit:
 
 
 @contextmanager
-def hooked(modules: dict[str, nn.Module], hook: object) -> Iterator[None]:
+def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
     """Call `hook(name, inputs, output)` after each named module's forward, while the block runs."""
     handles = [
-        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))  # type: ignore[operator]
+        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
         for name, module in modules.items()
     ]
     try:
@@ -56,15 +60,15 @@ def find_sites(denoiser: Denoiser) -> tuple[Site, ...]:
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn((2, 1, *denoiser.sample_shape), generator=generator)
     timestep = torch.tensor([denoiser.schedule.num_train_timesteps // 2])
-    traces: list[dict[str, tuple[Tensor, Tensor]]] = []
+    traces: list[_Trace] = []
     results: list[Tensor] = []
+
+    def record(trace: _Trace, name: str, inputs: Any, output: Tensor) -> None:
+        trace.setdefault(name, (inputs[0], output))
+
     for sample in samples:
-        trace: dict[str, tuple[Tensor, Tensor]] = {}
-
-        def record(name: str, inputs: tuple[Tensor], output: Tensor, trace: dict[str, tuple[Tensor, Tensor]]) -> None:
-            trace.setdefault(name, (inputs[0], output))
-
-        with hooked(layers, lambda *event, trace=trace: record(*event, trace)):
+        trace: _Trace = {}
+        with hooked(layers, partial(record, trace)):
             results.append(denoiser(sample, timestep))
         traces.append(trace)
     return tuple(
@@ -89,6 +93,8 @@ def _reason(
         return "last layer: makes eps itself"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"padding mode {layer.padding_mode} has no integer kernel"
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return "grouped convolution: its channels do not share their inputs"
     return ""
 
 

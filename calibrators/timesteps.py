@@ -5,15 +5,14 @@ from Normal(mean, std) truncated to [0, T), so that no mass piles up on t = 0. `
 code's Normal(0.4 T, 0.4 T), clamped.
 """
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ptq_export.errors import InputError
+from ptq_export.lookup import lookup
 
-__all__ = ["POLICIES", "draw_step_indices"]
+__all__ = ["POLICIES", "draw_step_indices", "find_policy"]
 
 NDTC_MEAN, NDTC_STD = 0.4, 0.3
 
@@ -46,17 +45,18 @@ POLICIES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 }
 
 
-def draw_step_indices(policy: str, timesteps: Tensor, num_train_timesteps: int, count: int, seed: int) -> Tensor:
-    """Loop indices `[count]`: the step of the sampler (its `timesteps`, descending) nearest to each drawn time.
+def find_policy(name: str) -> Callable[[int, torch.Generator], Tensor]:
+    """The policy called `name`: (count, generator) -> times `[count]` as fractions of T.
 
     Raises:
         InputError: no such policy; the message lists the known ones and offers the nearest.
     """
-    if policy not in POLICIES:
-        near = difflib.get_close_matches(policy, POLICIES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"unknown time-step policy {policy!r}", f"{hint}known policies: {', '.join(POLICIES)}")
-    drawn = POLICIES[policy](count, torch.Generator().manual_seed(seed))
+    return lookup("time-step policy", name, POLICIES)
+
+
+def draw_step_indices(policy: str, timesteps: Tensor, num_train_timesteps: int, count: int, seed: int) -> Tensor:
+    """Loop indices `[count]`: the step of the sampler (its `timesteps`, descending) nearest to each drawn time."""
+    drawn = find_policy(policy)(count, torch.Generator().manual_seed(seed))
     if policy == "as-released":
         return (drawn * len(timesteps)).long()
     times = (drawn * num_train_timesteps).floor()

@@ -67,9 +67,9 @@ class Engine(ABC):
         return EngineUNet(self)
 
     def _checked_sample(self, sample: Any) -> NDArray[np.float32]:
+        if _type_name(sample) != "float32":
+            raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
         array = _as_array(sample)
-        if array.dtype != np.float32:
-            raise InputError(f"the sample is {array.dtype}, this engine takes float32", "convert it first")
         wanted = ("N" if self.batch is None else self.batch, *self.sample_shape)
         if array.ndim != 4 or array.shape[1:] != self.sample_shape or len(array) == 0:
             raise InputError(f"the sample is {list(array.shape)}, this engine takes [{', '.join(map(str, wanted))}]")
@@ -81,16 +81,22 @@ class Engine(ABC):
         return np.ascontiguousarray(array)
 
     def _checked_timestep(self, timestep: Any, batch: int) -> NDArray[np.int64]:
+        if _type_name(timestep) in ("float16", "bfloat16"):
+            raise InputError(f"the time-step is {_type_name(timestep)}, which rounds 2049 to 2048", "give an integer")
         values = _as_array(timestep)
-        if values.dtype.kind not in "iuf" or np.any(values != np.floor(values)) or not np.all(np.isfinite(values)):
+        if values.dtype.kind not in "iu" and not _holds_integers(values):
             raise InputError(f"time-step {timestep} is not an integer", "this engine knows the training steps only")
         if values.shape not in ((), (1,), (batch,)):
             raise InputError(f"the time-steps have shape {list(values.shape)}: give one, or [{batch}]")
         steps = self.num_train_timesteps
-        if np.any(values < 0) or (steps is not None and np.any(values >= steps)):
+        if values.min() < 0 or (steps is not None and values.max() >= steps):
             known = "0 and up" if steps is None else f"0..{steps - 1}"
             raise InputError(f"time-step {timestep} is outside of the training steps {known}")
-        return np.ascontiguousarray(np.broadcast_to(values.astype(np.int64), (batch,)))
+        return np.full(batch, values, np.int64)
+
+
+def _holds_integers(values: NDArray[Any]) -> bool:
+    return values.dtype.kind == "f" and bool(np.all(np.isfinite(values) & (values == np.floor(values))))
 
 
 def _is_tensor(value: object) -> bool:
@@ -100,8 +106,8 @@ def _is_tensor(value: object) -> bool:
 
 
 def _as_array(value: Any) -> NDArray[Any]:
-    if not _is_tensor(value):
-        return np.asarray(value)
-    detached = value.detach().cpu()
-    # numpy has no bfloat16; the check of the type that follows names the nearest one it has.
-    return np.asarray(detached.float() if str(detached.dtype) == "torch.bfloat16" else detached)
+    return np.asarray(value.detach().cpu() if _is_tensor(value) else value)
+
+
+def _type_name(value: object) -> str:
+    return str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")

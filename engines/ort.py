@@ -3,8 +3,10 @@
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +18,7 @@ from ptq_export.engines.base import Engine
 from ptq_export.engines.identity import Identity, current, stale_reasons, write_identity
 from ptq_export.errors import InputError
 
-__all__ = ["OrtEngine", "OrtOptions"]
+__all__ = ["OrtEngine", "OrtOptions", "load_files", "run_graph"]
 
 logger = logging.getLogger(__name__)
 ERRORS_ONLY = 3
@@ -30,13 +32,15 @@ def _physical_cores() -> int:
 
 @dataclass(frozen=True)
 class OrtOptions:
-    """How a session runs; neither changes the optimised graph.
+    """How a session runs.
 
     Attributes:
+        batch: The only batch size, for which the graph is then specialised; None serves any.
         threads: Threads per operator; all physical cores by default.
         arena: Keep freed buffers for the next call: faster, and memory stays at its peak.
     """
 
+    batch: int | None = None
     threads: int = field(default_factory=_physical_cores)
     arena: bool = True
 
@@ -54,8 +58,10 @@ class OrtEngine(Engine):
             InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
         """
         self.options = options or OrtOptions()
-        identity = _identity(source, sha256)
-        self.optimised_path = cache / f"{source.stem}.optimised.onnx"
+        self.source = source
+        identity = _identity(source, sha256, self.options)
+        batch = "" if self.options.batch is None else f".batch{self.options.batch}"
+        self.optimised_path = cache / f"{source.stem}{batch}.optimised.onnx"
         reasons = stale_reasons(self.optimised_path, identity)
         if reasons:
             logger.info("optimising %s: %s", source.name, "; ".join(reasons))
@@ -75,7 +81,22 @@ class OrtEngine(Engine):
         return eps
 
 
-def _identity(source: Path, sha256: str | None) -> Identity:
+def load_files(source: str, batch: str = "") -> OrtEngine:
+    """The engine of an ONNX file and the cache beside it, from plain strings: for a process that knows nothing else."""
+    options = OrtOptions(batch=int(batch) if batch else None)
+    return OrtEngine(Path(source), Path(source).parent / "engine", options)
+
+
+def run_graph(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The one output of a serialised ONNX graph, optimised as an engine's graph is: for layers and blocks alone."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = ERRORS_ONLY
+    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    result: NDArray[np.float32] = session.run(None, dict(inputs))[0]
+    return result
+
+
+def _identity(source: Path, sha256: str | None, options: OrtOptions) -> Identity:
     if not source.is_file():
         raise InputError(f"{source} does not exist", "export it first")
     found = sha256_file(source)
@@ -84,7 +105,9 @@ def _identity(source: Path, sha256: str | None) -> Identity:
             f"{source.name} is damaged: its sha256 is {found}, the manifest says {sha256}",
             "copy the file again, or make the run again in a new folder",
         )
-    return current("ort", {"onnxruntime": onnxruntime.__version__}, found, {"optimisation": "all"})
+    return current(
+        "ort", {"onnxruntime": onnxruntime.__version__}, found, {"optimisation": "all", "batch": options.batch}
+    )
 
 
 def _writable(folder: Path) -> bool:
@@ -110,7 +133,11 @@ def _session(
     settings.enable_cpu_mem_arena = options.arena
     settings.graph_optimization_level = level
     settings.log_severity_level = ERRORS_ONLY
+    # Between two calls the sampler works on the same cores: threads that spin there make it many times slower.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     if save_as is not None:
+        if options.batch is not None:
+            settings.add_free_dimension_override_by_name("batch", options.batch)
         settings.optimized_model_filepath = str(save_as)
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])

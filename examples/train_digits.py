@@ -11,7 +11,6 @@ copy the four to `ptq_export/assets/` to embed them. About one hour on two CPU c
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -129,7 +128,7 @@ def train_denoiser(out: Path, seed: int, steps: int) -> None:
             print(f"step {step + 1}/{steps}  loss {np.mean(losses[-100:]):.4f}  {left:.0f} min left", flush=True)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(state | {"ema": ema.state_dict(), "losses": losses}, checkpoint.with_suffix(".new"))
-            os.replace(checkpoint.with_suffix(".new"), checkpoint)
+            checkpoint.with_suffix(".new").replace(checkpoint)
     ema.copy_to(model.parameters())
     save_model(out, model, losses, seed)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptq_export.errors import InputError
 
-__all__ = ["atomic_path", "digest", "read_json", "sha256_file", "write_json"]
+__all__ = ["atomic_path", "describe_file", "digest", "read_json", "sha256_file", "write_json"]
 
 
 @contextmanager
@@ -68,6 +68,11 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """A file's entry among the artefacts of a manifest."""
+    return {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
 
 
 def digest(value: object) -> str:

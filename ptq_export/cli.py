@@ -3,9 +3,9 @@
 Heavy imports happen inside the commands, so that `--help`, `targets` and a mistyped target answer at once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,10 @@ from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Options
+from ptq_export.options import Knob, Options
 from ptq_export.targets import TARGETS, find_target
 
-__all__ = ["app", "main"]
+__all__ = ["Sampling", "app", "bench", "compare", "inspect", "main", "quantise", "sample", "targets", "verify"]
 
 INTERRUPTED = 130
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -105,6 +105,64 @@ def bench(run: RunFolder, output: Output) -> None:
         screen.result(latency, {"Latency per denoising step": tables.latency_table(latency)})
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What `sample` draws."""
+
+    picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
+    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "metavar": "N"})] = 16
+    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "metavar": "N"})] = 20
+    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm or dpm-solver++.")] = "ddim"
+    seed: Annotated[int, Knob("Sampling", "Seed of the initial noise.")] = 0
+
+
+@app.command()
+@flags_from_dataclasses
+def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
+    """Draw samples with the engine of a run and write them as one picture."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+
+        with screen.progress() as progress:
+            pipeline.sample(run, **asdict(sampling), progress=progress)
+        screen.facts({"run": str(run), **asdict(sampling)})
+
+
+@app.command()
+@flags_from_dataclasses
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE|RUN", help="A checkpoint, an ONNX file or a run folder.")],
+    output: Output,
+) -> None:
+    """Say what a checkpoint, an ONNX file or a run folder holds."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+
+        screen.facts(pipeline.inspect(path))
+
+
+@app.command()
+@flags_from_dataclasses
+def verify(run: RunFolder, output: Output) -> None:
+    """Prove a run again on the machine that will serve it: identity, hashes and parity."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+
+        with screen.progress() as progress:
+            facts = pipeline.verify(run, progress)
+        screen.facts(facts)
+
+
+@app.command()
+@flags_from_dataclasses
+def compare(run: RunFolder, other: RunFolder, output: Output) -> None:
+    """Set two runs side by side: their options, latency and fidelity."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+
+        screen.facts(pipeline.compare(run, other))
+
+
 @app.command()
 @flags_from_dataclasses
 def targets(output: Output) -> None:
@@ -139,15 +197,18 @@ def _estimate_line(estimate: Any) -> str:
 
 def _show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report import tables
+    from ptq_export.report.verdict import judge
 
     files = {name: read_json(folder / f"{name}.json") for name in ("manifest", "layers", "fidelity", "latency")}
-    verdict: Mapping[str, Any] = files["manifest"]["verdict"]
+    verdict = judge(files["manifest"], files["latency"])
     screen.result(
         {"run": str(folder), **files},
         {
             "Layers in the engine": tables.layers_summary(files["layers"]),
             "Fidelity": tables.fidelity_table(files["fidelity"]),
+            "The sampling loop": tables.loop_table(files["latency"]),
             "Latency per denoising step": tables.latency_table(files["latency"]),
-            "Verdict": [["", ""], *([name, str(value)] for name, value in verdict.items())],
+            "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
+            "Run folder": [["report", str(folder / "report.html")]],
         },
     )

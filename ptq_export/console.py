@@ -81,6 +81,10 @@ class Screen:
                 table.add_row(*map(Text, row))
             self._out.print(table)
 
+    def facts(self, value: Mapping[str, Any]) -> None:
+        """Print a result that is made of names and values."""
+        self.result(value, {"": [["name", "value"], *_flat(value)]})
+
     def note(self, text: str) -> None:
         """Say something beside the result."""
         if not self._output.quiet:
@@ -113,6 +117,17 @@ class Screen:
         with redirect_stdout(sys.stderr), stages.live:
             yield stages
             stages.finish()
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    rows = []
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            rows += _flat(item, f"{prefix}{name}.")
+        else:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            rows.append([f"{prefix}{name}", text])
+    return rows
 
 
 class _Log(logging.Handler):

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 __all__ = ["PRESETS", "Knob", "Options"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
-    "quick": {"samples": 64, "steps": 20, "iterations": 200},
-    "standard": {"samples": 256, "steps": 50, "iterations": 1000},
-    "paper": {"samples": 1024, "steps": 100, "iterations": 20000},
+    "quick": {"samples": 64, "steps": 20, "iterations": 50, "held_out": 16},
+    "standard": {"samples": 128, "steps": 20, "iterations": 200, "held_out": 64},
+    "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 
 
@@ -38,7 +38,7 @@ def _batch(text: str | int) -> int | None:
     return int(text)
 
 
-_MAIN, _CALIBRATION, _ENGINE = "Main job", "Calibration", "Engine"
+_MAIN, _CALIBRATION, _ENGINE, _MEASURE = "Main job", "Calibration", "Engine", "Measurement"
 _PRESET = {"min": 1, "metavar": "N", "show_default": "from --effort"}
 
 
@@ -71,7 +71,7 @@ class Options:
         str, Knob(_CALIBRATION, "How calibration time-steps are drawn: ndtc, uniform, single or as-released.")
     ] = "ndtc"
     metric: Annotated[
-        str, Knob(_CALIBRATION, "What a range minimises: minmax, percentile, l1, l2, l2.4, cosine or kl.")
+        str, Knob(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")
     ] = "l2.4"
     rounding: Annotated[Literal["learned", "nearest"], Knob(_CALIBRATION, "Rounding of the weights.")] = "learned"
     samples: Annotated[int | None, Knob(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
@@ -85,11 +85,20 @@ class Options:
             {"show_default": False},
         ),
     ] = None
-    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.")] = 0
+    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": 2**31 - 1})] = 0
+    held_out: Annotated[
+        int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
+    ] = None
+    rounds: Annotated[int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "metavar": "N"})] = 30
+    seconds: Annotated[float, Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "metavar": "S"})] = 5.0
     batch: Annotated[
         int | None,
-        Knob(_ENGINE, "Batch that the engine is built for, or `dynamic`.", {"parser": _batch, "metavar": "N|dynamic"}),
-    ] = 1
+        Knob(
+            _ENGINE,
+            "Batch that the engine is built for, or `dynamic`.",
+            {"parser": _batch, "metavar": "N|dynamic", "show_default": "dynamic"},
+        ),
+    ] = None
     split_shortcut: Annotated[
         bool,
         Knob(

@@ -1,9 +1,8 @@
 """The registry of targets: each one names the quantisation scheme, the engine kind and what it is compared with."""
 
-import difflib
 from dataclasses import dataclass
 
-from ptq_export.errors import InputError
+from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import ORT_CPU, Scheme
 
 __all__ = ["TARGETS", "Target", "find_target"]
@@ -23,7 +22,7 @@ class Target:
 _ENTRIES = (
     Target("ort-int8", "ort", ORT_CPU, "ort-fp32", "ONNX Runtime CPU, uint8 activations, int8 weights"),
     Target("ort-fp32", "ort", None, None, "ONNX Runtime CPU, float32 (baseline)"),
-    Target("trt-int8", "trt", None, None, "TensorRT, int8 with float16 around it (not built yet)"),
+    Target("trt-int8", "trt", None, "trt-fp16", "TensorRT on NVIDIA GPUs, int8 with float16 around it (not built yet)"),
 )
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:
@@ -38,8 +37,4 @@ def find_target(name: str) -> Target:
     Raises:
         InputError: no such target; the message lists the known ones and offers the nearest.
     """
-    if name in TARGETS:
-        return TARGETS[name]
-    near = difflib.get_close_matches(name, TARGETS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"unknown target {name!r}", f"{hint}known targets: {', '.join(sorted(TARGETS))}")
+    return lookup("target", name, TARGETS)

@@ -101,3 +101,11 @@ def test_default_run_folder_is_named_after_checkpoint_and_target() -> None:
 def test_preset_fills_only_the_knobs_that_are_not_given() -> None:
     options = Options("embedded:digits", effort="quick", samples=7).resolved()
     assert (options.samples, options.steps) == (7, PRESETS["quick"]["steps"])
+
+
+def test_run_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "occupied").write_text("a file")
+    done = ptq_export("--ckpt", "embedded:digits", "--out", tmp_path / "occupied" / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr and "Traceback" not in done.stderr
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("occupied", "a file")]

@@ -9,13 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ptq_export.checkpoints.lookup import lookup
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
 from ptq_export.checkpoints.unet import build_unet, sample_shape
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.lookup import lookup
 
 __all__ = ["ASSETS", "EMBEDDED", "SELF_DESCRIBING", "load_embedded"]
 

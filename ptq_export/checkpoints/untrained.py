@@ -4,9 +4,9 @@ import torch
 from diffusers import UNet2DModel
 
 from ptq_export.checkpoints.fit import tensors_sha256
-from ptq_export.checkpoints.lookup import lookup
 from ptq_export.checkpoints.unet import sample_shape
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.lookup import lookup
 
 __all__ = ["UNTRAINED", "load_untrained"]
 

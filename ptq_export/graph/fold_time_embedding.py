@@ -8,9 +8,16 @@ import onnx_ir as ir
 
 from ptq_export.graph.merge_projections import MergeProjections
 from ptq_export.graph.splice import Array, record, splice, split_channels
+from ptq_export.graph.strip_metadata import OWN_PREFIX
 from ptq_export.graph.tabulate import TimeFunction
 
-__all__ = ["FoldTimeEmbedding"]
+__all__ = ["ACCEPTED_TIMESTEPS", "FoldTimeEmbedding"]
+
+ACCEPTED_TIMESTEPS = f"{OWN_PREFIX}timesteps"
+"""The folded model's own note of the time-steps that it accepts: `0..999`, or a list: `0,50,100`."""
+
+MAX_EMBEDDING_BYTES = 16 * 2**20
+"""A table of SiLU(temb) alone takes 1 to 8 MB on published nets."""
 
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 
@@ -21,13 +28,13 @@ class FoldTimeEmbedding(ir.passes.InPlacePass):
     1. The frontier: values computed from `timestep` alone that other nodes read, one projection per residual block.
        All of them over 0..T-1 make one table; a Split gives each block its channels.
     2. If that is larger than `max_table_bytes`: the same over `timesteps` only, where the caller knows them (the
-       sampler's own steps). The engine then refuses any other.
+       sampler's own steps). ONNX Runtime then refuses any other.
     3. Else the latest value through which all of the frontier is computed, SiLU(temb), over 0..T-1, and one Gemm for
-       the projections that read it (`MergeProjections`).
+       the projections that read it (`MergeProjections`), if that table is at most `MAX_EMBEDDING_BYTES`.
     4. Unchanged if `timestep` is no int64 `[N]`, if no matrix product would go, if no table is small enough, or if a
        row depends on more than its own time-step.
 
-    The engine refuses t >= T. It does not refuse t < 0: ONNX's Gather counts those from the end, down to -T.
+    ONNX Runtime refuses t >= T. It does not refuse t < 0: Gather counts those from the end, down to -T.
     """
 
     def __init__(
@@ -60,12 +67,15 @@ class FoldTimeEmbedding(ir.passes.InPlacePass):
         splice(model, model.graph[0], tape, replaced)
         if not cut.is_frontier:
             MergeProjections()(model)
+        everything = f"0..{self.num_train_timesteps - 1}"
+        model.metadata_props[ACCEPTED_TIMESTEPS] = everything if row is timestep else ",".join(map(str, steps))
         return True
 
     def _affordable_steps(self, cut: "_Cut", row_bytes: int) -> Sequence[int]:
         """The most time-steps whose table is small enough; empty if there are none."""
         choices = (range(self.num_train_timesteps), self.timesteps if cut.is_frontier else ())
-        return next((steps for steps in choices if row_bytes * len(steps) <= self.max_table_bytes), ())
+        limit = self.max_table_bytes if cut.is_frontier else MAX_EMBEDDING_BYTES
+        return next((steps for steps in choices if row_bytes * len(steps) <= limit), ())
 
     def _listed_row(self, tape: ir.tape.Tape, timestep: ir.Value, steps: Sequence[int]) -> ir.Value:
         """The table row of each listed time-step; of any other, one past the end, which the engine refuses."""
@@ -117,19 +127,21 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 
 def _cuts(nodes: Sequence[ir.Node], timestep: ir.Value) -> Iterator[_Cut]:
-    """The frontier, then single values that all of it depends on, from the latest to the earliest."""
+    """The frontier, then single values that all of it depends on, from the latest on; only after a matrix product."""
     place = {node: index for index, node in enumerate(nodes)}
     values = [value for node in nodes for value in node.outputs]
     frontier = [v for v in values if v.is_graph_output() or any(use.node not in place for use in v.uses())]
     last_use = {v: max((place.get(use.node, -1) for use in v.uses()), default=-1) for v in [timestep, *values]}
     last_use |= dict.fromkeys(frontier, len(nodes))
-    cuts = [_Cut(frontier, nodes, is_frontier=True)]
-    for end in range(len(nodes) - 1, 0, -1):
+    first_product = next((index for index, node in enumerate(nodes) if node.op_type in _PRODUCTS), len(nodes))
+    if not frontier or first_product == len(nodes):
+        return
+    yield _Cut(frontier, nodes, is_frontier=True)
+    for end in range(len(nodes) - 1, first_product, -1):
         produced = [timestep, *(value for node in nodes[:end] for value in node.outputs)]
         live = [value for value in produced if last_use[value] >= end]
         if len(live) == 1 and live[0] is not timestep:
-            cuts.append(_Cut(live, nodes[:end], is_frontier=False))
-    return (cut for cut in cuts if any(node.op_type in _PRODUCTS for node in cut.nodes))
+            yield _Cut(live, nodes[:end], is_frontier=False)
 
 
 def _look_up(tape: ir.tape.Tape, row: ir.Value, tables: dict[ir.Value, Array]) -> dict[ir.Value, ir.Value]:

@@ -1,12 +1,14 @@
 """Convolution and linear on integer codes, as the engine computes them; the exported graph is these modules' trace.
 
-With input codes q of scale s (a scalar, or one per channel), weight codes c, and an output grid (sigma, zeta):
+With input steps s (a scalar, or one per channel), u = max(s), weight codes c of step v, and an output grid
+(sigma, zeta):
 
-    y_o = (q - z) * u  conv  c_o * v_o / sigma_o  +  b_o / sigma_o + zeta_o,      u = max(s)
+    q   = clamp(round(x * (u / s) / u) + z)
+    y_o = (q - z) * u  conv  c_o * v_o / sigma_o  +  b_o / sigma_o + zeta_o
     out = (clamp(round(y)) - zeta) * sigma
 
-Per-channel input scales live in the codes (c stands for w * s / u), per-channel output grids in v, b: the engine sees
-scalar grids on both sides. Without an output grid sigma = 1, zeta = 0 and y is the result.
+Per-channel input steps are a gain u / s on x, undone in the codes (c stands for w * s / u); per-channel output grids
+live in v and b: the engine sees scalar grids on both sides. Without an output grid y is the result (sigma 1, zeta 0).
 """
 
 from collections.abc import Mapping
@@ -18,7 +20,16 @@ from torch.nn import functional
 
 from ptq_export.nn.ops import dequantize_linear, quantize_linear
 
-__all__ = ["Grid", "LayerCodes", "QuantisedConv2d", "QuantisedLayer", "QuantisedLinear", "layer_state", "quantised_layer"]
+__all__ = [
+    "CeilingLayer",
+    "Grid",
+    "LayerCodes",
+    "QuantisedConv2d",
+    "QuantisedLayer",
+    "QuantisedLinear",
+    "layer_state",
+    "quantised_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class QuantisedLayer(nn.Module):
     bias_scale: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
-    input_unit: Tensor
+    input_gain: Tensor
     output_scale: Tensor
     output_zero_point: Tensor
 
@@ -58,45 +69,47 @@ class QuantisedLayer(nn.Module):
         super().__init__()
         for name, value in state.items():
             self.register_buffer(name, value.detach().clone())
+        self.has_input_gain = "input_gain" in state
         self.has_output_grid = "output_scale" in state
         self.register_buffer("zero_i8", torch.zeros_like(self.weight_scale, dtype=torch.int8), persistent=False)
         self.register_buffer("zero_i32", torch.zeros_like(self.bias_codes), persistent=False)
         self.register_buffer("zero_u8", torch.tensor(0, dtype=torch.uint8), persistent=False)
         self.register_buffer("one", torch.tensor(1.0), persistent=False)
 
-    def input_codes(self, x: Tensor) -> Tensor:
-        """uint8 codes of the layer's input."""
-        return quantize_linear(x, self.input_scale, self._spread(self.input_zero_point), self.channel_axis)
+    def on_grid(self, x: Tensor) -> Tensor:
+        """(q - z) * u: the input on its scalar grid, as the integer kernel reads it."""
+        if self.has_input_gain:
+            x = x * self.input_gain
+        codes = quantize_linear(x, self.input_scale, self.input_zero_point, 0)
+        values: Tensor = dequantize_linear(codes, self.input_scale, self.input_zero_point, 0)
+        return values
 
     def fake_input(self, x: Tensor) -> Tensor:
-        """The layer's input on its grid, in the input's own units."""
-        zero_point = self._spread(self.input_zero_point)
-        return dequantize_linear(self.input_codes(x), self.input_scale, zero_point, self.channel_axis)
+        """The input on its grid, in its own units: what a float layer would read."""
+        return self.on_grid(x) / self.input_gain if self.has_input_gain else self.on_grid(x)
 
     def fake_output(self, y: Tensor) -> Tensor:
         """A float layer's result on this layer's output grid."""
         if not self.has_output_grid:
             return y
         codes = quantize_linear(y, self.output_scale, self.output_zero_point, self.channel_axis)
-        return dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        values: Tensor = dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        return values
 
     def forward(self, x: Tensor) -> Tensor:
         """The engine's result for a float input, within float rounding."""
-        x = dequantize_linear(self.input_codes(x), self.input_unit, self.input_zero_point, self.channel_axis)
         weight = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
         bias = dequantize_linear(self.bias_codes, self.bias_scale, self.zero_i32, 0)
-        y = self.apply_weights(x, weight, bias)
+        y = self.apply_weights(self.on_grid(x), weight, bias)
         if not self.has_output_grid:
             return y
         codes = quantize_linear(y, self.one, self.zero_u8, self.channel_axis)
-        return dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        values: Tensor = dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        return values
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The float operation itself."""
         raise NotImplementedError
-
-    def _spread(self, zero_point: Tensor) -> Tensor:
-        return zero_point.expand_as(self.input_scale)
 
 
 class QuantisedConv2d(QuantisedLayer):
@@ -114,10 +127,22 @@ class QuantisedLinear(QuantisedLayer):
     """A linear layer on `[..., C]`, computed on rows `[rows, C]` so that the engine sees one Gemm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # type: ignore[no-any-return, no-untyped-call]
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
+
+
+class CeilingLayer(nn.Module):
+    """A float layer between the activation grids of a quantised one: what exact weights would give."""
+
+    def __init__(self, quantised: QuantisedLayer, layer: nn.Module) -> None:
+        super().__init__()
+        self.quantised, self.layer = quantised, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The float layer's result on quantised activations."""
+        return self.quantised.fake_output(self.layer(self.quantised.fake_input(x)))
 
 
 def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
@@ -133,10 +158,11 @@ def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
         "weight_scale": weight_scale,
         "bias_codes": bias.round().to(torch.int32),
         "bias_scale": bias_scale,
-        "input_scale": layer.input.scale,
+        "input_scale": unit,
         "input_zero_point": layer.input.zero_point,
-        "input_unit": unit,
     }
+    if layer.input.scale.ndim:
+        state["input_gain"] = (unit / layer.input.scale).reshape(-1, 1, 1)
     if layer.output:
         state |= {"output_scale": layer.output.scale, "output_zero_point": layer.output.zero_point}
     return {name: value.detach().clone() for name, value in state.items()}

@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ptq_export.artifacts import atomic_path
 from ptq_export.errors import InputError
 
-__all__ = ["Gallery", "Pair", "load_gallery", "png_uri"]
+__all__ = ["Gallery", "Pair", "load_gallery", "png_uri", "sample_grid"]
 
 Array = npt.NDArray[np.float64]
 SHOWN = 16
@@ -80,6 +81,23 @@ def png_uri(image: Array) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def sample_grid(images: Array, path: Path) -> None:
+    """Write images `[N, C, H, W]` in [-1, 1] as one picture, as square as N allows, each pixel enlarged."""
+    count, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 255, np.uint8)
+    pixels = np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    for index, image in enumerate(pixels):
+        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = image
+    scale = max(1, LARGEST_SIDE_PX // max(height, width))
+    picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+    with atomic_path(path) as temporary:
+        size = (picture.width * scale, picture.height * scale)
+        picture.resize(size, Image.Resampling.NEAREST).save(temporary, format="PNG")
 
 
 def _gain(difference: Array) -> int:

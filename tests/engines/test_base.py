@@ -47,6 +47,12 @@ def test_a_timestep_that_was_never_trained_is_refused(timestep: object) -> None:
         ENGINE(SAMPLE, timestep if np.isscalar(timestep) or timestep is None else np.array(timestep))
 
 
+@pytest.mark.parametrize("timestep", [torch.tensor(2.0).half(), torch.tensor(2.0).bfloat16(), np.float16(2)], ids=repr)
+def test_a_timestep_in_half_precision_is_refused(timestep: object) -> None:
+    with pytest.raises(InputError, match="rounds 2049 to 2048"):
+        ENGINE(SAMPLE, timestep)
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 4, 4), (3, 2, 4, 8), (2, 4, 4), (0, 2, 4, 4), (3, 2, 16)], ids=str)
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"takes \[N, 2, 4, 4\]"):
@@ -54,7 +60,7 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sample", [SAMPLE.astype(np.float64), torch.zeros(3, 2, 4, 4).half(), torch.zeros(3, 2, 4, 4).long(), "noise"]
+    "sample", [SAMPLE.astype(np.float64), torch.zeros(3, 2, 4, 4).bfloat16(), torch.zeros(3, 2, 4, 4).long(), "noise"]
 )
 def test_another_type_is_refused(sample: object) -> None:
     with pytest.raises(InputError, match="takes float32"):

@@ -15,9 +15,10 @@ def test_no_path_of_this_machine_is_left() -> None:
     folders = [sysconfig.get_path("purelib"), str(Path(__file__).parent), str(Path.home())]
     assert any(folder.encode() in model_bytes(model) for folder in folders)
     assert StripMetadata()(model).modified
-    text = model_bytes(model)
-    assert not any(folder.encode() in text for folder in folders)
-    assert not re.search(rb"/[\w.-]+/[\w.-]+|\.py\b|[A-Z]:\\", text[-200_000:].replace(b"\0", b""))
+    assert not any(folder.encode() in model_bytes(model) for folder in folders)
+    proto = ir.to_proto(model)
+    del proto.graph.initializer[:]  # weights are noise, in which anything may be found
+    assert not re.search(rb"/[\w.-]+/[\w.-]+|\.py\b|[A-Z]:\\", proto.SerializeToString())
     assert {key for node in model.graph for key in node.metadata_props} == {NAME_SCOPES}
 
 

@@ -1,0 +1,89 @@
+"""One module's part of an exported graph as a model of its own, so that an engine can run a layer or a block alone."""
+
+import onnx_ir as ir
+
+from ptq_export.errors import GateFailed
+from ptq_export.graph.name_layers import LAYER_OPS
+from ptq_export.graph.scopes import belongs_to, module_path
+
+__all__ = ["extract_module"]
+
+
+def extract_module(model: ir.Model, module: str) -> ir.Model:
+    """The nodes of `module`, from the one activation that it reads to the one that it makes.
+
+    Inputs are `x` and, where the module reads the time table, `timestep`; the output is `y`. What depends on the
+    time-step alone comes along. `model` is not changed.
+
+    Raises:
+        GateFailed: the module reads or makes several activations: it cannot be run alone.
+    """
+    model = model.clone()
+    timed = _time_values(model.graph)
+    inside = {node for node in model.graph if belongs_to(node, module)}
+    _adopt_shared_quantisers(inside)
+    outputs = _activations_leaving(inside) - timed
+    inputs = _activations_entering(inside) - timed
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise GateFailed(f"{module} reads {len(inputs)} and makes {len(outputs)} activations: it cannot run alone")
+    (source,), (result,) = inputs, outputs
+    return _cut(model, source, result)
+
+
+def _adopt_shared_quantisers(inside: set[ir.Node]) -> None:
+    """Take in the quantiser of a sibling: the exporter lets layers with equal grids on one input share it."""
+    for value in _activations_entering(inside):
+        producer = value.producer()
+        products = [use for use in value.uses() if use.node in inside and use.node.op_type in LAYER_OPS]
+        if not products or producer is None or producer.op_type != "DequantizeLinear":
+            continue
+        owner = module_path(producer)
+        frontier = [producer]
+        while frontier:
+            node = frontier.pop()
+            inside.add(node)
+            above = [read.producer() for read in node.inputs if _is_activation(read) and read is not None]
+            frontier += [made for made in above if made is not None and module_path(made) == owner]
+
+
+def _activations_entering(inside: set[ir.Node]) -> set[ir.Value]:
+    made = {value for node in inside for value in node.outputs}
+    return {value for node in inside for value in node.inputs if value is not None and _is_activation(value)} - made
+
+
+def _activations_leaving(inside: set[ir.Node]) -> set[ir.Value]:
+    return {
+        value
+        for node in inside
+        for value in node.outputs
+        if value.is_graph_output() or any(use.node not in inside for use in value.uses())
+    }
+
+
+def _is_activation(value: ir.Value | None) -> bool:
+    return value is not None and not value.is_initializer() and value.const_value is None
+
+
+def _time_values(graph: ir.Graph) -> set[ir.Value]:
+    """Every value computed from the input `timestep` alone."""
+    timed = {value for value in graph.inputs if value.name == "timestep"}
+    for node in graph:
+        read = {value for value in node.inputs if _is_activation(value)}
+        if read and read <= timed:
+            timed.update(node.outputs)
+    return timed
+
+
+def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
+    graph = model.graph
+    source_in = ir.Value(name="x", type=source.type, shape=source.shape)
+    for use in list(source.uses()):
+        use.node.replace_input_with(use.idx, source_in)
+    result.name = "y"
+    graph.outputs[:] = [result]
+    timestep = [value for value in graph.inputs if value.name == "timestep"]
+    graph.inputs[:] = [source_in, *timestep]
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    if timestep and not timestep[0].uses():
+        graph.inputs[:] = [source_in]
+    return model

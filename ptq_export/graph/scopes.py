@@ -1,0 +1,26 @@
+"""Which torch module each node of an exported graph came from."""
+
+import ast
+
+import onnx_ir as ir
+
+from ptq_export.graph.strip_metadata import NAME_SCOPES
+
+__all__ = ["belongs_to", "module_path"]
+
+
+def _scopes(node: ir.Node) -> list[str]:
+    """Module paths from the outermost to the innermost; the exporter's last entry names the operation."""
+    text = node.metadata_props.get(NAME_SCOPES)
+    return [scope for scope in ast.literal_eval(text)[:-1] if scope] if text else []
+
+
+def module_path(node: ir.Node) -> str:
+    """The innermost module that made `node`, or the empty string."""
+    scopes = _scopes(node)
+    return scopes[-1] if scopes else ""
+
+
+def belongs_to(node: ir.Node, module: str) -> bool:
+    """Whether `node` was made inside `module`."""
+    return module in _scopes(node)

@@ -1,0 +1,23 @@
+"""The main job and what one does with its run folders; the command line and the Python API call nothing else."""
+
+from ptq_export.engines import load_engine
+from ptq_export.pipeline.after import bench, compare, inspect, sample, verify
+from ptq_export.pipeline.api import export, quantise
+from ptq_export.pipeline.estimate import Estimate, estimate
+from ptq_export.pipeline.run import run
+from ptq_export.pipeline.stages import Progress
+
+__all__ = [
+    "Estimate",
+    "Progress",
+    "bench",
+    "compare",
+    "estimate",
+    "export",
+    "inspect",
+    "load_engine",
+    "quantise",
+    "run",
+    "sample",
+    "verify",
+]

@@ -1,0 +1,40 @@
+"""The main job's verbs one by one, for Python: quantise a denoiser, export it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ptq_export.calibrators.pairs import collect_pairs
+from ptq_export.calibrators.quantise import Method, UnitStore
+from ptq_export.calibrators.quantise import quantise as quantise_module
+from ptq_export.calibrators.reconstruct import Recipe
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
+from ptq_export.graph.single_file import save_model
+from ptq_export.options import Options
+from ptq_export.pipeline.stages import export_graph, given
+from ptq_export.targets import find_target
+
+__all__ = ["export", "quantise"]
+
+
+def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
+    """The same denoiser with integer layers: what the engine of `options.target` will compute, in torch.
+
+    Of `options` the target's scheme and the calibration knobs are read. Nothing is written.
+    """
+    options = (options or Options()).resolved()
+    scheme = find_target(options.target).scheme
+    if scheme is None:
+        raise InputError(f"{options.target} is a baseline: there is nothing to quantise", "use ort-int8")
+    count, steps = given(options.samples), given(options.steps)
+    pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, lambda _: None)
+    recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
+    method = Method(scheme, options.metric, recipe, options.seed)
+    store = UnitStore(load=lambda _: None, save=lambda _, __: None)
+    return replace(denoiser, module=quantise_module(denoiser, pairs, method, store, lambda _: None))
+
+
+def export(denoiser: Denoiser, path: Path | str) -> Path:
+    """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch."""
+    save_model(export_graph(denoiser, denoiser.module), Path(path))
+    return Path(path)

@@ -1,0 +1,55 @@
+"""What a run will take, from one timed evaluation of the network: shown before long work begins."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.options import Options
+from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
+from ptq_export.pipeline.stages import given
+from ptq_export.sampling import initial_noise
+
+__all__ = ["Estimate", "estimate"]
+
+LEARNING_COST = 6.0  # one learning step on a sample, in evaluations: forward, backward, and the soft weights
+MODELS_MEASURED = 4  # full precision, simulation, ceiling, engine
+FIXED_S = 45.0  # two exports and the latency rounds of a small net
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Wall-clock seconds, peak memory and disk space of a whole run."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+def estimate(options: Options) -> Estimate:
+    """Estimate the run that `options` ask for; a factor of two either way is to be expected."""
+    options = options.resolved()
+    denoiser = load_checkpoint(options.ckpt, options.resolution)
+    sample = initial_noise((4, *denoiser.sample_shape), 0)
+    times = torch.zeros(4, dtype=torch.int64)
+    denoiser(sample, times)
+    started = time.perf_counter()
+    denoiser(sample, times)
+    per_sample_s = (time.perf_counter() - started) / len(sample)
+    samples, held_out = given(options.samples), given(options.held_out)
+    units = len(find_units(denoiser.module, find_sites(denoiser)))
+    evaluations = samples * (given(options.steps) + 2 + units)
+    evaluations += held_out * MODELS_MEASURED * (LOOP_STEPS + TIMESTEPS)
+    if options.rounding == "learned":
+        evaluations += int(LEARNING_COST * 16 * given(options.iterations))
+    if denoiser.source.spec == "embedded:digits":
+        evaluations += 2 * FID_SAMPLES * LOOP_STEPS
+    parameter_bytes = 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
+    activations = samples * sample[0].numel() * 4 * 128
+    return Estimate(
+        seconds=FIXED_S + evaluations * per_sample_s + parameter_bytes * 5e-7,
+        memory_bytes=700 * 2**20 + 10 * parameter_bytes + activations,
+        disk_bytes=5 * parameter_bytes,
+    )

@@ -1,0 +1,58 @@
+"""The latency stage: int8 against both float baselines, per denoising step and over whole loops."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptq_export.benchmarks.chart import plot_latency
+from ptq_export.benchmarks.clock import Protocol
+from ptq_export.benchmarks.environment import describe_environment
+from ptq_export.benchmarks.latency import LatencyReport, measure_steps
+from ptq_export.benchmarks.loop import measure_loop
+from ptq_export.benchmarks.memory import peak_memory_bytes
+from ptq_export.engines.base import Engine
+from ptq_export.engines.ort import OrtEngine, load_files
+from ptq_export.pipeline.proofs import build
+from ptq_export.pipeline.stages import FP32, FP32_UNFOLDED, Job, int8_file
+
+__all__ = ["measure_latency"]
+
+BATCHES = (1, 16)
+LOOPS = (("ddim", 20), ("dpm-solver++", 20))
+
+
+def measure_latency(job: Job) -> dict[str, Any]:
+    """Write `latency.json` and `latency.png`; returns the former."""
+    files = {job.target.name: int8_file(job.target), "ort-fp32": FP32, "ort-fp32-unfolded": FP32_UNFOLDED}
+    engines = {name: build(job, file) for name, file in files.items()}
+    batches = BATCHES if job.options.batch is None else (job.options.batch,)
+    shape, schedule = job.denoiser.sample_shape, job.denoiser.schedule
+    protocol = Protocol(min_rounds=job.options.rounds, min_seconds=job.options.seconds)
+    times = range(0, schedule.num_train_timesteps, max(1, schedule.num_train_timesteps // 20))
+    with job.stage("latency per step") as share:
+        steps = measure_steps(engines, batches, shape, protocol, times, share)
+    loops = []
+    for sampler, count in LOOPS:
+        with job.stage(f"latency of a {sampler} loop") as share:
+            brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0)
+            both: dict[str, Engine] = {name: engines[name] for name in (job.target.name, "ort-fp32")}
+            loops.append(measure_loop(both, sampler, schedule, count, (batches[0], *shape), brief, share))
+    report = LatencyReport(
+        environment=describe_environment(),
+        protocol=protocol,
+        steps=steps,
+        loops=loops,
+        size_bytes={name: (job.folder.path / file).stat().st_size for name, file in files.items()},
+        peak_memory_bytes=_peak_memory(engines, (batches[0], *shape)),
+    ).to_json()
+    job.folder.save_json("latency.json", report)
+    plot_latency(report, job.folder.path / "latency.png")
+    job.folder.keep("latency.png")
+    return report
+
+
+def _peak_memory(engines: Mapping[str, OrtEngine], shape: tuple[int, ...]) -> dict[str, int]:
+    return {
+        name: peak_memory_bytes(load_files, [str(Path(engine.source).resolve())], shape)
+        for name, engine in engines.items()
+    }

@@ -1,0 +1,150 @@
+"""Building the engine and proving it: int8 layers read back, parity with the simulation, fidelity to full precision."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ptq_export.benchmarks.fid import compare_digit_fid
+from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
+from ptq_export.benchmarks.held_out import held_out_noise, held_out_pairs, sampler_timesteps
+from ptq_export.benchmarks.parity import global_parity, local_parity
+from ptq_export.benchmarks.same_noise import final_samples, same_noise_psnr
+from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.engines.base import Engine
+from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
+from ptq_export.engines.ort_layers import executed_layers
+from ptq_export.nn.layers import CeilingLayer
+from ptq_export.pipeline.stages import Job, given, int8_file
+from ptq_export.sampling import EpsModel
+
+__all__ = ["any_batch", "build", "check_layers", "measure_fidelity", "prove_parity"]
+
+LOOP_STEPS, TIMESTEPS = 20, 10
+FID_SAMPLES = 256
+LOCAL_PAIRS = 8
+SCHEMA = 1
+
+
+def build(job: Job, file: str) -> OrtEngine:
+    """The engine of one of the run's ONNX files, as it is served."""
+    options = _engine_options(job)
+    return OrtEngine(job.folder.path / file, job.folder.path / "engine", options, job.folder.sha256(file))
+
+
+def _engine_options(job: Job) -> OrtOptions:
+    threads = {} if job.options.threads is None else {"threads": job.options.threads}
+    return OrtOptions(batch=job.options.batch, **threads)
+
+
+def any_batch(engine: Engine) -> EpsModel:
+    """The engine as a function of any batch: one compiled for N samples is called on N at a time."""
+    if engine.batch is None:
+        return engine
+    size = engine.batch
+
+    def call(sample: Tensor, timestep: Tensor) -> Tensor:
+        short = -len(sample) % size
+        padded = torch.cat([sample, sample[:1].expand(short, *sample.shape[1:])])
+        times = torch.cat([timestep, timestep[:1].expand(short)])
+        chunks = zip(padded.split(size), times.split(size), strict=True)
+        return torch.cat([engine(chunk, t) for chunk, t in chunks])[: len(sample)]
+
+    return call
+
+
+def check_layers(job: Job, engine: OrtEngine) -> list[str]:
+    """Write `layers.json`; returns what is float in the engine and was meant to be int8."""
+    sites = find_sites(job.denoiser)
+    kept = {site.name: site.keep_float for site in sites}
+    folded = [site for site in sites if "time-step alone" in site.keep_float]
+    expected = {site.name: "float" if site.keep_float else "int8" for site in sites if site not in folded}
+    records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
+    rows = [
+        {key: value for key, value in asdict(record).items() if key != "executed"}
+        | {"reason": kept.get(record.name) or record.reason, "op": record.op}
+        for record in records
+    ]
+    job.folder.save_json("layers.json", {"schema": SCHEMA, "layers": rows})
+    return [
+        f"{record.name} runs in float in the engine: {record.reason}"
+        for record in records
+        if record.intended == "int8" and record.precision != "int8"
+    ]
+
+
+def prove_parity(
+    job: Job, simulation: nn.Module, graph: ir.Model, pairs: CalibrationPairs, curves: Mapping[str, Curve]
+) -> list[str]:
+    """Write `parity.json`; returns what is past its bound."""
+    units = find_units(job.denoiser.module, find_sites(job.denoiser))
+    modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
+    chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
+    with job.stage("parity, layer by layer"):
+        local = local_parity(simulation, graph, modules, run_graph, pairs.sample[chosen], pairs.timestep[chosen])
+    whole = global_parity(curves["simulation"], curves[job.target.name])
+    rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
+    job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})
+    failures = [f"{row.kind} {row.block}: the engine differs from the simulation" for row in local if not row.ok]
+    failures += [
+        f"t = {row.timestep}: engine {row.engine_db:.1f} dB, simulation {row.simulation_db:.1f} dB"
+        for row in whole
+        if not row.ok
+    ]
+    return failures
+
+
+def measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
+    """Write `fidelity.json` and `samples.safetensors`; returns the curves of engine, simulation and ceiling."""
+    denoiser, schedule, name = job.denoiser, job.denoiser.schedule, job.target.name
+    count = given(job.options.held_out)
+    models: dict[str, EpsModel] = {
+        name: any_batch(engine),
+        "simulation": torch.no_grad()(simulation),
+        "ceiling": torch.no_grad()(_ceiling(denoiser.module, simulation)),
+    }
+    times = sampler_timesteps(schedule, LOOP_STEPS, TIMESTEPS)
+    with job.stage("fidelity, step by step") as share:
+        pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, count, 1, LOOP_STEPS)
+        curves = sqnr_per_timestep(denoiser, models, pairs, schedule, LOOP_STEPS, share)
+    noise = held_out_noise((count, *denoiser.sample_shape), 2)
+    with job.stage("fidelity, final samples") as share:
+        same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, progress=share)
+    job.folder.save_tensors(
+        "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
+    )
+    value = {
+        "schema": SCHEMA,
+        "pairs_per_timestep": count,
+        "timesteps": times,
+        "curves": {key: curve.to_json() for key, curve in curves.items()},
+        "psnr": same.to_json(),
+        "fid": _digit_fid(job, models[name]),
+    }
+    job.folder.save_json("fidelity.json", value)
+    return curves
+
+
+def _digit_fid(job: Job, engine: EpsModel) -> dict[str, Any] | None:
+    if job.denoiser.source.spec != "embedded:digits":
+        return None
+    denoiser, schedule = job.denoiser, job.denoiser.schedule
+    noise = held_out_noise((FID_SAMPLES, *denoiser.sample_shape), 3)
+    with job.stage("digit-FID") as share:
+        reference = final_samples(denoiser, schedule, noise, LOOP_STEPS)
+        share(0.6)
+        return compare_digit_fid(reference, final_samples(engine, schedule, noise, LOOP_STEPS)).to_json()
+
+
+def _ceiling(module: nn.Module, simulation: nn.Module) -> nn.Module:
+    """The network with exact weights behind the simulation's activation grids."""
+    ceiling = copy.deepcopy(simulation)
+    for name, layer in quantised_modules(simulation).items():
+        ceiling.set_submodule(name, CeilingLayer(layer, module.get_submodule(name)))
+    return ceiling

@@ -1,0 +1,179 @@
+"""The main job: checkpoint -> calibration -> ONNX -> engine -> proofs -> latency -> report, in one run folder."""
+
+import os
+import shlex
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ptq_export.artifacts import describe_file, read_json, write_json
+from ptq_export.benchmarks.environment import describe_environment, package_versions
+from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.ranges import find_metric
+from ptq_export.calibrators.timesteps import find_policy
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.options import Options
+from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.proofs import build, check_layers, measure_fidelity, prove_parity
+from ptq_export.pipeline.stages import SILENT, Job, Progress, calibration_pairs, export_graphs, int8_file, quantised
+from ptq_export.report import build_report
+from ptq_export.targets import find_target
+
+__all__ = ["run"]
+
+SCHEMA = 1
+
+
+def run(options: Options, progress: Progress = SILENT) -> Path:
+    """Do the whole job, or what is left of it; returns the run folder.
+
+    Raises:
+        GateFailed: a proof does not hold. Everything was written, the manifest and the report say what failed.
+        InputError: an option, the checkpoint or the run folder cannot be used; nothing was written.
+        EnvironmentMissing: this machine lacks what the target needs.
+    """
+    options = options.resolved()
+    job = prepare(options, progress)
+    if job.folder.has("verdict.json"):
+        progress.message(f"{job.folder.path} is finished already")
+        return _finished(job)
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    started = datetime.now(UTC)
+    pairs = calibration_pairs(job)
+    _record_calibration(job, pairs)
+    simulation = quantised(job, pairs)
+    graph = export_graphs(job, simulation)
+    with job.stage("engine"):
+        engine = build(job, int8_file(job.target))
+    failures = check_layers(job, engine)
+    curves = measure_fidelity(job, simulation, engine)
+    failures += prove_parity(job, simulation, graph, pairs, curves)
+    latency = measure_latency(job)
+    _write_manifest(job, started, latency, failures)
+    return _finished(job)
+
+
+def prepare(options: Options, progress: Progress) -> Job:
+    """Check everything that can be checked before work begins, then open the run folder."""
+    target = find_target(options.target)
+    if target.scheme is None:
+        raise InputError(f"{target.name} is a baseline: there is nothing to quantise", "use --target ort-int8")
+    find_policy(options.policy)
+    find_metric(options.metric)
+    if options.calibration_data is not None and not options.calibration_data.is_file():
+        raise InputError(f"{options.calibration_data} does not exist", "give a .safetensors or .npz file")
+    denoiser = load_checkpoint(options.ckpt, options.resolution)
+    for note in denoiser.source.notes:
+        progress.message(note)
+    request = {
+        "schema": SCHEMA,
+        "options": _plain(replace(options, out=None)),
+        "checkpoint": {"sha256": denoiser.source.sha256},
+        "versions": package_versions(),
+        "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
+    }
+    return Job(options, target, denoiser, RunFolder(options.folder, request), progress)
+
+
+def _finished(job: Job) -> Path:
+    path = job.folder.path
+    build_report(path)
+    failures = read_json(path / "manifest.json")["verdict"]["failures"]
+    if failures:
+        shown = "\n".join(f"  {failure}" for failure in failures[:10])
+        raise GateFailed(f"{len(failures)} proofs do not hold:\n{shown}", f"see {path / 'report.html'}")
+    return path
+
+
+def _record_calibration(job: Job, pairs: CalibrationPairs) -> None:
+    options = job.options
+    job.folder.save_json(
+        "calibration.json",
+        {
+            "schema": SCHEMA,
+            "policy": "own data" if options.calibration_data else options.policy,
+            "metric": options.metric,
+            "rounding": options.rounding,
+            "pairs": len(pairs),
+            "timesteps": pairs.timestep.tolist(),
+            "sampler": "ddim",
+            "steps": options.steps,
+            "seconds": sum(job.timings_s.values()),
+        },
+    )
+
+
+def _write_manifest(job: Job, started: datetime, latency: dict[str, Any], failures: list[str]) -> None:
+    folder, target = job.folder, job.target
+    verdict = _verdict(job, latency, failures)
+    folder.save_json("verdict.json", verdict)
+    artefacts = {name: describe_file(folder.path / name) for name in folder.names if not name.startswith("units/")}
+    manifest = {
+        "schema": SCHEMA,
+        "ptq_export": package_versions()["ptq-export"],
+        "command": command_line(job.options),
+        "created": started.isoformat(timespec="seconds"),
+        "options": _plain(job.options),
+        "denoiser": _describe(job.denoiser),
+        "target": target.name,
+        "scheme": asdict(target.scheme) if target.scheme else None,
+        "versions": package_versions(),
+        "environment": describe_environment().to_json(),
+        "artefacts": artefacts,
+        "timings_s": job.timings_s,
+        "verdict": verdict,
+    }
+    write_json(folder.path / "manifest.json", manifest)
+
+
+def _verdict(job: Job, latency: dict[str, Any], failures: list[str]) -> dict[str, Any]:
+    fidelity, layers = (read_json(job.folder.path / name) for name in ("fidelity.json", "layers.json"))
+    name = job.target.name
+    step = latency["steps"][0]
+    rows = layers["layers"]
+    return {
+        "ok": not failures,
+        "valid": step["valid"],
+        "speedup": step["speedup"]["ort-fp32"],
+        "psnr_db": fidelity["psnr"]["values"][name]["mean_db"],
+        "median_sqnr_db": round(median(fidelity["curves"][name]["sqnr_db"]), 2),
+        "int8_layers": sum(row["precision"] == "int8" for row in rows),
+        "layers": len(rows),
+        "failures": failures,
+    }
+
+
+def _describe(denoiser: Denoiser) -> dict[str, Any]:
+    source = denoiser.source
+    return {
+        "spec": source.spec,
+        "format": source.format,
+        "sha256": source.sha256,
+        "ema": source.ema,
+        "notes": list(source.notes),
+        "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
+        "sample_shape": list(denoiser.sample_shape),
+        "schedule": asdict(denoiser.schedule),
+    }
+
+
+def command_line(options: Options) -> str:
+    """The command that asks for `options`: those that are not the defaults."""
+    default = Options().resolved()
+    words = ["ptq-export"]
+    for name, value in _plain(options).items():
+        if value != getattr(default, name) or name in ("ckpt", "target"):
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}

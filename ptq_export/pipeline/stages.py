@@ -1,0 +1,211 @@
+"""The arrows of the main job: each takes values, leaves its result in the run folder, and is skipped if that is there."""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import onnx_ir as ir
+from torch import nn
+
+from ptq_export.benchmarks.environment import package_versions
+from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
+from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
+from ptq_export.calibrators.reconstruct import Recipe
+from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.denoiser import Denoiser
+from ptq_export.graph.audit import check_codes
+from ptq_export.graph.constant_shapes import ConstantShapes
+from ptq_export.graph.export import export_module
+from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
+from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.single_file import load_model, save_model
+from ptq_export.graph.strip_metadata import StripMetadata
+from ptq_export.nn.scheme import Scheme
+from ptq_export.options import Options
+from ptq_export.pipeline.folder import RunFolder
+from ptq_export.targets import Target
+
+__all__ = [
+    "FP32",
+    "FP32_UNFOLDED",
+    "QUANTISED",
+    "SILENT",
+    "Job",
+    "Progress",
+    "calibration_pairs",
+    "export_graph",
+    "export_graphs",
+    "given",
+    "int8_file",
+    "quantised",
+]
+
+PAIRS = "pairs.safetensors"
+QUANTISED = "quantised.safetensors"
+FP32 = "denoiser.fp32.onnx"
+FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
+TABLE_SHARE = 0.1
+
+
+class Progress(Protocol):
+    """Hears what the job is doing."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage of `total` parts begins (None: unknown)."""
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more parts are done."""
+
+    def message(self, text: str) -> None:
+        """Something the user should read."""
+
+
+class _Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Ignored."""
+
+    def advance(self, n: int = 1) -> None:
+        """Ignored."""
+
+    def message(self, text: str) -> None:
+        """Ignored."""
+
+
+SILENT = _Silent()
+
+
+@dataclass
+class Job:
+    """What every stage needs; `timings_s` grows as stages are run."""
+
+    options: Options
+    target: Target
+    denoiser: Denoiser
+    folder: RunFolder
+    progress: Progress
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
+        """Time a stage; yields a function that hears the share done (0 to 1)."""
+        self.progress.stage(name, total if total is not None else 100)
+        started, told = time.monotonic(), 0
+
+        def share(done: float) -> None:
+            nonlocal told
+            self.progress.advance(int(done * 100) - told)
+            told = int(done * 100)
+
+        yield share
+        self.timings_s[name] = round(time.monotonic() - started, 2)
+
+
+def calibration_pairs(job: Job) -> CalibrationPairs:
+    """Pairs of the full-precision sampler, or the user's own."""
+    options = job.options
+    if options.calibration_data is not None:
+        return load_pairs(options.calibration_data, job.denoiser)
+    found = job.folder.load_tensors(PAIRS)
+    if found is None:
+        count, steps = given(options.samples), given(options.steps)
+        with job.stage("calibration pairs", count * steps):
+            pairs = collect_pairs(job.denoiser, count, steps, options.policy, options.seed, job.progress.advance)
+        job.folder.save_tensors(PAIRS, {"sample": pairs.sample, "timestep": pairs.timestep})
+        return pairs
+    return CalibrationPairs(found["sample"], found["timestep"])
+
+
+def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
+    """The simulation: the network with integer layers."""
+    state = job.folder.load_tensors(QUANTISED)
+    if state is not None:
+        model = copy.deepcopy(job.denoiser.module)
+        restore(model, state)
+        return model
+    options, folder = job.options, job.folder
+    recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
+    method = Method(_scheme(job), options.metric, recipe, options.seed)
+    units = find_units(job.denoiser.module, find_sites(job.denoiser))
+    store = UnitStore(
+        load=lambda index: folder.load_tensors(_unit_file(index)),
+        save=lambda index, state: folder.save_tensors(_unit_file(index), state),
+    )
+    with job.stage(f"calibration, {options.rounding} rounding", len(units)):
+        model = quantise(job.denoiser, pairs, method, store, lambda _: job.progress.advance())
+    layers = quantised_modules(model)
+    state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
+    folder.save_tensors(QUANTISED, state)
+    return model
+
+
+def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
+    """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
+    denoiser, folder = job.denoiser, job.folder
+    int8 = int8_file(job.target)
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
+        with job.stage("ONNX export") as share:
+            _save(folder, FP32_UNFOLDED, export_graph(denoiser, denoiser.module, fold=False))
+            share(0.3)
+            _save(folder, FP32, export_graph(denoiser, denoiser.module))
+            share(0.6)
+            graph = export_graph(denoiser, simulation)
+            graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(_scheme(job)), sort_keys=True)
+            graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
+            _save(folder, int8, graph)
+    graph = load_model(folder.path / int8)
+    check_codes(graph, quantised_modules(simulation))
+    return graph
+
+
+def export_graph(denoiser: Denoiser, module: nn.Module, fold: bool = True) -> ir.Model:
+    """The graph of `module`, the denoiser's own or its simulation, ready for the engine."""
+    steps = denoiser.schedule.num_train_timesteps
+    graph = export_module(module, denoiser.sample_shape)
+    StripMetadata()(graph)
+    ConstantShapes()(graph)
+    NameLayers()(graph)
+    graph.metadata_props["num_train_timesteps"] = str(steps)
+    graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
+    graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
+    if fold:
+        FoldTimeEmbedding(steps, max_table_bytes=int(TABLE_SHARE * _engine_bytes(denoiser)))(graph)
+    return graph
+
+
+def int8_file(target: Target) -> str:
+    """The name of a target's ONNX file."""
+    return f"denoiser.{target.name}.onnx"
+
+
+def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
+    save_model(graph, folder.path / name)
+    folder.keep(name)
+
+
+def _engine_bytes(denoiser: Denoiser) -> int:
+    """About the size of the int8 engine: one byte per quantised weight, four per other parameter."""
+    module = denoiser.module
+    quantised = [site.name for site in find_sites(denoiser) if not site.keep_float]
+    saved = sum(3 * module.get_submodule(name).get_parameter("weight").numel() for name in quantised)
+    return sum(4 * parameter.numel() for parameter in module.parameters()) - saved
+
+
+def _scheme(job: Job) -> Scheme:
+    assert job.target.scheme is not None, "the command line refuses float targets"
+    return job.target.scheme
+
+
+def _unit_file(index: int) -> str:
+    return f"units/{index:03d}.safetensors"
+
+
+def given(value: int | None) -> int:
+    """A knob that `Options.resolved()` has filled in."""
+    assert value is not None, "options are resolved before the job"
+    return value

@@ -1,0 +1,183 @@
+"""Calibration pairs are what the network saw; the user's own are checked before anything is computed."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from calibrators_toys import Recorder, denoiser_of
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs, save_pairs
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
+
+SHAPE = (1, 4, 4)
+
+
+def recorder() -> Denoiser:
+    return denoiser_of(Recorder(), SHAPE)
+
+
+def collected(policy: str = "ndtc", count: int = 6, batch: int = 4) -> tuple[CalibrationPairs, Recorder]:
+    denoiser = recorder()
+    pairs = collect_pairs(denoiser, count, 5, policy, 11, lambda _: None, batch)
+    assert isinstance(denoiser.module, Recorder)
+    return pairs, denoiser.module
+
+
+@pytest.mark.parametrize("policy", ["ndtc", "uniform", "single"])
+def test_each_pair_is_a_sample_and_the_time_that_the_network_saw_with_it(policy: str) -> None:
+    pairs, net = collected(policy)
+    seen = [(x, t) for samples, times in net.calls for x, t in zip(samples, times, strict=True)]
+    assert len(seen) == 6 * 5
+    for sample, timestep in zip(pairs.sample, pairs.timestep, strict=True):
+        assert any(torch.equal(sample, x) and timestep == t for x, t in seen)
+
+
+def test_every_pair_comes_from_a_trajectory_of_its_own() -> None:
+    pairs, net = collected("single", count=6, batch=6)
+    at_that_time = [samples for samples, times in net.calls if times[0] == pairs.timestep[0]]
+    assert len(at_that_time) == 1 and torch.equal(pairs.sample, at_that_time[0])
+
+
+def test_as_released_stores_the_next_sample_under_the_loop_index() -> None:
+    pairs, net = collected("as-released", count=40, batch=40)
+    for row, index in enumerate(pairs.timestep.tolist()):
+        if index < 4:
+            assert torch.equal(pairs.sample[row], net.calls[index + 1][0][row])
+    assert set(pairs.timestep.tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_neither_batch_size_nor_the_global_generator_matters(batch: int) -> None:
+    wanted, _ = collected(batch=6)
+    torch.manual_seed(batch)
+    state = torch.get_rng_state()
+    pairs, _ = collected(batch=batch)
+    assert torch.equal(pairs.sample, wanted.sample) and torch.equal(pairs.timestep, wanted.timestep)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_adds_up_to_every_network_evaluation() -> None:
+    told: list[int] = []
+    collect_pairs(recorder(), 7, 5, "ndtc", 0, told.append, batch=4)
+    assert told == [4] * 5 + [3] * 5
+
+
+def good() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"sample": torch.randn(3, *SHAPE, generator=generator), "timestep": torch.tensor([0, 500, 999])}
+
+
+def save(path: Path, tensors: dict[str, Tensor]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **{name: value.numpy() for name, value in tensors.items()})
+    else:
+        save_file(tensors, path)
+    return path
+
+
+def test_pairs_survive_a_file(tmp_path: Path) -> None:
+    pairs, _ = collected()
+    save_pairs(tmp_path / "pairs.safetensors", pairs)
+    loaded = load_pairs(tmp_path / "pairs.safetensors", recorder())
+    assert torch.equal(loaded.sample, pairs.sample) and torch.equal(loaded.timestep, pairs.timestep)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_the_users_own_pairs_are_taken_in_either_format_and_any_precision(
+    tmp_path: Path, name: str, kind: torch.dtype
+) -> None:
+    tensors = good()
+    path = save(tmp_path / name, {"sample": tensors["sample"].to(kind), "timestep": tensors["timestep"].to(kind)})
+    with torch.no_grad():
+        pairs = load_pairs(path, recorder())
+    assert pairs.sample.dtype == torch.float32 and pairs.timestep.dtype == torch.int64
+    torch.testing.assert_close(pairs.sample, tensors["sample"], atol=2e-3, rtol=2e-3)
+    assert pairs.timestep.tolist() == ([0, 500, 999])
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "no sample": (lambda arrays: arrays.pop("sample"), "no array sample"),
+    "no timestep": (lambda arrays: arrays.pop("timestep"), "no array timestep"),
+    "no arrays": (lambda arrays: (arrays.clear(), arrays.update(x=torch.zeros(1))), "no array sample and no array"),
+    "other shape": (lambda arrays: arrays.update(sample=torch.zeros(3, 1, 4, 5)), r"\[3, 1, 4, 5\].* \[N, 1x4x4\]"),
+    "no batch": (lambda arrays: arrays.update(sample=torch.zeros(SHAPE)), r"\[1, 4, 4\].* \[N, 1x4x4\]"),
+    "empty": (lambda arrays: arrays.update(sample=torch.zeros(0, *SHAPE)), r"\[0, 1, 4, 4\]"),
+    "another N": (lambda arrays: arrays.update(timestep=torch.tensor([1, 2])), "one integer per sample"),
+    "fraction": (lambda arrays: arrays.update(timestep=torch.tensor([1.5, 2, 3])), "one integer per sample"),
+    "NaN time": (lambda arrays: arrays.update(timestep=torch.tensor([torch.nan, 2, 3])), "one integer per sample"),
+    "t = T": (lambda arrays: arrays.update(timestep=torch.tensor([0, 1, 1000])), r"lie in 0\.\.999"),
+    "t < 0": (lambda arrays: arrays.update(timestep=torch.tensor([0, 1, -1])), r"lie in 0\.\.999"),
+    "NaN": (lambda arrays: arrays["sample"].view(-1)[:1].fill_(torch.nan), "NaN or infinite"),
+    "infinite": (lambda arrays: arrays["sample"].view(-1)[:1].fill_(torch.inf), "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
+@pytest.mark.parametrize("flaw", BAD)
+def test_unfit_pairs_are_refused_with_the_reason(tmp_path: Path, name: str, flaw: str) -> None:
+    arrays = good()
+    spoil, reason = BAD[flaw]
+    spoil(arrays)
+    with pytest.raises(InputError, match=reason) as refused:
+        load_pairs(save(tmp_path / name, arrays), recorder())
+    assert name in refused.value.cause and "sample [N, C, H, W]" in refused.value.remedy
+
+
+@pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99], ids=["empty", "half", "almost whole"])
+def test_a_truncated_file_is_refused(tmp_path: Path, name: str, kept: float) -> None:
+    path = save(tmp_path / name, good())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError, match="cannot be used"):
+        load_pairs(path, recorder())
+
+
+@pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_pairs(tmp_path / name, recorder())
+
+
+def test_a_changed_byte_of_an_archive_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path / "pairs.npz", good())
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="CRC"):
+        load_pairs(path, recorder())
+
+
+class Bomb:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("form", ["object array", "bare pickle"])
+def test_a_pickle_inside_is_refused_and_does_not_run(tmp_path: Path, form: str) -> None:
+    path, witness = tmp_path / "pairs.npz", tmp_path / "ran"
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(Bomb(witness)))
+    else:
+        np.savez(path, sample=np.array([Bomb(witness)], dtype=object), timestep=np.zeros(1))
+    with pytest.raises(InputError, match="cannot be used"):
+        load_pairs(path, recorder())
+    assert not witness.exists()
+
+
+def test_a_plain_array_named_npz_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "pairs.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match="cannot be used"):
+        load_pairs(tmp_path / "pairs.npz", recorder())

@@ -1,0 +1,117 @@
+"""Which layers become integers, why the others stay float, and what is reconstructed together."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from calibrators_toys import denoiser_of, plain_denoiser, unet_denoiser
+from torch import Tensor, nn
+
+from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked
+
+
+def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
+    reasons = {site.name: site.keep_float for site in find_sites(unet_denoiser())}
+    assert reasons.pop("unet.conv_in").startswith("first layer")
+    assert reasons.pop("unet.conv_out").startswith("last layer")
+    time_only = {name for name in reasons if "time_emb" in name}
+    assert len(time_only) == 2 + 8
+    assert all(reasons.pop(name).startswith("depends on the time-step alone") for name in time_only)
+    assert set(reasons.values()) == {""} and len(reasons) > 30
+
+
+def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
+    denoiser = unet_denoiser()
+    layers = {name for name, module in denoiser.module.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    names = [site.name for site in find_sites(denoiser)]
+    assert set(names) == layers and len(names) == len(layers)
+    order = [names.index(f"unet.{part}") for part in ("conv_in", "mid_block.resnets.0.conv1", "conv_out")]
+    assert order == sorted(order)
+    assert names.index("unet.mid_block.resnets.1.conv1") < names.index("unet.up_blocks.0.resnets.0.conv1")
+
+
+def test_a_plain_network_is_read_by_its_trace() -> None:
+    assert find_sites(plain_denoiser()) == (
+        Site("stem", "first layer: reads the noisy sample itself"),
+        Site("shift", "depends on the time-step alone: folded into a table"),
+        Site("body.0"),
+        Site("body.2"),
+        Site("mix"),
+        Site("head", "last layer: makes eps itself"),
+    )
+
+
+class Around(nn.Module):
+    """eps = head(layer(stem(x)))."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head, self.unused = nn.Conv2d(1, 4, 1), layer, nn.Conv2d(4, 1, 1), nn.Linear(1, 1)
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        eps: Tensor = self.head(self.layer(self.stem(sample)))
+        return eps
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (lambda: nn.Conv2d(4, 4, 3, padding=1), ""),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "padding mode circular"),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), "grouped convolution"),
+    ],
+    ids=["plain", "circular", "depthwise"],
+)
+def test_convolutions_without_an_integer_form_stay_float(layer: Callable[[], nn.Module], reason: str) -> None:
+    sites = {site.name: site.keep_float for site in find_sites(denoiser_of(Around(layer()), (1, 4, 4)))}
+    assert list(sites) == ["stem", "layer", "head"]
+    assert sites["layer"].startswith(reason) and bool(sites["layer"]) == bool(reason)
+
+
+def test_finding_sites_leaves_no_hook_and_no_global_random_state_behind() -> None:
+    denoiser = plain_denoiser()
+    state = torch.get_rng_state()
+    find_sites(denoiser)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in denoiser.module.modules())
+
+
+def test_hooks_are_gone_even_after_an_error() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="stop"), hooked({"x": layer}, lambda *_: None):
+        raise RuntimeError("stop")
+    assert not layer._forward_hooks
+
+
+def test_units_are_blocks_or_single_layers_in_execution_order() -> None:
+    denoiser = unet_denoiser()
+    units = find_units(denoiser.module, find_sites(denoiser))
+    names = [unit.name.removeprefix("unet.") for unit in units]
+    assert names[:5] == [
+        "down_blocks.0.resnets.0",
+        "down_blocks.0.downsamplers.0.conv",
+        "down_blocks.1.resnets.0",
+        "down_blocks.1.attentions.0",
+        "mid_block.resnets.0",
+    ]
+    by_name = {unit.name.removeprefix("unet."): unit.sites for unit in units}
+    attention = [site.rpartition("attentions.0.")[2] for site in by_name["mid_block.attentions.0"]]
+    assert attention == ["to_q", "to_k", "to_v", "to_out.0"]
+    block = [site.rpartition(".")[2] for site in by_name["down_blocks.1.resnets.0"]]
+    assert block == ["conv1", "conv2", "conv_shortcut"]
+
+
+def test_every_integer_site_is_in_exactly_one_unit() -> None:
+    denoiser = unet_denoiser()
+    sites = find_sites(denoiser)
+    grouped = [name for unit in find_units(denoiser.module, sites) for name in unit.sites]
+    assert sorted(grouped) == sorted(site.name for site in sites if not site.keep_float)
+
+
+def test_layers_outside_known_blocks_are_units_of_their_own() -> None:
+    denoiser = plain_denoiser()
+    assert find_units(denoiser.module, find_sites(denoiser)) == (
+        Unit("body.0", ("body.0",)),
+        Unit("body.2", ("body.2",)),
+        Unit("mix", ("mix",)),
+    )
