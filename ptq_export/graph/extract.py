@@ -52,12 +52,14 @@ def _activations_entering(inside: set[ir.Node]) -> set[ir.Value]:
 
 
 def _activations_leaving(inside: set[ir.Node]) -> set[ir.Value]:
-    return {
-        value
-        for node in inside
-        for value in node.outputs
-        if value.is_graph_output() or any(use.node not in inside for use in value.uses())
-    }
+    left = set()
+    for node in inside:
+        for value in node.outputs:
+            outside = [use.node for use in value.uses() if use.node not in inside]
+            lent = node.op_type == "DequantizeLinear" and outside and all(n.op_type in LAYER_OPS for n in outside)
+            if value.is_graph_output() or (outside and not lent):
+                left.add(value)
+    return left
 
 
 def _is_activation(value: ir.Value | None) -> bool:

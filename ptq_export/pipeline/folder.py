@@ -19,7 +19,7 @@ REQUEST, LEDGER = "request.json", "ledger.json"
 
 
 class RunFolder:
-    """A folder whose `request.json` says what is made in it, and whose `ledger.json` holds the sha256 of what is done."""
+    """A folder whose `request.json` says what is made there; its `ledger.json` holds the sha256 of what is done."""
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         """Create the folder, or take up the run that stands in it.

@@ -1,4 +1,4 @@
-"""The arrows of the main job: each takes values, leaves its result in the run folder, and is skipped if that is there."""
+"""The arrows of the main job: each leaves its result in the run folder, and is skipped where that stands already."""
 
 import copy
 import json
