@@ -15,7 +15,7 @@ from ptq_export import __version__
 from ptq_export.artifacts import read_json
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
-from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
+from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Knob, Options
 from ptq_export.targets import TARGETS, find_target
@@ -69,9 +69,14 @@ def quantise(
         from ptq_export import pipeline
 
         screen.note(_estimate_line(pipeline.estimate(options)))
-        with screen.progress() as progress:
-            folder = pipeline.run(options, progress)
-        _show_run(screen, folder)
+        try:
+            with screen.progress() as progress:
+                pipeline.run(options, progress)
+        except GateFailed:
+            if (options.folder / "manifest.json").is_file():
+                _show_run(screen, options.folder)
+            raise
+        _show_run(screen, options.folder)
 
 
 def _hand_over(context: typer.Context, options: Options, output: Output) -> None:

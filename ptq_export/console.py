@@ -63,12 +63,14 @@ class Screen:
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._answered = False
         self._out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self._err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._take_logs()
 
     def result(self, value: Mapping[str, Any], tables: Mapping[str, Rows]) -> None:
         """Print a result: as JSON if that was asked for, else as `tables` by title, headers in their first row."""
+        self._answered = True
         if self._output.json:
             sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
             return
@@ -91,14 +93,14 @@ class Screen:
             self._err.print(text, markup=False)
 
     def error(self, error: PtqExportError) -> None:
-        """Show the cause and the remedy; under --json stdout names them too."""
+        """Show the cause and the remedy; under --json stdout names them too, unless it holds a result already."""
         if self._output.verbose > 1:
             self._err.print("".join(traceback.format_exception(error)), markup=False)
         self._err.print("[bold red]error:[/] ", end="")
         self._err.print(error.cause, markup=False)
         if error.remedy:
             self._err.print(error.remedy, markup=False)
-        if self._output.json:
+        if self._output.json and not self._answered:
             self.result({"error": {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}}, {})
 
     def _take_logs(self) -> None:

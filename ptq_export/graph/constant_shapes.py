@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 __all__ = ["ConstantShapes"]
 
@@ -29,7 +30,7 @@ class ConstantShapes(ir.passes.InPlacePass):
             node.replace_input_with(1, model.graph.initializers[name])
             modified = True
         if modified:
-            ir.passes.common.RemoveUnusedNodesPass()(model)
+            RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=modified)
 
 

@@ -1,12 +1,15 @@
 """One module's part of an exported graph as a model of its own, so that an engine can run a layer or a block alone."""
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ptq_export.errors import GateFailed
 from ptq_export.graph.name_layers import LAYER_OPS
 from ptq_export.graph.scopes import belongs_to, module_path
 
 __all__ = ["extract_module"]
+
+_INPUT_SIDE = {"QuantizeLinear", *LAYER_OPS}
 
 
 def extract_module(model: ir.Model, module: str) -> ir.Model:
@@ -55,8 +58,10 @@ def _activations_leaving(inside: set[ir.Node]) -> set[ir.Value]:
     left = set()
     for node in inside:
         for value in node.outputs:
-            outside = [use.node for use in value.uses() if use.node not in inside]
-            lent = node.op_type == "DequantizeLinear" and outside and all(n.op_type in LAYER_OPS for n in outside)
+            users = [use.node for use in value.uses()]
+            outside = [user for user in users if user not in inside]
+            # Siblings on one input share its reshape, and where their grids are equal its quantiser.
+            lent = len(outside) < len(users) and all(user.op_type in _INPUT_SIDE for user in outside)
             if value.is_graph_output() or (outside and not lent):
                 left.add(value)
     return left
@@ -85,7 +90,7 @@ def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
     graph.outputs[:] = [result]
     timestep = [value for value in graph.inputs if value.name == "timestep"]
     graph.inputs[:] = [source_in, *timestep]
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    RemoveUnusedNodesPass()(model)
     if timestep and not timestep[0].uses():
         graph.inputs[:] = [source_in]
     return model

@@ -22,11 +22,10 @@ from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import any_batch
-from ptq_export.pipeline.stages import QUANTISED, Job, Progress, int8_file
+from ptq_export.pipeline.stages import QUANTISED, Job, Progress, int8_file, open_job
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
 from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
-from ptq_export.targets import find_target
 
 __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
@@ -74,8 +73,8 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
         progress.advance()
     engine = load_engine(run)
     job = _reopen(run, progress)
-    simulation = job.denoiser.module
-    units = find_units(simulation, find_sites(job.denoiser))
+    simulation = job.subject.module
+    units = find_units(simulation, find_sites(job.subject))
     state = job.folder.load_tensors(QUANTISED)
     assert state is not None, "its hash was just checked"
     restore(simulation, state)
@@ -162,4 +161,4 @@ def _reopen(run: Path, progress: Progress) -> Job:
     if denoiser.source.sha256 != manifest["denoiser"]["sha256"]:
         raise InputError(f"{options.ckpt} is not the checkpoint that {run} was made from", "put the original file back")
     folder = RunFolder(run, read_json(run / "request.json"))
-    return Job(options, find_target(options.target), denoiser, folder, progress)
+    return open_job(options, denoiser, folder, progress)

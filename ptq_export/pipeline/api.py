@@ -11,7 +11,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.graph.single_file import save_model
 from ptq_export.options import Options
-from ptq_export.pipeline.stages import export_graph, given
+from ptq_export.pipeline.stages import export_graph, fold_time, given
 from ptq_export.targets import find_target
 
 __all__ = ["export", "quantise"]
@@ -36,5 +36,7 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:
     """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch."""
-    save_model(export_graph(denoiser, denoiser.module), Path(path))
+    graph = export_graph(denoiser, denoiser.module)
+    fold_time(graph, denoiser)
+    save_model(graph, Path(path))
     return Path(path)

@@ -61,7 +61,7 @@ def any_batch(engine: Engine) -> EpsModel:
 
 def check_layers(job: Job, engine: OrtEngine) -> list[str]:
     """Write `layers.json`; returns what is float in the engine and was meant to be int8."""
-    sites = find_sites(job.denoiser)
+    sites = find_sites(job.subject)
     kept = {site.name: site.keep_float for site in sites}
     folded = [site for site in sites if "time-step alone" in site.keep_float]
     expected = {site.name: "float" if site.keep_float else "int8" for site in sites if site not in folded}
@@ -83,7 +83,7 @@ def prove_parity(
     job: Job, simulation: nn.Module, graph: ir.Model, pairs: CalibrationPairs, curves: Mapping[str, Curve]
 ) -> list[str]:
     """Write `parity.json`; returns what is past its bound."""
-    units = find_units(job.denoiser.module, find_sites(job.denoiser))
+    units = find_units(job.subject.module, find_sites(job.subject))
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
@@ -107,7 +107,7 @@ def measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[st
     models: dict[str, EpsModel] = {
         name: any_batch(engine),
         "simulation": torch.no_grad()(simulation),
-        "ceiling": torch.no_grad()(_ceiling(denoiser.module, simulation)),
+        "ceiling": torch.no_grad()(_ceiling(job.subject.module, simulation)),
     }
     times = sampler_timesteps(schedule, LOOP_STEPS, TIMESTEPS)
     with job.stage("fidelity, step by step") as share:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ptq_export.artifacts import describe_file, read_json, write_json
+from ptq_export.artifacts import describe_file, read_json, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
-from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints import load_checkpoint
@@ -22,11 +22,20 @@ from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import build, check_layers, measure_fidelity, prove_parity
-from ptq_export.pipeline.stages import SILENT, Job, Progress, calibration_pairs, export_graphs, int8_file, quantised
+from ptq_export.pipeline.stages import (
+    SILENT,
+    Job,
+    Progress,
+    calibration_pairs,
+    export_graphs,
+    int8_file,
+    open_job,
+    quantised,
+)
 from ptq_export.report import build_report
 from ptq_export.targets import find_target
 
-__all__ = ["run"]
+__all__ = ["command_line", "prepare", "run"]
 
 SCHEMA = 1
 
@@ -41,7 +50,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     """
     options = options.resolved()
     job = prepare(options, progress)
-    if job.folder.has("verdict.json"):
+    if _is_finished(job.folder):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
@@ -67,19 +76,29 @@ def prepare(options: Options, progress: Progress) -> Job:
         raise InputError(f"{target.name} is a baseline: there is nothing to quantise", "use --target ort-int8")
     find_policy(options.policy)
     find_metric(options.metric)
-    if options.calibration_data is not None and not options.calibration_data.is_file():
-        raise InputError(f"{options.calibration_data} does not exist", "give a .safetensors or .npz file")
     denoiser = load_checkpoint(options.ckpt, options.resolution)
     for note in denoiser.source.notes:
         progress.message(note)
+    inputs = {"checkpoint_sha256": denoiser.source.sha256}
+    if options.calibration_data is not None:
+        load_pairs(options.calibration_data, denoiser)
+        inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
     request = {
         "schema": SCHEMA,
         "options": _plain(replace(options, out=None)),
-        "checkpoint": {"sha256": denoiser.source.sha256},
+        "inputs": inputs,
         "versions": package_versions(),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
-    return Job(options, target, denoiser, RunFolder(options.folder, request), progress)
+    return open_job(options, denoiser, RunFolder(options.folder, request), progress)
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    """Whether the manifest stands and every file that it names is whole."""
+    if not (folder.path / "manifest.json").is_file():
+        return False
+    artefacts = read_json(folder.path / "manifest.json")["artefacts"]
+    return all(folder.has(name) and folder.sha256(name) == entry["sha256"] for name, entry in artefacts.items())
 
 
 def _finished(job: Job) -> Path:

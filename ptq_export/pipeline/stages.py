@@ -25,9 +25,10 @@ from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.targets import Target
+from ptq_export.targets import Target, find_target
 
 __all__ = [
     "FP32",
@@ -39,8 +40,10 @@ __all__ = [
     "calibration_pairs",
     "export_graph",
     "export_graphs",
+    "fold_time",
     "given",
     "int8_file",
+    "open_job",
     "quantised",
 ]
 
@@ -82,13 +85,17 @@ SILENT = _Silent()
 
 @dataclass
 class Job:
-    """What every stage needs; `timings_s` grows as stages are run."""
+    """What every stage needs; `timings_s` grows as stages are run.
+
+    `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split.
+    """
 
     options: Options
     target: Target
     denoiser: Denoiser
     folder: RunFolder
     progress: Progress
+    subject: Denoiser
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -104,6 +111,12 @@ class Job:
 
         yield share
         self.timings_s[name] = round(time.monotonic() - started, 2)
+
+
+def open_job(options: Options, denoiser: Denoiser, folder: RunFolder, progress: Progress) -> Job:
+    """The job that `options` ask for, in `folder`."""
+    subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
+    return Job(options, find_target(options.target), denoiser, folder, progress, subject)
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -125,19 +138,19 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
     """The simulation: the network with integer layers."""
     state = job.folder.load_tensors(QUANTISED)
     if state is not None:
-        model = copy.deepcopy(job.denoiser.module)
+        model = copy.deepcopy(job.subject.module)
         restore(model, state)
         return model
     options, folder = job.options, job.folder
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(_scheme(job), options.metric, recipe, options.seed)
-    units = find_units(job.denoiser.module, find_sites(job.denoiser))
+    units = find_units(job.subject.module, find_sites(job.subject))
     store = UnitStore(
         load=lambda index: folder.load_tensors(_unit_file(index)),
         save=lambda index, state: folder.save_tensors(_unit_file(index), state),
     )
     with job.stage(f"calibration, {options.rounding} rounding", len(units)):
-        model = quantise(job.denoiser, pairs, method, store, lambda _: job.progress.advance())
+        model = quantise(job.subject, pairs, method, store, lambda _: job.progress.advance())
     layers = quantised_modules(model)
     state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
     folder.save_tensors(QUANTISED, state)
@@ -150,11 +163,13 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     int8 = int8_file(job.target)
     if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
         with job.stage("ONNX export") as share:
-            _save(folder, FP32_UNFOLDED, export_graph(denoiser, denoiser.module, fold=False))
-            share(0.3)
-            _save(folder, FP32, export_graph(denoiser, denoiser.module))
-            share(0.6)
+            graph = export_graph(denoiser, denoiser.module)
+            _save(folder, FP32_UNFOLDED, graph)
+            fold_time(graph, denoiser)
+            _save(folder, FP32, graph)
+            share(0.5)
             graph = export_graph(denoiser, simulation)
+            fold_time(graph, denoiser)
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(_scheme(job)), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)
@@ -163,19 +178,22 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     return graph
 
 
-def export_graph(denoiser: Denoiser, module: nn.Module, fold: bool = True) -> ir.Model:
-    """The graph of `module`, the denoiser's own or its simulation, ready for the engine."""
-    steps = denoiser.schedule.num_train_timesteps
+def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
+    """The graph of `module`, the denoiser's own or its simulation."""
     graph = export_module(module, denoiser.sample_shape)
     StripMetadata()(graph)
     ConstantShapes()(graph)
     NameLayers()(graph)
-    graph.metadata_props["num_train_timesteps"] = str(steps)
+    graph.metadata_props["num_train_timesteps"] = str(denoiser.schedule.num_train_timesteps)
     graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
     graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
-    if fold:
-        FoldTimeEmbedding(steps, max_table_bytes=int(TABLE_SHARE * _engine_bytes(denoiser)))(graph)
     return graph
+
+
+def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
+    """Replace the time embedding by a table; per block only if that stays a small part of the int8 engine."""
+    table_bytes = int(TABLE_SHARE * _engine_bytes(denoiser))
+    FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
 
 
 def int8_file(target: Target) -> str:
