@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ptq_export.artifacts import atomic_path
 from ptq_export.calibrators.timesteps import draw_step_indices
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
 
-__all__ = ["CalibrationPairs", "collect_pairs", "load_pairs", "save_pairs"]
+__all__ = ["CalibrationPairs", "collect_pairs", "load_pairs"]
 
 ARRAYS = ("sample", "timestep")
 UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, SafetensorError, zipfile.BadZipFile, zlib.error)
@@ -49,15 +48,16 @@ def collect_pairs(
 ) -> CalibrationPairs:
     """One pair from each of `count` trajectories of `steps` DDIM steps; `policy` draws the step of each.
 
-    `advance(n)` is told how many of the `count * steps` network evaluations are done.
+    `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed.
     """
     scheduler = make_scheduler(denoiser.schedule)
     scheduler.set_timesteps(steps)
     wanted = draw_step_indices(policy, scheduler.timesteps, denoiser.schedule.num_train_timesteps, count, seed)
     noise = initial_noise((count, *denoiser.sample_shape), seed)
     sample, timestep = torch.empty_like(noise), torch.empty(count, dtype=torch.int64)
-    for first in range(0, count, batch):
-        rows = torch.arange(first, min(first + batch, count))
+    # Trajectories that end early share a batch: none runs on after its last wanted step.
+    for rows in wanted.argsort(stable=True).split(batch):
+        needed = int(wanted[rows].max()) + 1
 
         def record(step: Step, rows: Tensor = rows) -> None:
             # As released: the index counts from t = 0 where the loop counts from t = T, x_{t-1} is stored in place
@@ -68,14 +68,9 @@ def collect_pairs(
             timestep[rows[hit]] = step.index if released else step.timestep
             advance(len(rows))
 
-        sample_loop(denoiser, scheduler, noise[rows], steps, record)
+        sample_loop(denoiser, scheduler, noise[rows], steps, record, stop=needed)
+        advance(len(rows) * (steps - needed))
     return CalibrationPairs(sample, timestep)
-
-
-def save_pairs(path: Path, pairs: CalibrationPairs) -> None:
-    """Write the pairs as safetensors `sample`, `timestep`."""
-    with atomic_path(path) as temporary:
-        save_file({"sample": pairs.sample.contiguous(), "timestep": pairs.timestep}, temporary)
 
 
 def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from ptq_export.calibrators.capture import Reference, UnitData, capture
 from ptq_export.calibrators.grids import input_grid, output_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.pairs import CalibrationPairs
-from ptq_export.calibrators.reconstruct import Recipe, UnitData, capture, correct_bias, reconstruct
+from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.calibrators.sites import Unit, find_sites, find_units
 from ptq_export.denoiser import Denoiser
@@ -59,12 +60,15 @@ def quantise(
     units = find_units(denoiser.module, find_sites(denoiser))
     names = tuple(name for unit in units for name in unit.sites)
     model = copy.deepcopy(denoiser.module)
+    reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
     for index, unit in enumerate(units):
         state = store.load(index)
         if state is None:
             observations = observations or observe(denoiser, pairs, names, method.scheme)
-            _quantise_unit(denoiser.module, model, unit, pairs, observations, method.for_unit(index))
+            wanted = reference.take(unit.name)
+            soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
+            _quantise_unit(denoiser.module, model, unit, soft, wanted, pairs, method.for_unit(index))
             store.save(index, _state(model, unit.sites))
         else:
             restore(model, state)
@@ -76,13 +80,13 @@ def _quantise_unit(
     reference: nn.Module,
     model: nn.Module,
     unit: Unit,
+    soft: dict[str, SoftLayer],
+    wanted: UnitData,
     pairs: CalibrationPairs,
-    observations: dict[str, Observation],
     method: Method,
 ) -> None:
-    soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
-    wanted = capture(reference, unit.name, pairs)
-    data = UnitData(capture(model, unit.name, pairs).inputs, wanted.output)
+    (found,) = capture(model, [unit.name], pairs)
+    data = UnitData(found.inputs, wanted.output)
     for name, layer in soft.items():
         model.set_submodule(name, layer)
     module = model.get_submodule(unit.name)

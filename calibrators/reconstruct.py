@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptq_export.calibrators.capture import BATCH, UnitData
 from ptq_export.calibrators.histogram import channels_first
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.rounding import SoftLayer
 
-__all__ = ["Recipe", "UnitData", "capture", "correct_bias", "reconstruct"]
-
-BATCH = 16
+__all__ = ["Recipe", "correct_bias", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -31,42 +29,6 @@ class Recipe:
     bias_rate: float = 1e-3
     regulariser: float = 1e-2
     warm_up: float = 0.2
-
-
-@dataclass(frozen=True)
-class UnitData:
-    """Positional inputs of a unit (tensors with the samples first) and its output `[N, ...]`."""
-
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-
-
-class _Reached(Exception):
-    """Control flow: the rest of the network need not run."""
-
-
-@torch.no_grad()
-def capture(model: nn.Module, unit: str, pairs: CalibrationPairs) -> UnitData:
-    """What the unit called `unit` reads and makes inside `model`, over all pairs."""
-    module = model.get_submodule(unit)
-    inputs: list[tuple[Tensor, ...]] = []
-    outputs: list[Tensor] = []
-
-    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs.append(tuple(value for value in arguments if isinstance(value, Tensor)))
-        outputs.append(output)
-        raise _Reached
-
-    handle = module.register_forward_hook(hook)
-    try:
-        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
-            try:
-                model(sample, timestep)
-            except _Reached:
-                continue
-    finally:
-        handle.remove()
-    return UnitData(tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs))
 
 
 def reconstruct(module: nn.Module, soft: list[SoftLayer], data: UnitData, recipe: Recipe, seed: int) -> None:

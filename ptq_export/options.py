@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 __all__ = ["PRESETS", "Knob", "Options"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
-    "quick": {"samples": 64, "steps": 20, "iterations": 50, "held_out": 16},
+    "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
     "standard": {"samples": 128, "steps": 20, "iterations": 200, "held_out": 64},
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }

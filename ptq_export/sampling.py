@@ -60,13 +60,17 @@ def sample_loop(
     steps: int,
     callback: Callable[[Step], None] | None = None,
     seed: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
-    """Denoise `noise` `[N, C, H, W]` in `steps` steps; returns x_0. `seed` feeds stochastic samplers only."""
+    """Denoise `noise` `[N, C, H, W]` in `steps` steps; returns x_0, or what stands after the first `stop` steps.
+
+    `seed` feeds stochastic samplers only.
+    """
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
     options = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
     sample = noise * scheduler.init_noise_sigma
-    for index, t in enumerate(scheduler.timesteps.tolist()):
+    for index, t in enumerate(scheduler.timesteps.tolist()[:stop]):
         timestep = torch.full((len(sample),), t, dtype=torch.int64)
         eps = model(sample, timestep)
         previous = scheduler.step(eps, t, sample, return_dict=False, **options)[0]

@@ -67,7 +67,8 @@ class QuantisedLayer(nn.Module):
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        for name, value in state.items():
+        # The exporter writes buffers in this order: a restored layer must give the same file as a fresh one.
+        for name, value in sorted(state.items()):
             self.register_buffer(name, value.detach().clone())
         self.has_input_gain = "input_gain" in state
         self.has_output_grid = "output_scale" in state

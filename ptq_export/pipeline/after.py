@@ -112,7 +112,7 @@ def inspect(path: Path) -> dict[str, Any]:
 def compare(first: Path, second: Path) -> dict[str, Any]:
     """Two runs side by side: the options in which they differ, and the figures of both."""
     a, b = _manifest(first), _manifest(second)
-    keys = sorted({*a["options"], *b["options"]})
+    keys = sorted({*a["options"], *b["options"]} - {"out"})
     options = {
         key: [a["options"].get(key), b["options"].get(key)]
         for key in keys

@@ -8,8 +8,9 @@ import torch
 from calibrators_toys import plain_denoiser, random_pairs, unet_denoiser
 from torch import Tensor, nn
 
+from ptq_export.calibrators.capture import BATCH, UnitData, capture
 from ptq_export.calibrators.pairs import CalibrationPairs
-from ptq_export.calibrators.reconstruct import BATCH, Recipe, UnitData, capture, correct_bias, reconstruct
+from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.nn.layers import Grid
 from ptq_export.nn.scheme import ORT_CPU
@@ -126,7 +127,7 @@ def test_capture_is_what_the_unit_reads_and_makes_for_all_pairs() -> None:
     denoiser = unet_denoiser()
     pairs = random_pairs(denoiser, BATCH + 2)
     unit = "unet.mid_block.resnets.0"
-    data = capture(denoiser.module, unit, pairs)
+    (data,) = capture(denoiser.module, [unit], pairs)
     assert len(data.inputs) == 2 and all(len(value) == len(pairs) for value in (*data.inputs, data.output))
     with torch.no_grad():
         torch.testing.assert_close(denoiser.module.get_submodule(unit)(*data.inputs), data.output)
@@ -138,5 +139,19 @@ def test_capture_stops_behind_the_unit() -> None:
     reached: list[str] = []
     denoiser.module.get_submodule("mix").register_forward_hook(lambda *_: reached.append("mix"))
     pairs = CalibrationPairs(noise(3, 1, 5, 5), torch.tensor([1, 2, 3]))
-    assert capture(denoiser.module, "body.0", pairs).output.shape == (3, 6, 5, 5)
+    (data,) = capture(denoiser.module, ["body.0"], pairs)
+    assert data.output.shape == (3, 6, 5, 5)
     assert reached == []
+
+
+@pytest.mark.parametrize("max_bytes", [1, 10_000, 1 << 30], ids=["one by one", "some", "all at once"])
+def test_a_reference_gives_each_unit_what_a_pass_of_its_own_would(max_bytes: int) -> None:
+    denoiser = unet_denoiser()
+    pairs = random_pairs(denoiser, 3)
+    units = ["unet.down_blocks.0.resnets.0", "unet.mid_block.resnets.0", "unet.up_blocks.1.resnets.0"]
+    reference = Reference(denoiser.module, units, pairs, max_bytes)
+    for unit in units:
+        (wanted,) = capture(denoiser.module, [unit], pairs)
+        found = reference.take(unit)
+        assert torch.equal(found.output, wanted.output)
+        assert all(torch.equal(a, b) for a, b in zip(found.inputs, wanted.inputs, strict=True))

@@ -27,7 +27,12 @@ def test_exported_codes_are_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "operand", "index", "part"),
-    [("block.conv", 1, 0, "weights"), ("mix.q", 1, 1, "weights"), ("mix.k", 2, 0, "bias"), ("block.conv", 2, 1, "bias")],
+    [
+        ("block.conv", 1, 0, "weights"),
+        ("mix.q", 1, 1, "weights"),
+        ("mix.k", 2, 0, "bias"),
+        ("block.conv", 2, 1, "bias"),
+    ],
     ids=["weight code", "weight scale", "bias code", "bias scale"],
 )
 def test_one_changed_number_is_refused_with_the_layer_s_name(layer: str, operand: int, index: int, part: str) -> None:

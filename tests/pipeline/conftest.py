@@ -1,22 +1,13 @@
 """One whole run of the tiny denoiser, made once per test run; tests that change it work on a copy."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import SPEC
+import tiny
 
-from ptq_export.options import Options
 from ptq_export.pipeline import run
-
-
-def tiny_options(out: Path) -> Options:
-    """The least that the main job can be asked for."""
-    return Options(
-        SPEC, out=out, samples=4, steps=3, iterations=2, held_out=2, rounds=10, seconds=0.1, seed=5, threads=1
-    )
 
 
 class Watcher:
@@ -44,18 +35,13 @@ def watcher() -> Watcher:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder; do not change it."""
-    return run(tiny_options(tmp_path_factory.mktemp("runs") / "tiny"))
+    return run(tiny.options(tmp_path_factory.mktemp("runs") / "tiny"))
 
 
 @pytest.fixture
-def options() -> Callable[[Path], Options]:
-    return tiny_options
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
+def copied(finished: Path, tmp_path: Path) -> Path:
     """The same run in a folder of the test's own."""
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
 @pytest.fixture
@@ -68,9 +54,3 @@ def flip() -> Callable[[Path], None]:
         path.write_bytes(content)
 
     return change
-
-
-@pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let other processes find the factory."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)

@@ -1,11 +1,12 @@
 """A denoiser small enough to be quantised whole in a test: two levels, attention in the middle, seeded weights."""
 
+from pathlib import Path
+
 import torch
 from diffusers import UNet2DModel
 
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
-
-__all__ = ["SPEC", "denoiser"]
+from ptq_export.options import Options
 
 SPEC = "tiny:denoiser"
 
@@ -26,3 +27,8 @@ def denoiser() -> Denoiser:
             up_block_types=("UpBlock2D", "UpBlock2D"),
         )
     return Denoiser(UNetEps(unet), NoiseSchedule(), (1, 8, 8), Source(SPEC, "", ""))
+
+
+def options(out: Path) -> Options:
+    """The least that the main job can be asked for."""
+    return Options(SPEC, out=out, samples=4, steps=3, iterations=2, held_out=2, rounds=10, seconds=0.1, threads=1)

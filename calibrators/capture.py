@@ -1,0 +1,91 @@
+"""What the units of a network read and make over the calibration pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq_export.calibrators.pairs import CalibrationPairs
+
+__all__ = ["BATCH", "Reference", "UnitData", "capture"]
+
+BATCH = 16
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class UnitData:
+    """Positional inputs of a unit (tensors with the samples first) and its output `[N, ...]`."""
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all of it."""
+        return sum(value.nbytes for value in (*self.inputs, self.output))
+
+
+class _Reached(Exception):
+    """Control flow: the rest of the network need not run."""
+
+
+@torch.no_grad()
+def capture(model: nn.Module, units: Sequence[str], pairs: CalibrationPairs) -> list[UnitData]:
+    """The data of the `units` (module paths in execution order) inside `model`, over all pairs."""
+    inputs: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in units}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in units}
+
+    def hook(name: str, arguments: tuple[Any, ...], output: Tensor) -> None:
+        inputs[name].append(tuple(value for value in arguments if isinstance(value, Tensor)))
+        outputs[name].append(output)
+        if name == units[-1]:
+            raise _Reached
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _, given, made, name=name: hook(name, given, made))
+        for name in units
+    ]
+    try:
+        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
+            try:
+                model(sample, timestep)
+            except _Reached:
+                continue
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        UnitData(tuple(torch.cat(column) for column in zip(*inputs[name], strict=True)), torch.cat(outputs[name]))
+        for name in units
+    ]
+
+
+class Reference:
+    """The data of a float network's units, asked for in order: one pass serves as many as fit in `max_bytes`."""
+
+    def __init__(
+        self, model: nn.Module, units: Sequence[str], pairs: CalibrationPairs, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._model, self._units, self._pairs, self._max_bytes = model, list(units), pairs, max_bytes
+        self._held: dict[str, UnitData] = {}
+        self._bytes: list[int] = []
+
+    def take(self, unit: str) -> UnitData:
+        """The data of `unit`, which is then forgotten."""
+        if unit not in self._held:
+            names = self._fitting(self._units.index(unit))
+            self._held = dict(zip(names, capture(self._model, names, self._pairs), strict=True))
+        return self._held.pop(unit)
+
+    def _fitting(self, first: int) -> list[str]:
+        if not self._bytes:
+            one = CalibrationPairs(self._pairs.sample[:1], self._pairs.timestep[:1])
+            self._bytes = [data.nbytes * len(self._pairs) for data in capture(self._model, self._units, one)]
+        last, total = first + 1, self._bytes[first]
+        while last < len(self._units) and total + self._bytes[last] <= self._max_bytes:
+            total += self._bytes[last]
+            last += 1
+        return self._units[first:last]
