@@ -71,7 +71,7 @@ def test_progress_adds_up_to_every_network_evaluation() -> None:
 
 def test_a_trajectory_ends_with_the_last_step_that_is_wanted() -> None:
     _, net = collected("single", count=6, batch=6)
-    assert len(net.calls) == 4
+    assert len(net.calls) == 3
 
 
 def _bytes(sample: Tensor) -> bytes:

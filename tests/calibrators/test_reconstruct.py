@@ -8,7 +8,7 @@ import torch
 from calibrators_toys import plain_denoiser, random_pairs, unet_denoiser
 from torch import Tensor, nn
 
-from ptq_export.calibrators.capture import BATCH, UnitData, capture
+from ptq_export.calibrators.capture import BATCH, Reference, UnitData, capture
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer

@@ -66,11 +66,13 @@ def _weight_codes(run: Path) -> list[bytes]:
 
 def test_damaged_cache_is_made_again(copied: Path, flip: Flip) -> None:
     cache = copied / "engine" / "denoiser.ort-int8.optimised.onnx"
-    before, noise = load_engine(copied), initial_noise((2, 1, 8, 8), 0)
-    whole = sha256_file(cache)
+    noise = initial_noise((2, 1, 8, 8), 0).numpy()
+    before = load_engine(copied)(noise, 500)
     flip(cache)
-    np.testing.assert_array_equal(load_engine(copied)(noise.numpy(), 500), before(noise.numpy(), 500))
-    assert sha256_file(cache) == whole
+    damaged = sha256_file(cache)
+    np.testing.assert_array_equal(load_engine(copied)(noise, 500), before)
+    assert sha256_file(cache) != damaged
+    assert read_json(cache.with_name("denoiser.ort-int8.identity.json"))["file_sha256"] == sha256_file(cache)
 
 
 def test_bench_renews_latency_in_manifest_and_report(copied: Path, watcher: Watcher) -> None:
