@@ -2,21 +2,30 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ptq_export.options import PRESETS, Options
+
+CHECKPOINT = Path(__file__).parent / "data" / "ddim_tiny.pt"
+LEAST = (
+    *("--ckpt", CHECKPOINT, "--target", "ort-int8", "--resolution", 16, "--effort", "quick", "--threads", 1),
+    *("--samples", 4, "--steps", 3, "--iterations", 2, "--held-out", 2, "--rounds", 10, "--seconds", 0.1),
+)
+"""The main job on a net of 16x16 pixels, as short as it can be."""
 
 
 def ptq_export(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own."""
     command = [sys.executable, "-m", "ptq_export", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
 
 
 def test_help_shows_every_knob_and_what_the_presets_set() -> None:
@@ -63,6 +72,8 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["--ckpt", "absent.pt"], 2, "absent.pt"),
         (["--ckpt", "embedded:digits", "--target", "ort-int9"], 2, "did you mean ort-int8?"),
         (["--ckpt", "embedded:digits", "--policy", "ndtd"], 2, "did you mean ndtc?"),
+        (["--ckpt", "embedded:digits", "--metric", "l2.5"], 2, "did you mean l2.4?"),
+        (["--ckpt", "embedded:digits", "--target", "ort-fp32"], 2, "use --target ort-int8"),
         (["--ckpt", "embedded:digits", "--batch", "0"], 2, "--batch"),
         (["--ckpt", "embedded:digits", "--effort", "fast"], 2, "quick"),
         (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no knobs of the main job"),
@@ -109,3 +120,106 @@ def test_run_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path:
     assert done.returncode == 2
     assert "cannot write" in done.stderr and "Traceback" not in done.stderr
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("occupied", "a file")]
+
+
+def test_target_without_its_runtime_exits_3_with_the_remedy(tmp_path: Path) -> None:
+    done = ptq_export("--ckpt", CHECKPOINT, "--target", "trt-int8", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "trt-int8 is not available on this machine" in done.stderr
+    assert "pip install tensorrt" in done.stderr or "use --target ort-int8" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["absent", "no archive", "other shape", "time-step past T"])
+def test_calibration_data_that_cannot_be_used_leaves_no_run_folder(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.npz"
+    if content == "no archive":
+        file.write_bytes(b"no archive")
+    elif content != "absent":
+        size, t = (16, 1000) if content == "time-step past T" else (8, 5)
+        np.savez(file, sample=np.zeros((2, 3, size, size), np.float32), timestep=np.full(2, t))
+    before = [path.name for path in tmp_path.iterdir()]
+    done = ptq_export(*LEAST, "--calibration-data", file, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pairs.npz" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == before
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    """A folder with the run folder `run` in it, and what the command answered."""
+    folder = tmp_path_factory.mktemp("main-job")
+    return folder, ptq_export(*LEAST, "--out", "run", cwd=folder)
+
+
+@pytest.fixture
+def folder(first_run: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path: Path) -> Path:
+    """The same in a folder of the test's own."""
+    shutil.copytree(first_run[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_main_job_prints_the_tables_on_stdout_and_the_rest_on_stderr(
+    first_run: "tuple[Path, subprocess.CompletedProcess[str]]",
+) -> None:
+    folder, done = first_run
+    assert done.returncode == 0, done.stderr
+    titles = ("Layers in the engine", "Fidelity", "The sampling loop", "Latency per denoising step", "Verdict")
+    assert [title for title in titles if title not in done.stdout] == []
+    assert "all proofs hold" in " ".join(done.stdout.split())
+    assert "run/report.html" in done.stdout
+    assert "estimate: " in done.stderr and "parity, layer by layer: " in done.stderr
+    assert (folder / "run" / "report.html").is_file()
+    assert [path.name for path in folder.iterdir()] == ["run"]
+
+
+def test_same_command_again_answers_at_once_and_json_holds_the_run(folder: Path) -> None:
+    done = ptq_export(*LEAST, "--out", "run", "--json", cwd=folder)
+    value = json.loads(done.stdout)
+    assert (done.returncode, value["run"]) == (0, "run")
+    assert value["manifest"] == json.loads((folder / "run" / "manifest.json").read_text())
+    assert set(value) == {"run", "manifest", "layers", "fidelity", "latency"}
+    assert "finished already" in done.stderr
+
+
+def test_other_options_exit_2_and_say_which_differ(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = ptq_export(*LEAST, "--out", "run", "--metric", "kl", "--seed", 4, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "metric: 'l2.4' there, 'kl' now; seed: 0 there, 4 now" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("json_asked", [False, True], ids=["tables", "json"])
+def test_failed_proof_exits_1_and_shows_the_tables_and_the_failure(json_asked: bool, folder: Path) -> None:
+    manifest = json.loads((folder / "run" / "manifest.json").read_text())
+    manifest["verdict"] |= {"ok": False, "failures": ["layer mid.conv1: the engine differs from the simulation"]}
+    (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
+    done = ptq_export(*LEAST, "--out", "run", *(["--json"] if json_asked else []), cwd=folder)
+    assert done.returncode == 1
+    assert "error: 1 proofs do not hold:\n  layer mid.conv1: the engine differs" in done.stderr
+    if json_asked:
+        assert json.loads(done.stdout)["manifest"]["verdict"]["ok"] is False
+    else:
+        assert "Latency per denoising step" in done.stdout and "FAIL" in done.stdout
+
+
+def test_subcommands_serve_the_finished_run(folder: Path) -> None:
+    verified = ptq_export("verify", "run", "--json", cwd=folder)
+    drawn = ptq_export("sample", "run", "-o", "grid.png", "--count", 4, "--steps", 2, "--quiet", cwd=folder)
+    compared = ptq_export("compare", "run", "run", "--json", cwd=folder)
+    assert [done.returncode for done in (verified, drawn, compared)] == [0, 0, 0], drawn.stderr
+    assert json.loads(verified.stdout)["run"] == "run"
+    assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(compared.stdout)["options"] == {}
+
+
+def test_damaged_onnx_fails_verification_with_its_name(folder: Path) -> None:
+    path = folder / "run" / "denoiser.ort-int8.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    done = ptq_export("verify", "run", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "denoiser.ort-int8.onnx is damaged: sha256" in done.stderr
+    loaded = ptq_export("sample", "run", "-o", "grid.png", cwd=folder)
+    assert loaded.returncode == 2 and "denoiser.ort-int8.onnx is damaged" in loaded.stderr
+    assert not (folder / "grid.png").exists()

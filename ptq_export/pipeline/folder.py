@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ptq_export.artifacts import atomic_path, read_json, sha256_file, write_json
@@ -73,7 +73,8 @@ class RunFolder:
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as a finished file."""
         with atomic_path(self.path / name) as temporary:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+            # Through bytes: a full disk is then an OSError that `atomic_path` explains.
+            temporary.write_bytes(save({key: value.contiguous() for key, value in tensors.items()}))
         self.keep(name)
 
     def save_json(self, name: str, value: Mapping[str, Any]) -> None:
