@@ -17,7 +17,7 @@ class PinLayout(ir.passes.InPlacePass):
 
     1. Weights and biases (initialisers) have no layout to keep.
     2. A result whose shape is open beyond the batch is left alone.
-    3. A result that is reshaped already is left alone.
+    3. A result that nothing but a Reshape reads is left alone.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -27,9 +27,8 @@ class PinLayout(ir.passes.InPlacePass):
                 continue
             value = node.outputs[0]
             sizes = list(value.shape[1:]) if value.shape is not None else [None]
-            if not all(isinstance(size, int) for size in sizes) or any(
-                use.node.op_type == "Reshape" for use in value.uses()
-            ):
+            reshaped = all(use.node.op_type == "Reshape" for use in value.uses())
+            if reshaped or not all(isinstance(size, int) for size in sizes):
                 continue
             _pin(model.graph, node, value, [-1, *(int(size) for size in sizes if isinstance(size, int))])
             modified = True

@@ -22,6 +22,7 @@ from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.export import export_module
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.nn.scheme import Scheme
@@ -170,6 +171,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             share(0.5)
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
+            PinLayout()(graph)
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(_scheme(job)), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)
