@@ -103,7 +103,7 @@ def global_parity(simulation: Curve, engine: Curve) -> list[GlobalParity]:
 
 def _as_read(x: Tensor, value: ir.Value) -> Tensor:
     """`x` in the shape that the graph's input has, its first dimension open."""
-    return x if value.shape is None else x.reshape(-1, *(int(size) for size in value.shape[1:]))  # type: ignore[call-overload]
+    return x if value.shape is None else x.reshape(-1, *(size for size in value.shape[1:] if isinstance(size, int)))
 
 
 class _Reached(Exception):

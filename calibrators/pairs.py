@@ -56,7 +56,7 @@ def collect_pairs(
     noise = initial_noise((count, *denoiser.sample_shape), seed)
     sample, timestep = torch.empty_like(noise), torch.empty(count, dtype=torch.int64)
     # Trajectories that end early share a batch: none runs on after its last wanted step.
-    for rows in wanted.argsort(stable=True).split(batch):
+    for rows in torch.split(wanted.argsort(stable=True), batch):
         needed = int(wanted[rows].max()) + 1
 
         def record(step: Step, rows: Tensor = rows) -> None:

@@ -69,7 +69,7 @@ def sample_loop(
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
     options = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
-    sample = noise * scheduler.init_noise_sigma
+    sample: Tensor = noise * scheduler.init_noise_sigma
     for index, t in enumerate(scheduler.timesteps.tolist()[:stop]):
         timestep = torch.full((len(sample),), t, dtype=torch.int64)
         eps = model(sample, timestep)

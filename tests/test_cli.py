@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints where, how soon, and how it ends."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -42,8 +43,14 @@ class Answer:
 
 def call(*arguments: object, cwd: Path) -> Answer:
     """Run the command in this process, which has imported torch and the rest already: some seconds less each."""
-    with chdir(cwd):
-        result = CliRunner().invoke(app, [*map(str, arguments)], prog_name="ptq-export")
+    logger = logging.getLogger("ptq_export")
+    level = logger.level
+    try:
+        with chdir(cwd):
+            result = CliRunner().invoke(app, [*map(str, arguments)], prog_name="ptq-export")
+    finally:
+        logger.setLevel(level)
+        logging.captureWarnings(False)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Answer(result.exit_code, result.stdout, result.stderr)
@@ -113,8 +120,8 @@ def test_bad_usage_names_the_cause_without_a_trace_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trace_is_shown_on_request() -> None:
-    assert "Traceback" in ptq_export("--ckpt", "absent.pt", "-vv").stderr
+def test_trace_is_shown_on_request(tmp_path: Path) -> None:
+    assert "Traceback" in call("--ckpt", "absent.pt", "-vv", cwd=tmp_path).stderr
 
 
 def test_json_names_the_error_on_stdout(tmp_path: Path) -> None:

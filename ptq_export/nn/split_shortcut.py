@@ -67,7 +67,8 @@ def split_shortcuts(denoiser: Denoiser) -> Denoiser:
 
 def _part(conv: nn.Conv2d, channels: slice, bias: Tensor | None) -> nn.Conv2d:
     weight = conv.weight[:, channels]
-    part = nn.Conv2d(weight.shape[1], weight.shape[0], 1, conv.stride, conv.padding, bias=bias is not None)
+    part = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
+    part.stride, part.padding = conv.stride, conv.padding
     part.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
         part.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)

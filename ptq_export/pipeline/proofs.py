@@ -39,8 +39,8 @@ def build(job: Job, file: str) -> OrtEngine:
 
 
 def _engine_options(job: Job) -> OrtOptions:
-    threads = {} if job.options.threads is None else {"threads": job.options.threads}
-    return OrtOptions(batch=job.options.batch, **threads)
+    batch, threads = job.options.batch, job.options.threads
+    return OrtOptions(batch) if threads is None else OrtOptions(batch, threads)
 
 
 def any_batch(engine: Engine) -> EpsModel:
@@ -53,7 +53,7 @@ def any_batch(engine: Engine) -> EpsModel:
         short = -len(sample) % size
         padded = torch.cat([sample, sample[:1].expand(short, *sample.shape[1:])])
         times = torch.cat([timestep, timestep[:1].expand(short)])
-        chunks = zip(padded.split(size), times.split(size), strict=True)
+        chunks = zip(torch.split(padded, size), torch.split(times, size), strict=True)
         return torch.cat([engine(chunk, t) for chunk, t in chunks])[: len(sample)]
 
     return call

@@ -107,7 +107,7 @@ def _finished(job: Job) -> Path:
     failures = read_json(path / "manifest.json")["verdict"]["failures"]
     if failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:10])
-        raise GateFailed(f"{len(failures)} proofs do not hold:\n{shown}", f"see {path / 'report.html'}")
+        raise GateFailed(f"proofs that do not hold, {len(failures)}:\n{shown}", f"see {path / 'report.html'}")
     return path
 
 
