@@ -225,7 +225,7 @@ def test_failed_proof_exits_1_and_shows_the_tables_and_the_failure(json_asked: b
     (folder / "run" / "manifest.json").write_text(json.dumps(manifest))
     done = call(*LEAST, "--out", "run", *(["--json"] if json_asked else []), cwd=folder)
     assert done.returncode == 1
-    assert "error: 1 proofs do not hold:\n  layer mid.conv1: the engine differs" in done.stderr
+    assert "error: proofs that do not hold, 1:\n  layer mid.conv1: the engine differs" in done.stderr
     if json_asked:
         assert json.loads(done.stdout)["manifest"]["verdict"]["ok"] is False
     else:

@@ -80,7 +80,7 @@ def test_proof_that_fails_is_raised_after_everything_was_written(
 ) -> None:
     flip(copied / "latency.png")
     monkeypatch.setattr(parity, "MAX_GAP_DB", -100.0)
-    with pytest.raises(GateFailed, match=r"10 proofs do not hold:\n  t = \d+: engine"):
+    with pytest.raises(GateFailed, match=r"proofs that do not hold, 10:\n  t = \d+: engine"):
         run(tiny.options(copied), watcher)
     manifest = json.loads((copied / "manifest.json").read_text())
     assert watcher.stages[0] == "engine", "what was whole was made again"
