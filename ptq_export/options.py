@@ -10,7 +10,7 @@ __all__ = ["PRESETS", "Knob", "Options"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
-    "standard": {"samples": 128, "steps": 20, "iterations": 200, "held_out": 64},
+    "standard": {"samples": 128, "steps": 20, "iterations": 80, "held_out": 64},
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 

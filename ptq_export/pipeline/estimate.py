@@ -16,6 +16,7 @@ from ptq_export.sampling import initial_noise
 
 __all__ = ["Estimate", "estimate"]
 
+BATCH = 16
 LEARNING_COST = 6.0  # one learning step on a sample, in evaluations: forward, backward, and the soft weights
 MODELS_MEASURED = 4  # full precision, simulation, ceiling, engine
 FIXED_S = 45.0  # two exports and the latency rounds of a small net
@@ -34,9 +35,9 @@ def estimate(options: Options) -> Estimate:
     """Estimate the run that `options` ask for; a factor of two either way is to be expected."""
     options = options.resolved()
     denoiser = load_checkpoint(options.ckpt, options.resolution)
-    sample = initial_noise((4, *denoiser.sample_shape), 0)
-    times = torch.zeros(4, dtype=torch.int64)
-    per_sample_s = min(_evaluation_s(denoiser, sample, times) for _ in range(4)) / len(sample)
+    sample = initial_noise((BATCH, *denoiser.sample_shape), 0)
+    times = torch.zeros(BATCH, dtype=torch.int64)
+    per_sample_s = min(_evaluation_s(denoiser, sample, times) for _ in range(3)) / len(sample)
     samples, held_out = given(options.samples), given(options.held_out)
     units = len(find_units(denoiser.module, find_sites(denoiser)))
     evaluations = samples * (given(options.steps) + 2 + units)
