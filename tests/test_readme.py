@@ -74,7 +74,8 @@ def test_every_flag_in_the_readme_exists() -> None:
     wide = {**os.environ, "COLUMNS": "200"}
     for words in (line.split() for line in commands if line.startswith("ptq-export ")):
         subcommand = words[1:2] if not words[1].startswith("-") else []
-        help_command = ["ptq-export", *subcommand, "--help"]
+        command = str(Path(sys.executable).with_name("ptq-export"))
+        help_command = [command, *subcommand, "--help"]
         done = subprocess.run(help_command, env=wide, capture_output=True, text=True, check=True)
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= set(done.stdout.split()), words
 
