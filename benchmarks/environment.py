@@ -3,16 +3,15 @@
 import os
 import platform
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import cpuinfo
 import psutil
+
+from ptq_export.processor import instruction_sets, processor_name
 
 __all__ = ["Environment", "describe_environment", "package_versions"]
 
-INT8_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 PACKAGES = ("torch", "onnx", "onnxruntime", "diffusers", "numpy", "ptq-export")
 
 
@@ -20,7 +19,7 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "diffusers", "numpy", "ptq-export")
 class Environment:
     """The machine and its software; `threads` are the logical processors this process may use.
 
-    `isa` lists the instruction sets that decide the speed of int8 kernels; `load_average` is the mean number of
+    `isa` lists the instruction sets that decide the choice of kernels; `load_average` is the mean number of
     runnable tasks over the last 1, 5 and 15 minutes.
     """
 
@@ -40,11 +39,10 @@ class Environment:
 
 def describe_environment() -> Environment:
     """The environment at this moment."""
-    cpu, flags = _processor()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Environment(
-        cpu=cpu,
-        isa=tuple(name for name in INT8_ISA if name in flags),
+        cpu=processor_name(),
+        isa=instruction_sets(),
         cores=psutil.cpu_count(logical=False) or threads,
         threads=threads,
         os=_operating_system(),
@@ -72,10 +70,3 @@ def _operating_system() -> str:
     except (OSError, KeyError):
         name = f"{platform.system()} {platform.release()}"
     return f"{name}, {platform.machine()}"
-
-
-@cache
-def _processor() -> tuple[str, frozenset[str]]:
-    # Cached: py-cpuinfo starts other programs and takes more than a second.
-    info = cpuinfo.get_cpu_info()
-    return info.get("brand_raw", platform.processor() or "unknown"), frozenset(info.get("flags", ()))

@@ -1,6 +1,5 @@
 """The registry of engine kinds: which can run here, what is missing for the others, and how each is built."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptq_export.engines.base import Engine
-from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.errors import EnvironmentMissing
+from ptq_export.lookup import lookup
 
 if TYPE_CHECKING:
     from ptq_export.engines.ort import OrtOptions
@@ -34,7 +34,7 @@ KINDS = {
 
 def availability(kind: str) -> tuple[bool, str]:
     """Whether engines of this kind can be built and run here, and what is missing where they cannot."""
-    missing = _missing(_find_kind(kind))
+    missing = _missing(lookup("engine kind", kind, KINDS))
     return missing is None, "" if missing is None else f"{missing.cause}: {missing.remedy}"
 
 
@@ -47,21 +47,13 @@ def build_engine(
         EnvironmentMissing: this machine lacks what the kind needs.
         InputError: no such kind, or `source` cannot be used.
     """
-    entry = _find_kind(kind)
+    entry = lookup("engine kind", kind, KINDS)
     missing = _missing(entry)
     if missing is not None or entry.engine is None:
         raise missing or EnvironmentMissing(f"{kind} is not available")
     module, name = entry.engine
     build: Callable[..., Engine] = getattr(import_module(module), name)
     return build(source, cache, options, sha256)
-
-
-def _find_kind(kind: str) -> EngineKind:
-    if kind in KINDS:
-        return KINDS[kind]
-    near = difflib.get_close_matches(kind, KINDS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"unknown engine kind {kind!r}", f"{hint}known kinds: {', '.join(sorted(KINDS))}")
 
 
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:

@@ -1,10 +1,11 @@
-"""What every engine is: a function `(sample, timestep) -> eps` on numpy arrays or torch tensors, the same kind out.
+"""What every engine is: `(sample, timestep[, label]) -> eps` on numpy arrays or torch tensors, the same kind out.
 
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -17,39 +18,61 @@ if TYPE_CHECKING:
 
     from ptq_export.engines.unet import EngineUNet
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Signature"]
 
-Timestep: TypeAlias = "int | NDArray[Any] | Tensor"
+Integers: TypeAlias = "int | NDArray[Any] | Tensor"
+"""One for the whole batch, or `[N]`."""
 
 
-class Engine(ABC):
-    """A built denoiser.
+@dataclass(frozen=True)
+class Signature:
+    """What an engine takes and makes.
 
     Attributes:
         sample_shape: `(C, H, W)`.
+        channels: Output channels: C, or 2 C where a learned variance follows eps.
         batch: The only batch size of a graph that was compiled for one, None where any will do.
         num_train_timesteps: T where the graph states it; time-steps are 0..T-1.
+        classes: How many labels a class-conditional denoiser knows, 0..classes-1; None where it takes none.
     """
 
-    def __init__(self, sample_shape: tuple[int, int, int], batch: int | None, num_train_timesteps: int | None) -> None:
-        self.sample_shape = sample_shape
-        self.batch = batch
-        self.num_train_timesteps = num_train_timesteps
+    sample_shape: tuple[int, int, int]
+    channels: int
+    batch: int | None = None
+    num_train_timesteps: int | None = None
+    classes: int | None = None
+
+
+class Engine(ABC):
+    """A built denoiser with its `signature`."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)`."""
+        return self.signature.sample_shape
 
     @overload
-    def __call__(self, sample: NDArray[Any], timestep: Timestep) -> NDArray[np.float32]: ...
+    def __call__(
+        self, sample: NDArray[Any], timestep: Integers, label: "Integers | None" = None
+    ) -> NDArray[np.float32]: ...
 
     @overload
-    def __call__(self, sample: "Tensor", timestep: Timestep) -> "Tensor": ...
+    def __call__(self, sample: "Tensor", timestep: Integers, label: "Integers | None" = None) -> "Tensor": ...
 
-    def __call__(self, sample: Any, timestep: Timestep) -> Any:
+    def __call__(self, sample: Any, timestep: Integers, label: "Integers | None" = None) -> Any:
         """eps `[N, C, H, W]` of a float32 sample `[N, C, H, W]` at time-steps `[N]`, or one for the whole batch.
+
+        A class-conditional engine takes labels likewise. Where the signature has 2 C channels, the answer has them.
 
         Raises:
             InputError: the shape or type of an argument is not what the engine was built for.
         """
         array = self._checked_sample(sample)
-        eps = self.run(array, self._checked_timestep(timestep, len(array)))
+        steps = self._checked_timestep(timestep, len(array))
+        eps = self.run(array, steps, *self._checked_label(label, len(array)))
         if not _is_tensor(sample):
             return eps
         import torch
@@ -57,7 +80,9 @@ class Engine(ABC):
         return torch.from_numpy(eps).to(sample.device)
 
     @abstractmethod
-    def run(self, sample: NDArray[np.float32], timestep: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(
+        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """eps `[N, C, H, W]` of arguments that were checked: contiguous, `[N, C, H, W]` and `[N]`."""
 
     def as_unet(self) -> "EngineUNet":
@@ -70,12 +95,13 @@ class Engine(ABC):
         if _type_name(sample) != "float32":
             raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
         array = _as_array(sample)
-        wanted = ("N" if self.batch is None else self.batch, *self.sample_shape)
-        if array.ndim != 4 or array.shape[1:] != self.sample_shape or len(array) == 0:
+        batch, shape = self.signature.batch, self.signature.sample_shape
+        wanted = ("N" if batch is None else batch, *shape)
+        if array.ndim != 4 or array.shape[1:] != shape or len(array) == 0:
             raise InputError(f"the sample is {list(array.shape)}, this engine takes [{', '.join(map(str, wanted))}]")
-        if self.batch not in (None, len(array)):
+        if batch not in (None, len(array)):
             raise InputError(
-                f"the sample has batch {len(array)}, this engine was compiled for batch {self.batch}",
+                f"the sample has batch {len(array)}, this engine was compiled for batch {batch}",
                 "send that many samples, or export with a dynamic batch",
             )
         return np.ascontiguousarray(array)
@@ -83,16 +109,29 @@ class Engine(ABC):
     def _checked_timestep(self, timestep: Any, batch: int) -> NDArray[np.int64]:
         if _type_name(timestep) in ("float16", "bfloat16"):
             raise InputError(f"the time-step is {_type_name(timestep)}, which rounds 2049 to 2048", "give an integer")
-        values = _as_array(timestep)
-        if values.dtype.kind not in "iu" and not _holds_integers(values):
-            raise InputError(f"time-step {timestep} is not an integer", "this engine knows the training steps only")
-        if values.shape not in ((), (1,), (batch,)):
-            raise InputError(f"the time-steps have shape {list(values.shape)}: give one, or [{batch}]")
-        steps = self.num_train_timesteps
-        if values.min() < 0 or (steps is not None and values.max() >= steps):
-            known = "0 and up" if steps is None else f"0..{steps - 1}"
-            raise InputError(f"time-step {timestep} is outside of the training steps {known}")
-        return np.full(batch, values, np.int64)
+        return _checked_integers("time-step", timestep, batch, self.signature.num_train_timesteps)
+
+    def _checked_label(self, label: Any, batch: int) -> tuple[NDArray[np.int64], ...]:
+        classes = self.signature.classes
+        if classes is None and label is None:
+            return ()
+        if classes is None:
+            raise InputError("this engine has no class labels", "leave out the label")
+        if label is None:
+            raise InputError("this engine is class-conditional", f"give labels, 0..{classes - 1}")
+        return (_checked_integers("label", label, batch, classes),)
+
+
+def _checked_integers(name: str, given: Any, batch: int, end: int | None) -> NDArray[np.int64]:
+    """`given`, one integer or `[N]`, as `[N]`; all of 0..end-1."""
+    values = _as_array(given)
+    if values.dtype.kind not in "iu" and not _holds_integers(values):
+        raise InputError(f"{name} {given} is not an integer", f"this engine knows {name}s 0, 1, 2, ... only")
+    if values.shape not in ((), (1,), (batch,)):
+        raise InputError(f"the {name}s have shape {list(values.shape)}: give one, or [{batch}]")
+    if values.min() < 0 or (end is not None and values.max() >= end):
+        raise InputError(f"{name} {given} is out of range", f"known: {'0 and up' if end is None else f'0..{end - 1}'}")
+    return np.full(batch, values, np.int64)
 
 
 def _holds_integers(values: NDArray[Any]) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ptq_export.artifacts import read_json, sha256_file, write_json
-from ptq_export.engines.isa import instruction_sets
 from ptq_export.errors import InputError
+from ptq_export.processor import instruction_sets
 
 __all__ = ["Identity", "current", "differences", "read_identity", "sidecar_path", "stale_reasons", "write_identity"]
 

@@ -14,9 +14,10 @@ import psutil
 from numpy.typing import NDArray
 
 from ptq_export.artifacts import atomic_path, sha256_file
-from ptq_export.engines.base import Engine
+from ptq_export.engines.base import Engine, Signature
 from ptq_export.engines.identity import Identity, current, stale_reasons, write_identity
 from ptq_export.errors import InputError
+from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 
 __all__ = ["OrtEngine", "OrtOptions", "load_files", "run_graph"]
 
@@ -74,10 +75,12 @@ class OrtEngine(Engine):
             write_identity(self.optimised_path, identity)
         session = _session(self.optimised_path, self.options, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
         self._run = session.run
-        super().__init__(*_signature(session, source))
+        super().__init__(_signature(session, source))
 
-    def run(self, sample: NDArray[np.float32], timestep: NDArray[np.int64]) -> NDArray[np.float32]:
-        eps: NDArray[np.float32] = self._run(None, {"sample": sample, "timestep": timestep})[0]
+    def run(
+        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        eps: NDArray[np.float32] = self._run(None, dict(zip(INPUTS, (sample, timestep, *label), strict=False)))[0]
         return eps
 
 
@@ -145,15 +148,16 @@ def _session(
         raise InputError(f"ONNX Runtime cannot load {path.name}: {error}", "export it again") from error
 
 
-def _signature(
-    session: onnxruntime.InferenceSession, source: Path
-) -> tuple[tuple[int, int, int], int | None, int | None]:
-    """Sample shape, batch (None: dynamic) and T of a session."""
+def _signature(session: onnxruntime.InferenceSession, source: Path) -> Signature:
     inputs = {item.name: item for item in session.get_inputs()}
-    shape = inputs["sample"].shape if {"sample", "timestep"} == set(inputs) else []
+    shape = inputs["sample"].shape if set(inputs) in (set(INPUTS), set(INPUTS[:2])) else []
     if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
         described = ", ".join(f"{item.name} {item.shape}" for item in inputs.values())
         raise InputError(f"{source.name} is not a denoiser of (sample, timestep): it takes {described or 'nothing'}")
-    steps = session.get_modelmeta().custom_metadata_map.get("num_train_timesteps")
+    stated = session.get_modelmeta().custom_metadata_map
+    steps, classes = (int(stated[key]) if key in stated else None for key in (TRAIN_TIMESTEPS, CLASSES))
     batch, channels, height, width = shape
-    return (channels, height, width), batch if isinstance(batch, int) else None, int(steps) if steps else None
+    batch = batch if isinstance(batch, int) else None
+    if ("label" in inputs) != (classes is not None):
+        raise InputError(f"{source.name} takes labels and does not say how many, or the reverse", "export it again")
+    return Signature((channels, height, width), session.get_outputs()[0].shape[1], batch, steps, classes)

@@ -6,7 +6,6 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ptq_export.engines.base import Engine
-from ptq_export.errors import InputError
 
 __all__ = ["EngineUNet"]
 
@@ -22,7 +21,9 @@ class EngineUNet(nn.Module):
         self.engine = engine
         channels, height, width = engine.sample_shape
         self.config = FrozenDict(
-            sample_size=height if height == width else (height, width), in_channels=channels, out_channels=channels
+            sample_size=height if height == width else (height, width),
+            in_channels=channels,
+            out_channels=engine.signature.channels,
         )
 
     def forward(
@@ -33,7 +34,5 @@ class EngineUNet(nn.Module):
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
         """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple."""
-        if class_labels is not None:
-            raise InputError("this engine has no class labels", "leave out class_labels")
-        eps = self.engine(sample, timestep)
+        eps = self.engine(sample, timestep, class_labels)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

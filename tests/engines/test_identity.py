@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ptq_export.engines.identity import current, differences, read_identity, stale_reasons, write_identity
-from ptq_export.engines.isa import instruction_sets
 from ptq_export.errors import InputError
+from ptq_export.processor import instruction_sets
 
 HERE = current("ort", {"onnxruntime": "1.32.0"}, "ab" * 32, {"optimisation": "all"})
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ptq_export.engines.isa import instruction_sets
+from ptq_export.processor import instruction_sets
 
 WIDE = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(instruction_sets())
 needs_narrow_sums = pytest.mark.skipif(

@@ -1,9 +1,10 @@
-"""The instruction sets that decide which kernels an engine picks, and so what its compiled form may hold."""
+"""The processor: its name, and the instruction sets that decide which kernels an engine picks."""
 
+import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["instruction_sets"]
+__all__ = ["instruction_sets", "processor_name"]
 
 # In the order in which they appeared. Float kernels: up to avx512*, asimd, sve; the rest decides the int8 kernels.
 RELEVANT = (
@@ -21,8 +22,17 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for name in RELEVANT if name in flags)
 
 
+@cache
+def processor_name() -> str:
+    """The maker's own name of this processor."""
+    import cpuinfo  # starts other programs and takes more than a second
+
+    name: str = cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or "unknown"
+    return name
+
+
 def _flags() -> frozenset[str]:
-    # The kernel's list costs nothing; py-cpuinfo, for the other systems, starts programs and takes a second.
+    # The kernel's list costs nothing; py-cpuinfo is for the other systems.
     if PROCESSORS.exists():
         for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
