@@ -1,4 +1,4 @@
-"""A denoiser as a value: the module `(sample, timestep) -> eps`, its noise schedule, and where it came from."""
+"""A denoiser as a value: the module `(sample, timestep[, label]) -> eps`, its noise schedule, and its origin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "NoiseSchedule", "Source", "UNetEps"]
+__all__ = ["Denoiser", "NoiseSchedule", "Source", "UNetEps", "draw_labels"]
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The forward process q(x_t | x_0) of a checkpoint, in diffusers' vocabulary."""
+    """The forward process q(x_t | x_0) of a checkpoint, and its reverse variance, in diffusers' vocabulary.
+
+    Where `variance_type` is learned, the network makes twice the channels: eps, then what DDPM's variance is made of.
+    """
 
     num_train_timesteps: int = 1000
     beta_schedule: str = "linear"
@@ -20,6 +23,11 @@ class NoiseSchedule:
     beta_end: float = 0.02
     prediction_type: str = "epsilon"
     clip_sample: bool = True
+    variance_type: str = "fixed_small"
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.variance_type.startswith("learned")
 
 
 @dataclass(frozen=True)
@@ -38,29 +46,47 @@ class Source:
 class Denoiser:
     """A trained noise predictor.
 
-    `module` maps a sample `[N, C, H, W]` (float32) and time-steps `[N]` (int64, original training steps) to eps
-    `[N, C, H, W]`; it is in evaluation mode and on the CPU. `sample_shape` is `(C, H, W)`.
+    `module` maps a sample `[N, C, H, W]` (float32), time-steps `[N]` (int64, original training steps) and, if
+    `classes` is given, labels `[N]` (int64, 0..classes-1) to eps `[N, C, H, W]`, or to `[N, 2 C, H, W]` where
+    `schedule.learns_variance`; it is in evaluation mode and on the CPU. `sample_shape` is `(C, H, W)`.
     """
 
     module: nn.Module
     schedule: NoiseSchedule
     sample_shape: tuple[int, int, int]
     source: Source
+    classes: int | None = None
 
     @torch.no_grad()
-    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        eps: Tensor = self.module(sample, timestep)
-        return eps
+    def __call__(self, sample: Tensor, timestep: Tensor, *label: Tensor) -> Tensor:
+        output: Tensor = self.module(sample, timestep, *label)
+        return output
+
+    def labels(self, count: int, seed: int) -> tuple[Tensor, ...]:
+        """See `draw_labels`."""
+        return draw_labels(self.classes, count, seed)
+
+
+def draw_labels(classes: int | None, count: int, seed: int) -> tuple[Tensor, ...]:
+    """Labels `[count]` drawn from all classes, as the further argument that they are: none if there are no classes."""
+    if classes is None:
+        return ()
+    return (torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed)),)
 
 
 class UNetEps(nn.Module):
-    """A diffusers `UNet2DModel` as a plain function of (sample, timestep) that returns the tensor."""
+    """A diffusers `UNet2DModel` as a plain function of (sample, timestep[, label]) that returns the tensor.
 
-    def __init__(self, unet: nn.Module) -> None:
+    The network itself sees `timestep * time_scale`: OpenAI's nets of T = 4000 know the times 0..1000.
+    """
+
+    def __init__(self, unet: nn.Module, time_scale: float = 1.0) -> None:
         super().__init__()
         self.unet = unet
+        self.time_scale = time_scale
 
-    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """eps `[N, C, H, W]` of a sample `[N, C, H, W]` at time-steps `[N]`."""
-        eps: Tensor = self.unet(sample, timestep, return_dict=False)[0]
-        return eps
+    def forward(self, sample: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
+        """The output `[N, C, H, W]` or `[N, 2 C, H, W]` for a sample `[N, C, H, W]` at time-steps `[N]`."""
+        time = timestep if self.time_scale == 1 else timestep * self.time_scale
+        output: Tensor = self.unet(sample, time, class_labels=label, return_dict=False)[0]
+        return output

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ptq_export.checkpoints.unet import build_unet, sample_shape
+from ptq_export.checkpoints.keys import count, shape_of
+from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
@@ -57,10 +58,11 @@ def ddim_config(tensors: Mapping[str, Tensor], path: str) -> dict[str, Any]:
     Raises:
         InputError: the tensors that tell are missing, or the net is one that `UNet2DModel` cannot express.
     """
-    levels = _count(tensors, "down.", path)
-    blocks = _count(tensors, "down.0.block.", path)
-    stem, head = _conv(tensors, "conv_in.weight", path), _conv(tensors, "conv_out.weight", path)
-    widths = [_conv(tensors, f"down.{level}.block.0.conv1.weight", path)[0] for level in range(levels)]
+    levels = count(tensors, "down.", path)
+    blocks = count(tensors, "down.0.block.", path)
+    conv = partial(shape_of, tensors, kind="convolution", path=path)
+    stem, head = conv("conv_in.weight"), conv("conv_out.weight")
+    widths = [conv(f"down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
     if widths[0] != stem[0]:
         cause = f"conv_in has {stem[0]} channels and the first level {widths[0]}"
         raise InputError(f"{path}: {cause}, which UNet2DModel cannot express", "only ch_mult = 1, ... can be read")
@@ -88,7 +90,7 @@ def _matches(weights: Weights) -> bool:
     )
 
 
-def _load(weights: Weights, resolution: int | None) -> Denoiser:
+def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Denoiser:
     path = str(weights.path)
     config = ddim_config(weights.tensors, path)
     notes = [_SCHEDULE_NOTE]
@@ -99,7 +101,7 @@ def _load(weights: Weights, resolution: int | None) -> Denoiser:
     rename = partial(ddim_name, levels=len(config["block_out_channels"]))
     module = build_unet(config, weights.tensors, path, rename)
     shape = sample_shape(module, None, path)
-    return Denoiser(module, NoiseSchedule(), shape, weights.source(_NAME, config, *notes))
+    return Denoiser(module, with_variance(NoiseSchedule(), module), shape, weights.source(_NAME, config, *notes))
 
 
 DDIM = Format(_NAME, _matches, _load)
@@ -114,31 +116,11 @@ def _resolution(config: Mapping[str, Any]) -> tuple[int, str]:
     return 4 << (levels - 1), "without attention, a lowest level of 4x4 as in the CIFAR-10 net"
 
 
-def _count(tensors: Mapping[str, Tensor], prefix: str, path: str) -> int:
-    """How many N there are in `prefix`N: they must be 0, 1, 2, ..."""
-    pattern = re.compile(re.escape(prefix) + r"([0-9]{1,4})\.")
-    found = {int(match[1]) for name in tensors if (match := pattern.match(name))}
-    if found != set(range(len(found))) or not found:
-        absent = min(set(range(len(found) + 1)) - found)
-        raise InputError(f"{path} lacks the tensors {prefix}{absent}.*", "the file is incomplete")
-    return len(found)
-
-
-def _conv(tensors: Mapping[str, Tensor], name: str, path: str) -> tuple[int, int]:
-    """(output, input) channels of a convolution."""
-    if name not in tensors:
-        raise InputError(f"{path} lacks the tensors {name}", "the file is incomplete")
-    shape = tensors[name].shape
-    if len(shape) != 4:
-        raise InputError(f"{path}: the tensor {name} has the shape {list(shape)}, not that of a convolution")
-    return shape[0], shape[1]
-
-
 def _has_attention(tensors: Mapping[str, Tensor], level: str, blocks: int, path: str) -> bool:
     prefix = f"{level}.attn."
     if not any(name.startswith(prefix) for name in tensors):
         return False
-    if (count := _count(tensors, prefix, path)) != blocks:
-        cause = f"{level} has {blocks} residual blocks but {count} with attention"
+    if (attended := count(tensors, prefix, path)) != blocks:
+        cause = f"{level} has {blocks} residual blocks but {attended} with attention"
         raise InputError(f"{path}: {cause}", "UNet2DModel has attention after all blocks of a level or after none")
     return True

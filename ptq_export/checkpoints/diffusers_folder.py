@@ -1,6 +1,7 @@
 """Folders that diffusers saved: a `UNet2DModel` with its scheduler's configuration, or a pipeline that has both."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from ptq_export.artifacts import read_json
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
-from ptq_export.checkpoints.unet import build_unet, sample_shape
+from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
@@ -46,7 +47,7 @@ def _matches(weights: Weights) -> bool:
     return bool(weights.config) or any(name.startswith("down_blocks.0.resnets.0.") for name in weights.tensors)
 
 
-def _load(weights: Weights, resolution: int | None) -> Denoiser:
+def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Denoiser:
     path = str(weights.path)
     if not weights.config:
         raise InputError(f"{path} holds a diffusers net without its config.json", "give the folder that has both")
@@ -63,7 +64,8 @@ def _load(weights: Weights, resolution: int | None) -> Denoiser:
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
     shape = sample_shape(module, resolution, path)
-    return Denoiser(module, schedule, shape, weights.source(_NAME, config, *notes))
+    source = weights.source(_NAME, config, *notes)
+    return Denoiser(module, with_variance(schedule, module), shape, source, config.get("num_class_embeds"))
 
 
 DIFFUSERS = Format(_NAME, _matches, _load)

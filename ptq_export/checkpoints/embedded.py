@@ -4,14 +4,16 @@ The package carries one, `embedded:digits`; `examples/train_digits.py` writes th
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ptq_export.checkpoints.assume import NOTHING
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
-from ptq_export.checkpoints.unet import build_unet, sample_shape
+from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
@@ -33,23 +35,23 @@ def load_embedded(name: str, resolution: int | None) -> Denoiser:
     path = ASSETS / lookup("embedded model", name, EMBEDDED)
     if not path.exists():
         raise InputError(f"this installation lacks the embedded model {path.name}", "install ptq-export again")
-    return _load(read_weights(path, f"embedded:{name}"), resolution)
+    return _load(read_weights(path, f"embedded:{name}"), resolution, NOTHING)
 
 
 def _matches(weights: Weights) -> bool:
     return weights.metadata.get("format") == _NAME
 
 
-def _load(weights: Weights, resolution: int | None) -> Denoiser:
+def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Denoiser:
     path = str(weights.path)
     config = _header(weights, "unet")
     module = build_unet(config, weights.tensors, path)
-    schedule = noise_schedule(_header(weights, "scheduler"), path)
+    schedule = with_variance(noise_schedule(_header(weights, "scheduler"), path), module)
     training = _header(weights, "training")
     weights = replace(weights, ema=training.get("ema"))
     note = "trained with " + ", ".join(f"{name} = {value}" for name, value in training.items())
     shape = sample_shape(module, resolution, path)
-    return Denoiser(module, schedule, shape, weights.source(_NAME, config, note))
+    return Denoiser(module, schedule, shape, weights.source(_NAME, config, note), config.get("num_class_embeds"))
 
 
 SELF_DESCRIBING = Format(_NAME, _matches, _load)

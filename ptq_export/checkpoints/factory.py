@@ -95,12 +95,13 @@ def _try(denoiser: Denoiser, spec: str) -> None:
     """One call on two samples: a net of another signature or output is refused here, not in mid-calibration."""
     sample = torch.zeros(2, *denoiser.sample_shape)
     try:
-        eps = denoiser(sample, torch.tensor([0, 1]))
+        output = denoiser(sample, torch.tensor([0, 1]), *denoiser.labels(2, seed=0))
     except Exception as error:  # the user's own code runs here
         cause = f"{spec}: the net fails on a sample {list(sample.shape)} at time-steps [2]: {error!r}"
-        raise InputError(cause, "it is called as (sample, timestep) and must suit sample_shape") from error
-    if not isinstance(eps, Tensor) or eps.shape != sample.shape:
-        found = list(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__
-        raise InputError(
-            f"{spec}: the net answers {found} to a sample {list(sample.shape)}", "it must return eps alone"
-        )
+        raise InputError(cause, "it is called as (sample, timestep[, label]) and must suit sample_shape") from error
+    channels, *size = denoiser.sample_shape
+    expected = [2, channels * (2 if denoiser.schedule.learns_variance else 1), *size]
+    found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != expected:
+        remedy = "it must return eps alone, or with as many channels again where its schedule learns the variance"
+        raise InputError(f"{spec}: the net answers {found} to a sample {list(sample.shape)}", remedy)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ptq_export.errors import InputError
 
-__all__ = ["fit", "require_finite", "tensors_sha256"]
+__all__ = ["fit", "require_finite", "require_plain", "tensors_sha256"]
 
 _OTHER_NET = "the file belongs to another net, or is incomplete"
 
@@ -16,7 +16,8 @@ _OTHER_NET = "the file belongs to another net, or is incomplete"
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str, file_name: Callable[[str], str] = str) -> None:
     """Give `module` (on the meta device) the values of `tensors`, each copied to memory of its own as float32.
 
-    `file_name` tells how the file calls a tensor of the module; a 1x1 convolution of the file fits a linear layer.
+    `file_name` tells how the file calls a tensor of the module; a 1x1 convolution of the file, over one or two
+    dimensions, fits a linear layer.
 
     Raises:
         InputError: tensors missing or left over, other shapes, not plain float tensors, NaN or infinity.
@@ -34,6 +35,13 @@ def require_finite(tensors: Mapping[str, Tensor], path: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{path}: the tensor {name} holds NaN or infinite values", "use an earlier checkpoint")
+
+
+def require_plain(name: str, tensor: Tensor, path: str) -> None:
+    """Refuse integers, sparse tensors and tensors without values."""
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise InputError(f"{path}: the tensor {name} is not a plain float tensor ({kind})", "save float weights")
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -54,10 +62,8 @@ def _require_none(path: str, complaint: str, names: Collection[str]) -> None:
 
 
 def _shaped(path: str, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-        raise InputError(f"{path}: the tensor {name} is not a plain float tensor ({kind})", "save float weights")
-    if tensor.shape not in (shape, (*shape, 1, 1)):
+    require_plain(name, tensor, path)
+    if tensor.shape not in (shape, (*shape, 1), (*shape, 1, 1)):
         found = f"has the shape {list(tensor.shape)}, the net needs {list(shape)}"
         raise InputError(f"{path}: the tensor {name} {found}", _OTHER_NET)
     return tensor.reshape(shape).to(torch.float32, copy=True, memory_format=torch.contiguous_format)

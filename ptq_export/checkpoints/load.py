@@ -1,9 +1,10 @@
 """From what the user names (a file, a folder, `embedded:`, `random:`, `package.module:factory`) to a denoiser."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ptq_export.checkpoints.assume import NOTHING, check_assumptions
 from ptq_export.checkpoints.diffusers_folder import read_folder
 from ptq_export.checkpoints.embedded import load_embedded
 from ptq_export.checkpoints.factory import load_factory
@@ -19,27 +20,34 @@ _CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_e
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def load_checkpoint(spec: str, resolution: int | None = None) -> Denoiser:
+def load_checkpoint(spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
     Args:
         spec: a checkpoint file, a diffusers folder, `embedded:NAME`, `random:NAME` or `package.module:factory`.
         resolution: height and width of the samples; without it the checkpoint's own, or a default that
             `source.notes` states.
+        assume: what the tensors of some formats do not tell (`Format.assumable`), in place of the defaults that
+            `source.notes` states.
 
     Raises:
-        InputError: the checkpoint is absent, damaged, unsafe, of an unknown net, or does not fit.
+        InputError: the checkpoint is absent, damaged, unsafe, of an unknown net, or does not fit; or there is nothing
+            such to assume.
     """
     if resolution is not None and resolution < 1:
         raise InputError(f"resolution {resolution} is not positive", "give --resolution as a number of pixels")
     kind, _, name = spec.partition(":")
     if kind in _CARRIED:
+        check_assumptions(assume, {}, spec)
         return _CARRIED[kind](name, resolution)
     path = Path(spec)
     if _FACTORY.fullmatch(spec) and not path.exists():
+        check_assumptions(assume, {}, spec)
         return load_factory(spec, resolution)
     weights = read_folder(path, spec) if spec and _is_folder(path) else read_weights(path, spec)
-    return identify(weights).load(weights, resolution)
+    entry = identify(weights)
+    check_assumptions(assume, entry.assumable, entry.name)
+    return entry.load(weights, resolution, assume)
 
 
 def _is_folder(path: Path) -> bool:

@@ -3,13 +3,14 @@
 from ptq_export.checkpoints.ddim import DDIM
 from ptq_export.checkpoints.diffusers_folder import DIFFUSERS
 from ptq_export.checkpoints.embedded import SELF_DESCRIBING
+from ptq_export.checkpoints.openai import OPENAI
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.errors import InputError
 
 __all__ = ["FORMATS", "identify"]
 
 # a header that names the format outranks the look of the keys
-_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM)
+_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, OPENAI)
 FORMATS: dict[str, Format] = {}
 for _entry in _ENTRIES:
     if _entry.name in FORMATS:

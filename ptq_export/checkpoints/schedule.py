@@ -11,6 +11,7 @@ __all__ = ["noise_schedule"]
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 _NOT_YET = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False, "clip_sample_range": 1.0}
+_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 _REMEDY = "give the scheduler configuration that the net was trained with: DDPMScheduler's or DDIMScheduler's"
 
 
@@ -38,4 +39,4 @@ def _is_sound(schedule: NoiseSchedule) -> bool:
     numbers = isinstance(steps, int) and isinstance(start, float | int) and isinstance(end, float | int)
     if not numbers or schedule.beta_schedule not in _BETAS or schedule.prediction_type not in _PREDICTIONS:
         return False
-    return steps > 0 and 0 < start <= end < 1
+    return schedule.variance_type in _VARIANCES and steps > 0 and 0 < start <= end < 1

@@ -1,6 +1,7 @@
 """Where every U-Net format lands: diffusers' `UNet2DModel`, from its keyword arguments and a file's tensors."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -8,14 +9,18 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from ptq_export.checkpoints.fit import fit
-from ptq_export.denoiser import UNetEps
+from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
 
-__all__ = ["build_unet", "sample_shape"]
+__all__ = ["build_unet", "sample_shape", "with_variance"]
 
 
 def build_unet(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str, file_name: Callable[[str], str] = str
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: str,
+    file_name: Callable[[str], str] = str,
+    time_scale: float = 1.0,
 ) -> UNetEps:
     """The net of `config` with the tensors of `path`: float32, in evaluation mode, without gradients.
 
@@ -33,7 +38,7 @@ def build_unet(
         raise InputError(cause, "its configuration is damaged, or of another version of diffusers") from error
     _require_supported(unet, path)
     fit(unet, tensors, path, file_name)
-    return UNetEps(unet).eval().requires_grad_(False)
+    return UNetEps(unet, time_scale).eval().requires_grad_(False)
 
 
 def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[int, int, int]:
@@ -52,19 +57,28 @@ def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[in
     return int(config["in_channels"]), sides[0], sides[1]
 
 
+def with_variance(schedule: NoiseSchedule, module: UNetEps) -> NoiseSchedule:
+    """`schedule` with a variance that the net's outputs allow: learned if there are twice as many as inputs."""
+    config = cast(Mapping[str, Any], module.unet.config)
+    learned = config["out_channels"] == 2 * config["in_channels"]
+    if learned == schedule.learns_variance:
+        return schedule
+    return replace(schedule, variance_type="learned_range" if learned else "fixed_small")
+
+
 def _require_supported(unet: UNet2DModel, path: str) -> None:
     config = unet.config
     inputs, outputs = config["in_channels"], config["out_channels"]
     reason = ""
-    if config["num_class_embeds"] is not None or config["class_embed_type"] is not None:
-        reason = "class-conditional nets"
-    elif outputs == 2 * inputs:
-        reason = f"nets with a learned variance ({outputs} output channels for {inputs} input channels)"
-    elif outputs != inputs:
+    if config["class_embed_type"] is not None:
+        reason = f"nets with class embeddings of type {config['class_embed_type']}"
+    elif outputs not in (inputs, 2 * inputs):
         reason = f"nets with {outputs} output channels for {inputs} input channels"
     elif config["time_embedding_type"] != "positional":
         reason = f"nets with a {config['time_embedding_type']} time embedding"
     elif {name for name, _ in unet.named_buffers()} - set(unet.state_dict()):
         reason = "nets with blocks of fixed kernels (KDownBlock2D and kin)"
     if reason:
-        raise InputError(f"{path}: {reason} are not supported yet", "give an unconditional net that predicts eps only")
+        raise InputError(
+            f"{path}: {reason} are not supported yet", "give a net that predicts eps, alone or with its variance"
+        )

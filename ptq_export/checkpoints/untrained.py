@@ -1,46 +1,81 @@
-"""Nets of published sizes with random weights, for latency work: `random:ddim-cifar10`. Their images mean nothing."""
+"""Nets of published sizes with random weights, for latency work: `random:iddpm-cifar10`. Their images mean nothing."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 
 from ptq_export.checkpoints.fit import tensors_sha256
+from ptq_export.checkpoints.openai_published import PUBLISHED
+from ptq_export.checkpoints.openai_unet import set_heads, unet_config
 from ptq_export.checkpoints.unet import sample_shape
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.lookup import lookup
 
-__all__ = ["UNTRAINED", "load_untrained"]
+__all__ = ["DDIM_CIFAR10", "UNTRAINED", "load_untrained"]
 
 _SEED = 0
 _LOUD = "RANDOM WEIGHTS: good for latency only; the images mean nothing, nor does any fidelity measured on them"
-UNTRAINED = {
-    "ddim-cifar10": {  # 35.7 M parameters: Ho et al. (2020), section 4 and appendix B
-        "sample_size": 32,
-        "in_channels": 3,
-        "out_channels": 3,
-        "block_out_channels": [128, 256, 256, 256],
-        "layers_per_block": 2,
-        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-        "attention_head_dim": None,
-        "downsample_padding": 0,
-        "flip_sin_to_cos": False,
-        "freq_shift": 1,
-        "norm_eps": 1e-6,
-    }
+DDIM_CIFAR10: dict[str, Any] = {  # 35.7 M parameters: Ho et al. (2020), section 4 and appendix B
+    "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [128, 256, 256, 256],
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": None,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
 }
 
 
 def load_untrained(name: str, resolution: int | None) -> Denoiser:
     """The net called `name`, drawn from a fixed seed; the global random generator stays as it is.
 
+    Layers that OpenAI's code starts at zero are drawn like all others: a net that answers zero measures nothing.
+
     Raises:
         InputError: no such net; the message offers the nearest.
     """
-    config = lookup("random net", name, UNTRAINED)
+    draw = lookup("random net", name, UNTRAINED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        module = UNetEps(UNet2DModel(**config)).eval().requires_grad_(False)
-    spec = f"random:{name}"
+        return draw(f"random:{name}", resolution)
+
+
+def _ddim_cifar10(spec: str, resolution: int | None) -> Denoiser:
+    module = _frozen(UNetEps(UNet2DModel(**DDIM_CIFAR10)))
+    return Denoiser(
+        module, NoiseSchedule(), sample_shape(module, resolution, spec), _source(spec, module, DDIM_CIFAR10)
+    )
+
+
+def _openai(name: str, spec: str, resolution: int | None) -> Denoiser:
+    """52.5, 121.1 and 295.9 M parameters: Nichol & Dhariwal (2021), Dhariwal & Nichol (2021)."""
+    layout, flags = PUBLISHED[name].layout, PUBLISHED[name].flags
+    config = unet_config(layout, PUBLISHED[name].resolution)
+    module = _frozen(UNetEps(UNet2DModel(**config), flags.time_scale))
+    set_heads(module, flags)
+    shape = sample_shape(module, resolution, spec)
+    source = _source(spec, module, {**config, **flags.as_assumptions()})
+    return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.classes)
+
+
+UNTRAINED: dict[str, Callable[[str, int | None], Denoiser]] = {
+    "ddim-cifar10": _ddim_cifar10,
+    **{name: partial(_openai, name) for name in ("iddpm-cifar10", "iddpm-imagenet64", "adm-imagenet64")},
+}
+
+
+def _frozen(module: UNetEps) -> UNetEps:
+    return module.eval().requires_grad_(False)
+
+
+def _source(spec: str, module: UNetEps, architecture: dict[str, Any]) -> Source:
     sha256 = tensors_sha256(module.unet.state_dict())
-    source = Source(spec, "random weights", sha256, None, (_LOUD,), config)
-    return Denoiser(module, NoiseSchedule(), sample_shape(module, resolution, spec), source)
+    return Source(spec, "random weights", sha256, None, (_LOUD,), architecture)

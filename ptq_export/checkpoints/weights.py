@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.checkpoints.assume import Assumable
 from ptq_export.denoiser import Denoiser, Source
 
 __all__ = ["Format", "Weights"]
@@ -39,11 +40,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of checkpoint: `matches` looks at keys alone, `load(weights, resolution)` builds the denoiser.
+    """A kind of checkpoint: `matches` looks at keys alone, `load(weights, resolution, assume)` builds the denoiser.
 
-    `load` raises `InputError` when the tensors turn out not to fit the net that their keys promise.
+    `load` raises `InputError` when the tensors turn out not to fit the net that their keys promise. `assume` is what
+    the user says that the tensors do not tell; it holds keys and values of `assumable` only.
     """
 
     name: str
     matches: Callable[[Weights], bool]
-    load: Callable[[Weights, int | None], Denoiser]
+    load: Callable[[Weights, int | None, Mapping[str, str]], Denoiser]
+    assumable: Assumable = field(default_factory=dict)

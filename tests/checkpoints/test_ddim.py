@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from ptq_export.artifacts import sha256_file
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.ddim import ddim_config, ddim_name
-from ptq_export.checkpoints.untrained import UNTRAINED
+from ptq_export.checkpoints.untrained import DDIM_CIFAR10
 from ptq_export.errors import InputError
 
 
@@ -69,11 +69,10 @@ def test_other_architectures_equal_the_reference(
 
 
 def test_cifar10_architecture_is_inferred_from_shapes() -> None:
-    config = UNTRAINED["ddim-cifar10"]
     with torch.device("meta"):
-        unet = UNet2DModel(**config)
+        unet = UNet2DModel(**DDIM_CIFAR10)
     state = {ddim_name(name, levels=4): tensor for name, tensor in unet.state_dict().items()}
-    assert {"sample_size": 32, **ddim_config(state, "cifar10")} == config
+    assert {"sample_size": 32, **ddim_config(state, "cifar10")} == DDIM_CIFAR10
     assert "up.3.block.2.nin_shortcut.weight" in state
     assert "up.1.attn.2.proj_out.bias" in state
 
@@ -198,9 +197,16 @@ def test_first_level_wider_than_the_stem_is_refused(ddim_state: State, tmp_path:
     assert "conv_in has 32 channels and the first level 64" in _refusal(ddim_state, tmp_path).cause
 
 
-def test_learned_variance_is_refused_by_name(ddim_state: State, tmp_path: Path) -> None:
+def test_twice_the_channels_are_a_learned_variance(ddim_state: State, tmp_path: Path) -> None:
     ddim_state["conv_out.weight"], ddim_state["conv_out.bias"] = torch.zeros(2, 32, 3, 3), torch.zeros(2)
-    assert "learned variance" in _refusal(ddim_state, tmp_path).cause
+    denoiser = load_checkpoint(_saved(ddim_state, tmp_path))
+    assert denoiser.schedule.variance_type == "learned_range"
+    assert denoiser(*_inputs(1, 8)).shape == (2, 2, 8, 8)
+
+
+def test_nothing_can_be_assumed(ddim_state: State, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="heads=4: ermongroup/ddim leaves nothing to assume"):
+        load_checkpoint(_saved(ddim_state, tmp_path), assume={"heads": "4"})
 
 
 def test_width_that_group_norm_cannot_divide_is_refused(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_flat_folder_finds_the_scheduler_beside_the_net(folder: Path, tmp_path: 
     assert load_checkpoint(str(tmp_path / "flat")).schedule.num_train_timesteps == 500
 
 
+def test_class_conditional_net_with_learned_variance_is_loaded(unet_config: dict[str, Any], tmp_path: Path) -> None:
+    unet = UNet2DModel(**{**unet_config, "num_class_embeds": 7, "out_channels": 2}).eval()
+    unet.save_pretrained(tmp_path / "unet")
+    denoiser = load_checkpoint(str(tmp_path))
+    assert (denoiser.classes, denoiser.schedule.variance_type) == (7, "learned_range")
+    inputs = torch.ones(2, 1, 8, 8), torch.tensor([0, 499]), torch.tensor([0, 6])
+    with torch.no_grad():
+        assert torch.equal(denoiser(*inputs), unet(*inputs).sample)
+
+
 def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     denoiser = load_checkpoint(str(folder))
@@ -81,9 +91,9 @@ def test_attention_names_of_early_diffusers_are_understood(folder: Path, unet: U
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"num_class_embeds": 10}, "class-conditional nets are not supported yet"),
-        ({"class_embed_type": "timestep"}, "class-conditional nets are not supported yet"),
-        ({"out_channels": 2}, "learned variance"),
+        ({"num_class_embeds": 10}, "lacks the tensors class_embedding.weight"),
+        ({"class_embed_type": "timestep"}, "class embeddings of type timestep are not supported yet"),
+        ({"out_channels": 2}, "has the shape [1, 32, 3, 3], the net needs [2, 32, 3, 3]"),
         ({"out_channels": 3}, "3 output channels for 1 input"),
         ({"time_embedding_type": "fourier"}, "fourier time embedding"),
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, which is not supported"),

@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.scale = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
         self.answer = answer
 
-    def forward(self, sample, timestep):
+    def forward(self, sample, timestep, label=None):
         eps = self.scale * sample + timestep.view(-1, 1, 1, 1).float()
         answers = {"tensor": eps, "output": SimpleNamespace(sample=eps), "wide": torch.cat([eps, eps], 1)}
         return answers[self.answer]
@@ -34,6 +34,10 @@ def wide(): return Net("wide")
 def nan(): return Net(weight=float("nan"))
 def denoiser():
     return Denoiser(Net(), NoiseSchedule(num_train_timesteps=7), (1, 4, 4), Source("", "", "", True, ("mine",)))
+def conditional():
+    schedule = NoiseSchedule(variance_type="learned_range")
+    return Denoiser(Net("wide"), schedule, (1, 4, 4), Source("", "", ""), classes=3)
+def narrow(): return Denoiser(Net(), NoiseSchedule(variance_type="learned"), (1, 4, 4), Source("", "", ""))
 def shapeless(): return nn.Conv2d(1, 1, 1)
 def number(): return 3
 def broken(): raise ValueError("no weights here")
@@ -84,6 +88,16 @@ def test_resolution_replaces_height_and_width() -> None:
     assert load_checkpoint("own_net:plain", resolution=6).sample_shape == (1, 6, 6)
 
 
+def test_denoiser_may_take_labels_and_learn_its_variance() -> None:
+    denoiser = load_checkpoint("own_net:conditional")
+    assert (denoiser.classes, denoiser.schedule.learns_variance) == (3, True)
+
+
+def test_nothing_can_be_assumed() -> None:
+    with pytest.raises(InputError, match="own_net:plain leaves nothing to assume"):
+        load_checkpoint("own_net:plain", assume={"heads": "4"})
+
+
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [
@@ -95,6 +109,7 @@ def test_resolution_replaces_height_and_width() -> None:
         ("own_net:broken", "no weights here"),
         ("own_net:unlike", "the net fails on a sample [2, 1, 4, 4]"),
         ("own_net:wide", "answers [2, 2, 4, 4] to a sample [2, 1, 4, 4]"),
+        ("own_net:narrow", "answers [2, 1, 4, 4] to a sample [2, 1, 4, 4]"),
         ("own_net:nan", "holds NaN"),
         ("own_broken:make", "not today"),
     ],

@@ -2,21 +2,45 @@
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.fit import tensors_sha256
+from ptq_export.checkpoints.untrained import UNTRAINED
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
+NETS = {  # parameters, sample, output channels, classes, heads over the widest attention, what the net sees of t = 1
+    "ddim-cifar10": (35_746_307, (3, 32, 32), 3, None, 1, 1),
+    "iddpm-cifar10": (52_546_438, (3, 32, 32), 6, None, 4, 0.25),
+    "iddpm-imagenet64": (121_063_942, (3, 64, 64), 6, None, 4, 0.25),
+    "adm-imagenet64": (295_904_454, (3, 64, 64), 6, 1000, 12, 1),
+}
 
-@pytest.fixture(scope="module")
-def denoiser() -> Denoiser:
-    return load_checkpoint("random:ddim-cifar10")
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name.startswith("adm") else []) for name in NETS],
+)
+def denoiser(request: pytest.FixtureRequest) -> Denoiser:
+    return load_checkpoint(f"random:{request.param}")
 
 
-def test_ddim_cifar10_has_its_published_size(denoiser: Denoiser) -> None:
-    assert sum(parameter.numel() for parameter in denoiser.module.parameters()) == 35_746_307
-    assert denoiser.sample_shape == (3, 32, 32)
+def _name(denoiser: Denoiser) -> str:
+    return denoiser.source.spec.removeprefix("random:")
+
+
+def test_every_random_net_is_tested() -> None:
+    assert set(UNTRAINED) == set(NETS)
+
+
+def test_random_net_has_its_published_size(denoiser: Denoiser) -> None:
+    parameters, shape, _, classes, heads, seen = NETS[_name(denoiser)]
+    assert sum(parameter.numel() for parameter in denoiser.module.parameters()) == parameters
+    assert (denoiser.sample_shape, denoiser.classes) == (shape, classes)
+    assert denoiser.module.time_scale == seen
+    attentions = [module for module in denoiser.module.modules() if isinstance(module, Attention)]
+    assert max(attentions, key=lambda attention: attention.inner_dim).heads == heads
 
 
 def test_random_weights_say_loudly_that_images_mean_nothing(denoiser: Denoiser) -> None:
@@ -24,24 +48,35 @@ def test_random_weights_say_loudly_that_images_mean_nothing(denoiser: Denoiser) 
     assert any(note.startswith("RANDOM WEIGHTS") and "mean nothing" in note for note in denoiser.source.notes)
 
 
+def test_no_weight_of_a_random_net_is_zero(denoiser: Denoiser) -> None:
+    weights = {name: tensor for name, tensor in denoiser.module.named_parameters() if name.endswith("weight")}
+    assert min(float(tensor.abs().max()) for tensor in weights.values()) > 1e-3
+
+
 @pytest.mark.parametrize("timestep", [0, 999])
 def test_random_net_is_not_degenerate(timestep: int, denoiser: Denoiser) -> None:
-    sample = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert 0.1 < denoiser(sample, torch.tensor([timestep])).std() < 10
+    sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
+    output = denoiser(sample, torch.tensor([timestep]), *denoiser.labels(1, seed=0))
+    assert output.shape == (1, NETS[_name(denoiser)][2], *denoiser.sample_shape[1:])
+    assert all(0.1 < half.std() < 10 for half in output.split(denoiser.sample_shape[0], dim=1))
 
 
-def test_random_net_is_seeded_and_leaves_the_global_generator_alone(denoiser: Denoiser) -> None:
+@pytest.mark.parametrize("name", ["ddim-cifar10", "iddpm-cifar10"])
+def test_random_net_is_seeded_and_leaves_the_global_generator_alone(name: str) -> None:
+    first = load_checkpoint(f"random:{name}")
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    again = load_checkpoint("random:ddim-cifar10")
+    again = load_checkpoint(f"random:{name}")
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert again.source.sha256 == denoiser.source.sha256
+    assert again.source.sha256 == first.source.sha256
     assert again.source.sha256 == tensors_sha256(again.module.unet.state_dict())
 
 
-@pytest.mark.parametrize("name", ["cifar", "ddim-cifar", "ddpm-cifar10"])
-def test_unknown_random_name_offers_the_nearest(name: str) -> None:
-    with pytest.raises(InputError, match="did you mean ddim-cifar10"):
+@pytest.mark.parametrize(
+    ("name", "near"), [("cifar", "ddim-cifar10"), ("ddim-cifar", "ddim-cifar10"), ("adm-64", "adm-imagenet64")]
+)
+def test_unknown_random_name_offers_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"did you mean {near}"):
         load_checkpoint(f"random:{name}")
 
 
