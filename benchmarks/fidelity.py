@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_export.benchmarks.held_out import BATCH
+from ptq_export.benchmarks.held_out import batches
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.sampling import EpsModel, make_scheduler
+from ptq_export.sampling import EpsModel, eps_of, make_scheduler
 
 __all__ = ["Curve", "finite_db", "sqnr_db", "sqnr_gap_db", "sqnr_per_timestep", "step_error"]
 
@@ -88,14 +88,18 @@ def sqnr_per_timestep(
     pairs: Mapping[int, Tensor],
     schedule: NoiseSchedule,
     steps: int,
+    *label: Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curve]:
-    """The curve of every candidate on `pairs` (t -> x_t `[N, C, H, W]`, N >= 2), `steps` being the loop's length."""
+    """The curve of every candidate on `pairs` (t -> x_t `[N, C, H, W]`, N >= 2), `steps` being the loop's length.
+
+    `label` `[N]` is for class-conditional models.
+    """
     rows: dict[str, list[_Row]] = {name: [] for name in candidates}
     for index, (t, sample) in enumerate(pairs.items()):
-        eps = _eps(reference, sample, t)
+        eps = _eps(reference, sample, t, *label)
         for name, candidate in candidates.items():
-            rows[name].append(_row(eps, _eps(candidate, sample, t), sample, t, schedule, steps))
+            rows[name].append(_row(eps, _eps(candidate, sample, t, *label), sample, t, schedule, steps))
         if progress is not None:
             progress((index + 1) / len(pairs))
     return {name: _curve(tuple(pairs), values) for name, values in rows.items()}
@@ -133,10 +137,9 @@ def _curve(timesteps: tuple[int, ...], rows: Sequence[_Row]) -> Curve:
     return Curve(timesteps, signal, noise, tuple(row.bias for row in rows), tuple(row.step_error for row in rows))
 
 
-def _eps(model: EpsModel, sample: Tensor, timestep: int) -> Tensor:
+def _eps(model: EpsModel, sample: Tensor, timestep: int, *label: Tensor) -> Tensor:
     time = torch.full((len(sample),), timestep, dtype=torch.int64)
-    chunks = zip(torch.split(sample, BATCH), torch.split(time, BATCH), strict=True)
-    return torch.cat([model(chunk, t) for chunk, t in chunks])
+    return torch.cat([eps_of(model(*inputs), inputs[0]) for inputs in batches(sample, time, *label)])
 
 
 def _energy_ratio_db(above: Tensor, below: Tensor) -> tuple[list[float], list[float]]:

@@ -1,6 +1,6 @@
 """Held-out pairs: what the reference's own sampler sees at a time-step, from noise that calibration never used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop
 
-__all__ = ["BATCH", "HELD_OUT_SEEDS", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
+__all__ = ["BATCH", "HELD_OUT_SEEDS", "batches", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
 
 BATCH = 64  # samples per call: bounds the memory of every measurement
 HELD_OUT_SEEDS = 1 << 31  # torch's CPU generator reads 32 bits of a seed: calibration has the lower half
@@ -17,6 +17,11 @@ HELD_OUT_SEEDS = 1 << 31  # torch's CPU generator reads 32 bits of a seed: calib
 def held_out_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     """Standard normal noise `[N, C, H, W]` whose seed (0 to 2^31 - 1) is moved out of calibration's range."""
     return initial_noise(shape, seed=HELD_OUT_SEEDS + seed)
+
+
+def batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one length `[N, ...]`, at most `BATCH` rows at a time."""
+    return zip(*(torch.split(tensor, BATCH) for tensor in tensors), strict=True)
 
 
 def sampler_timesteps(schedule: NoiseSchedule, steps: int, count: int) -> list[int]:
@@ -36,8 +41,11 @@ def held_out_pairs(
     count: int,
     seed: int,
     steps: int,
+    *label: Tensor,
 ) -> dict[int, Tensor]:
     """x_t `[count, C, H, W]` for every wanted t, recorded from the reference's own `steps`-step DDIM loop.
+
+    `label` `[count]` is for class-conditional references.
 
     Raises:
         ValueError: the loop does not visit one of `timesteps` (see `sampler_timesteps`).
@@ -49,8 +57,8 @@ def held_out_pairs(
         if step.timestep in chunks:
             chunks[step.timestep].append(step.sample)
 
-    for chunk in torch.split(noise, BATCH):
-        sample_loop(reference, make_scheduler(schedule), chunk, steps, record)
+    for chunk, *given in batches(noise, *label):
+        sample_loop(reference, make_scheduler(schedule), chunk, steps, *given, callback=record)
     missed = [t for t, samples in chunks.items() if not samples]
     if missed:
         raise ValueError(f"a loop of {steps} steps does not visit t = {missed}")

@@ -70,17 +70,19 @@ def measure_steps(
     sample_shape: tuple[int, int, int],
     protocol: Protocol,
     timesteps: Sequence[int],
+    classes: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[StepLatency]:
     """Time one denoising step of every engine at every batch size.
 
-    The engines get the same standard normal sample `[batch, C, H, W]` and walk through the same `timesteps`, one per
-    round.
+    The engines get the same standard normal sample `[batch, C, H, W]`, labels of all `classes` if they have any, and
+    walk through the same `timesteps`, one per round.
     """
     results = []
     for index, batch in enumerate(batches):
         sample = initial_noise((batch, *sample_shape), seed=batch)
-        calls = {name: _step_call(engine, sample, timesteps) for name, engine in engines.items()}
+        label = () if classes is None else (torch.arange(batch) % classes,)
+        calls = {name: _step_call(engine, sample, timesteps, *label) for name, engine in engines.items()}
         with torch.no_grad():
             latencies = interleave(calls, protocol, _part(progress, index, len(batches)))
         results.append(StepLatency(batch, latencies, judge(latencies)))
@@ -94,9 +96,9 @@ def main() -> None:
     command_line.app(["bench", *sys.argv[1:]], prog_name="ptq-export")
 
 
-def _step_call(engine: EpsModel, sample: Tensor, timesteps: Sequence[int]) -> Callable[[], object]:
+def _step_call(engine: EpsModel, sample: Tensor, timesteps: Sequence[int], *label: Tensor) -> Callable[[], object]:
     times = itertools.cycle([torch.full((len(sample),), t, dtype=torch.int64) for t in timesteps])
-    return lambda: engine(sample, next(times))
+    return lambda: engine(sample, next(times), *label)
 
 
 def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:

@@ -49,6 +49,7 @@ def measure_loop(
     steps: int,
     shape: tuple[int, ...],
     protocol: Protocol,
+    *label: Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> LoopLatency:
     """Time `steps` denoising steps of `sampler` from noise of `shape` `[N, C, H, W]`, interleaved over the engines."""
@@ -60,7 +61,7 @@ def measure_loop(
 
         def call() -> None:
             watch.runs_ms.append(0.0)
-            sample_loop(watch, scheduler, noise, steps)
+            sample_loop(watch, scheduler, noise, steps, *label)
 
         return call
 
@@ -80,8 +81,8 @@ class _Stopwatch:
         self.engine = engine
         self.runs_ms: list[float] = []
 
-    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         started = time.perf_counter_ns()
-        eps = self.engine(sample, timestep)
+        eps = self.engine(*inputs)
         self.runs_ms[-1] += (time.perf_counter_ns() - started) / 1e6
         return eps

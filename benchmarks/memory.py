@@ -21,10 +21,10 @@ def peak_memory_bytes(
     load: Callable[..., Callable[..., object]],
     arguments: Sequence[str],
     shape: tuple[int, ...],
-    timestep: int = 0,
+    labelled: bool = False,
     calls: int = 3,
 ) -> int:
-    """Peak resident memory of a fresh Python that calls `load(*arguments)(sample, timestep)` on numpy.
+    """Peak resident memory of a fresh Python that calls `load(*arguments)(sample, timestep[, label])` on numpy.
 
     `load` is a function at the top level of an installed module, `arguments` a path, say; samples have `shape`
     `[N, C, H, W]`. Interpreter and libraries are included: it is what a container would need.
@@ -33,7 +33,7 @@ def peak_memory_bytes(
         PtqExportError: the process failed; the end of its trace is in the message.
     """
     request: dict[str, Any] = {"module": load.__module__, "function": load.__qualname__, "arguments": list(arguments)}
-    request |= {"shape": shape, "timestep": timestep, "calls": calls}
+    request |= {"shape": shape, "labelled": labelled, "calls": calls}
     command = [sys.executable, "-m", "ptq_export.benchmarks.memory", json.dumps(request)]
     # The working folder must not shadow installed packages in the child (Python >= 3.11 honours this).
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
@@ -57,9 +57,10 @@ def main() -> None:
 def _run_engine(engine: Callable[..., object], request: dict[str, Any]) -> None:
     # numpy: an engine that needs no torch is measured without it.
     sample = np.zeros(request["shape"], np.float32)
-    timestep = np.full(len(sample), request["timestep"], np.int64)
+    zeros = np.zeros(len(sample), np.int64)
+    label = [zeros] if request["labelled"] else []
     for _ in range(request["calls"]):
-        engine(sample, timestep)
+        engine(sample, zeros, *label)
 
 
 def _own_peak_bytes() -> int:

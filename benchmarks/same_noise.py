@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptq_export.benchmarks.fidelity import finite_db
-from ptq_export.benchmarks.held_out import BATCH
+from ptq_export.benchmarks.held_out import BATCH, batches
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.sampling import EpsModel, Step, make_scheduler, sample_loop
 
@@ -42,10 +42,12 @@ def same_noise_psnr(
     schedule: NoiseSchedule,
     noise: Tensor,
     steps: int,
+    *label: Tensor,
     sampler: str = "ddim",
     progress: Callable[[float], None] | None = None,
 ) -> SameNoise:
-    """Sample `noise` `[N, C, H, W]` to the end with every model; `progress` hears the share done."""
+    """Sample `noise` `[N, C, H, W]` (of classes `label` `[N]`) to the end with every model; `progress` hears the share
+    done."""
     total, done = (1 + len(candidates)) * math.ceil(len(noise) / BATCH) * steps, 0
 
     def count(_: Step) -> None:
@@ -55,7 +57,7 @@ def same_noise_psnr(
             progress(min(done / total, 1.0))
 
     def sample(model: EpsModel) -> Tensor:
-        return final_samples(model, schedule, noise, steps, sampler, count)
+        return final_samples(model, schedule, noise, steps, *label, sampler=sampler, callback=count)
 
     exact = sample(reference)
     return SameNoise(sampler, steps, exact, {name: sample(model) for name, model in candidates.items()})
@@ -66,13 +68,14 @@ def final_samples(
     schedule: NoiseSchedule,
     noise: Tensor,
     steps: int,
+    *label: Tensor,
     sampler: str = "ddim",
     callback: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """x_0 of `noise` `[N, C, H, W]`, clamped to [-1, 1]; memory is bounded by batches of 64."""
     chunks = [
-        sample_loop(model, make_scheduler(schedule, sampler), chunk, steps, callback, seed=index)
-        for index, chunk in enumerate(torch.split(noise, BATCH))
+        sample_loop(model, make_scheduler(schedule, sampler), chunk, steps, *given, callback=callback, seed=index)
+        for index, (chunk, *given) in enumerate(batches(noise, *label))
     ]
     return torch.cat(chunks).clamp(-1, 1)
 

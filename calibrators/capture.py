@@ -49,9 +49,9 @@ def capture(model: nn.Module, units: Sequence[str], pairs: CalibrationPairs) -> 
         for name in units
     ]
     try:
-        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
+        for given in pairs.batches(BATCH):
             try:
-                model(sample, timestep)
+                model(*given)
             except _Reached:
                 continue
     finally:
@@ -82,7 +82,7 @@ class Reference:
 
     def _fitting(self, first: int) -> list[str]:
         if not self._bytes:
-            one = CalibrationPairs(self._pairs.sample[:1], self._pairs.timestep[:1])
+            one = CalibrationPairs(*self._pairs.inputs(slice(1)))
             self._bytes = [data.nbytes * len(self._pairs) for data in capture(self._model, self._units, one)]
         last, total = first + 1, self._bytes[first]
         while last < len(self._units) and total + self._bytes[last] <= self._max_bytes:

@@ -68,5 +68,5 @@ def _visit(
             visit((name, "output"), output)
 
     with hooked(layers, hook), torch.no_grad():
-        for sample, timestep in zip(torch.split(pairs.sample, BATCH), torch.split(pairs.timestep, BATCH), strict=True):
-            denoiser(sample, timestep)
+        for inputs in pairs.batches(BATCH):
+            denoiser(*inputs)

@@ -5,7 +5,7 @@ PTQ4DM (arXiv:2211.15736), section 3: samples of the denoising process beat imag
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,23 +18,35 @@ from torch import Tensor
 from ptq_export.calibrators.timesteps import draw_step_indices
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.interface import INPUTS
 from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["CalibrationPairs", "collect_pairs", "load_pairs"]
 
-ARRAYS = ("sample", "timestep")
 UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, SafetensorError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class CalibrationPairs:
-    """Inputs of the denoiser: `sample` `[N, C, H, W]` float32 and `timestep` `[N]` int64 (original training steps)."""
+    """Inputs of the denoiser: `sample` `[N, C, H, W]` float32, `timestep` `[N]` int64 (original training steps), and
+    `label` `[N]` int64 where it is class-conditional."""
 
     sample: Tensor
     timestep: Tensor
+    label: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample)
+
+    def inputs(self, rows: Tensor | slice = slice(None)) -> tuple[Tensor, ...]:
+        """The arguments of the denoiser for some of the pairs, all by default."""
+        label = () if self.label is None else (self.label[rows],)
+        return (self.sample[rows], self.timestep[rows], *label)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The arguments of the denoiser, `size` pairs at a time."""
+        for first in range(0, len(self), size):
+            yield self.inputs(slice(first, first + size))
 
 
 def collect_pairs(
@@ -48,12 +60,15 @@ def collect_pairs(
 ) -> CalibrationPairs:
     """One pair from each of `count` trajectories of `steps` DDIM steps; `policy` draws the step of each.
 
+    The labels of a class-conditional denoiser are drawn from all its classes.
+
     `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed.
     """
     scheduler = make_scheduler(denoiser.schedule)
     scheduler.set_timesteps(steps)
     wanted = draw_step_indices(policy, scheduler.timesteps, denoiser.schedule.num_train_timesteps, count, seed)
     noise = initial_noise((count, *denoiser.sample_shape), seed)
+    labels = denoiser.labels(count, seed)
     sample, timestep = torch.empty_like(noise), torch.empty(count, dtype=torch.int64)
     # Trajectories that end early share a batch: none runs on after its last wanted step.
     for rows in torch.split(wanted.argsort(stable=True), batch):
@@ -68,20 +83,23 @@ def collect_pairs(
             timestep[rows[hit]] = step.index if released else step.timestep
             advance(len(rows))
 
-        sample_loop(denoiser, scheduler, noise[rows], steps, record, stop=needed)
+        given = (label[rows] for label in labels)
+        sample_loop(denoiser, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
         advance(len(rows) * (steps - needed))
-    return CalibrationPairs(sample, timestep)
+    return CalibrationPairs(sample, timestep, *labels)
 
 
 def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
-    """Read pairs from `.safetensors` or `.npz`: arrays `sample` `[N, C, H, W]` and `timestep` `[N]`.
+    """Read pairs from `.safetensors` or `.npz`: arrays `sample` `[N, C, H, W]`, `timestep` `[N]`, and for
+    class-conditional denoisers `label` `[N]`.
 
     Raises:
         InputError: an unreadable file, a missing array, a shape or a time-step that the denoiser does not take.
     """
-    remedy = "give a .safetensors or .npz file with arrays sample [N, C, H, W] and timestep [N]"
+    arrays = INPUTS if denoiser.classes else INPUTS[:2]
+    remedy = f"give a .safetensors or .npz file with arrays sample [N, C, H, W] and {' [N], '.join(arrays[1:])} [N]"
     try:
-        tensors = _read(path)
+        tensors = _read(path, arrays)
         sample, timestep = tensors["sample"].float(), tensors["timestep"].double()
     except UNREADABLE as error:
         raise InputError(f"calibration data {path} cannot be used: {error}", remedy) from error
@@ -95,16 +113,23 @@ def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
         raise InputError(f"{path}: time-steps must lie in 0..{last} (original training steps)", remedy)
     if not sample.isfinite().all():
         raise InputError(f"{path}: sample holds NaN or infinite values", remedy)
-    return CalibrationPairs(sample, timestep.long())
+    if denoiser.classes is None:
+        return CalibrationPairs(sample, timestep.long())
+    label = tensors["label"]
+    if label.shape != sample.shape[:1] or label.is_floating_point():
+        raise InputError(f"{path}: label must hold one integer per sample", remedy)
+    if label.min() < 0 or label.max() >= denoiser.classes:
+        raise InputError(f"{path}: labels must lie in 0..{denoiser.classes - 1}", remedy)
+    return CalibrationPairs(sample, timestep.long(), label.long())
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, arrays: tuple[str, ...]) -> dict[str, Tensor]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            tensors = {name: torch.from_numpy(archive[name]) for name in ARRAYS if name in archive}
+            tensors = {name: torch.from_numpy(archive[name]) for name in arrays if name in archive}
     else:
         tensors = load_file(path)
-    missing = [name for name in ARRAYS if name not in tensors]
+    missing = [name for name in arrays if name not in tensors]
     if missing:
         raise ValueError(f"it has no array {' and no array '.join(missing)}")
     return tensors

@@ -24,10 +24,14 @@ _Trace = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Site:
-    """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8)."""
+    """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8).
+
+    `sees_sample` is false for what is computed from time-step and label alone: the graph folds or merges it.
+    """
 
     name: str
     keep_float: str = ""
+    sees_sample: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,22 @@ def find_sites(denoiser: Denoiser) -> tuple[Site, ...]:
     for sample in samples:
         trace: _Trace = {}
         with hooked(layers, partial(record, trace)):
-            results.append(denoiser(sample, timestep))
+            results.append(denoiser(sample, timestep, *denoiser.labels(1, 0)))
         traces.append(trace)
-    return tuple(
-        Site(name, _reason(layers[name], traces[0][name], traces[1][name], samples[0], results[0]))
-        for name in traces[0]
-    )
+    return tuple(_site(name, layers[name], traces, samples[0], results[0]) for name in traces[0])
 
 
-def _reason(
-    layer: nn.Module,
-    first: tuple[Tensor, Tensor],
-    second: tuple[Tensor, Tensor],
-    sample: Tensor,
-    eps: Tensor,
-) -> str:
-    (x, y), (other_x, _) = first, second
+def _site(name: str, layer: nn.Module, traces: list[_Trace], sample: Tensor, output: Tensor) -> Site:
+    (x, y), (other_x, _) = (trace[name] for trace in traces)
     if x.shape == other_x.shape and torch.equal(x, other_x):
-        return "depends on the time-step alone: folded into a table"
+        return Site(name, "depends on time-step and label alone", sees_sample=False)
+    return Site(name, _reason(layer, x, y, sample, output))
+
+
+def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tensor) -> str:
     if x.shape == sample.shape and torch.equal(x, sample):
         return "first layer: reads the noisy sample itself"
-    if y.shape == eps.shape and torch.equal(y, eps):
+    if y.shape == output.shape and torch.equal(y, output):
         return "last layer: makes eps itself"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"padding mode {layer.padding_mode} has no integer kernel"

@@ -5,7 +5,7 @@ Heavy imports happen inside the commands, so that `--help`, `targets` and a mist
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,10 @@ from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Knob, Options
+from ptq_export.options import Options, Sampling
 from ptq_export.targets import TARGETS, find_target
 
-__all__ = ["Sampling", "app", "bench", "compare", "inspect", "main", "quantise", "sample", "targets", "verify"]
+__all__ = ["app", "bench", "compare", "inspect", "main", "quantise", "sample", "targets", "verify"]
 
 INTERRUPTED = 130
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -110,17 +110,6 @@ def bench(run: RunFolder, output: Output) -> None:
         screen.result(latency, {"Latency per denoising step": tables.latency_table(latency)})
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What `sample` draws."""
-
-    picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
-    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "metavar": "N"})] = 16
-    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "metavar": "N"})] = 20
-    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm or dpm-solver++.")] = "ddim"
-    seed: Annotated[int, Knob("Sampling", "Seed of the initial noise.")] = 0
-
-
 @app.command()
 @flags_from_dataclasses
 def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
@@ -129,8 +118,7 @@ def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
         from ptq_export import pipeline
 
         with screen.progress() as progress:
-            pipeline.sample(run, **asdict(sampling), progress=progress)
-        screen.facts({"run": str(run), **asdict(sampling)})
+            screen.facts(pipeline.sample(run, sampling, progress))
 
 
 @app.command()

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-__all__ = ["PRESETS", "Knob", "Options"]
+from ptq_export.errors import InputError
+
+__all__ = ["PRESETS", "Knob", "Options", "Sampling"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -67,6 +69,23 @@ class Options:
             _MAIN, "Height and width of the samples.", {"min": 1, "metavar": "N", "show_default": "from the checkpoint"}
         ),
     ] = None
+    assume: Annotated[
+        str | None,
+        Knob(
+            _MAIN,
+            "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,betas=linear; "
+            "a wrong key is answered with all of them.",
+            {"metavar": "KEY=VALUE,...", "show_default": False},
+        ),
+    ] = None
+    variance: Annotated[
+        Literal["drop", "keep"],
+        Knob(
+            _MAIN,
+            "Learned variance (IDDPM, ADM): DDPM sampling reads it; DDIM and DPM-Solver do not, and the engine is "
+            "smaller without.",
+        ),
+    ] = "drop"
     policy: Annotated[
         str, Knob(_CALIBRATION, "How calibration time-steps are drawn: ndtc, uniform, single or as-released.")
     ] = "ndtc"
@@ -119,9 +138,37 @@ class Options:
         return replace(self, **missing)
 
     @property
+    def assumptions(self) -> dict[str, str]:
+        """`assume` as keys and values.
+
+        Raises:
+            InputError: a part of it is not KEY=VALUE.
+        """
+        pairs = [part.partition("=") for part in (self.assume or "").split(",") if part.strip()]
+        wrong = [key for key, sign, value in pairs if not (key.strip() and sign and value.strip())]
+        if wrong:
+            raise InputError(f"--assume: {wrong[0]!r} is not KEY=VALUE", "for instance --assume heads=4,betas=linear")
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+    @property
     def folder(self) -> Path:
         """The run folder: `out`, or `runs/<checkpoint>-<target>` under the current folder."""
         if self.out is not None:
             return self.out
         name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", Path(self.ckpt).name)
         return Path("runs", f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{self.target}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What `ptq-export sample` draws."""
+
+    picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
+    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "metavar": "N"})] = 16
+    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "metavar": "N"})] = 20
+    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm or dpm-solver++.")] = "ddim"
+    label: Annotated[
+        int | None,
+        Knob("Sampling", "Class of all samples.", {"min": 0, "metavar": "N", "show_default": "drawn"}, ("--class",)),
+    ] = None
+    seed: Annotated[int, Knob("Sampling", "Seed of the initial noise, and of what else is drawn.")] = 0

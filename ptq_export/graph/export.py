@@ -16,6 +16,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import nn
 
+from ptq_export.interface import INPUTS, OUTPUT
+
 __all__ = ["OPSET", "export_module"]
 
 OPSET = 18
@@ -38,13 +40,15 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-def export_module(module: nn.Module, sample_shape: tuple[int, int, int]) -> ir.Model:
+def export_module(module: nn.Module, sample_shape: tuple[int, int, int], labelled: bool = False) -> ir.Model:
     """The graph of `module(sample, timestep) -> eps` with a dynamic batch.
 
-    Inputs `sample` `[batch, C, H, W]` float32 and `timestep` `[batch]` int64; output `eps`.
+    Inputs `sample` `[batch, C, H, W]` float32, `timestep` `[batch]` int64 and, if `labelled`, `label` `[batch]` int64;
+    output `eps`.
     """
     # The exporter specialises a batch of 1 away, so it is shown two samples.
-    example = (torch.zeros(EXAMPLE_BATCH, *sample_shape), torch.arange(EXAMPLE_BATCH))
+    steps = torch.arange(EXAMPLE_BATCH)
+    example = (torch.zeros(EXAMPLE_BATCH, *sample_shape), steps, *([steps.clone()] if labelled else []))
     batch = torch.export.Dim("batch", min=1, max=2**16)
     with _quiet():
         program = torch.onnx.export(
@@ -52,9 +56,9 @@ def export_module(module: nn.Module, sample_shape: tuple[int, int, int]) -> ir.M
             example,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["sample", "timestep"],
-            output_names=["eps"],
-            dynamic_shapes=({0: batch}, {0: batch}),
+            input_names=INPUTS[: len(example)],
+            output_names=[OUTPUT],
+            dynamic_shapes=tuple({0: batch} for _ in example),
             custom_translation_table=_translations(),
             verbose=False,
         )

@@ -6,6 +6,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ptq_export.errors import GateFailed
 from ptq_export.graph.name_layers import LAYER_OPS
 from ptq_export.graph.scopes import belongs_to, module_path
+from ptq_export.interface import INPUTS
 
 __all__ = ["extract_module"]
 
@@ -15,14 +16,14 @@ _INPUT_SIDE = {"QuantizeLinear", *LAYER_OPS}
 def extract_module(model: ir.Model, module: str) -> ir.Model:
     """The nodes of `module`, from the one activation that it reads to the one that it makes.
 
-    Inputs are `x` and, where the module reads the time table, `timestep`; the output is `y`. What depends on the
-    time-step alone comes along. `model` is not changed.
+    Inputs are `x` and, where the module reads what is made of them, `timestep` and `label`; the output is `y`. What
+    depends on those two alone comes along. `model` is not changed.
 
     Raises:
         GateFailed: the module reads or makes several activations: it cannot be run alone.
     """
     model = model.clone()
-    timed = _time_values(model.graph)
+    timed = _condition_values(model.graph)
     inside = {node for node in model.graph if belongs_to(node, module)}
     _adopt_shared_quantisers(inside)
     outputs = _activations_leaving(inside) - timed
@@ -71,9 +72,9 @@ def _is_activation(value: ir.Value | None) -> bool:
     return value is not None and not value.is_initializer() and value.const_value is None
 
 
-def _time_values(graph: ir.Graph) -> set[ir.Value]:
-    """Every value computed from the input `timestep` alone."""
-    timed = {value for value in graph.inputs if value.name == "timestep"}
+def _condition_values(graph: ir.Graph) -> set[ir.Value]:
+    """Every value computed from the inputs `timestep` and `label` alone."""
+    timed = {value for value in graph.inputs if value.name in INPUTS[1:]}
     for node in graph:
         read = {value for value in node.inputs if _is_activation(value)}
         if read and read <= timed:
@@ -88,9 +89,8 @@ def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
         use.node.replace_input_with(use.idx, source_in)
     result.name = "y"
     graph.outputs[:] = [result]
-    timestep = [value for value in graph.inputs if value.name == "timestep"]
-    graph.inputs[:] = [source_in, *timestep]
+    conditions = [value for value in graph.inputs if value.name in INPUTS[1:]]
+    graph.inputs[:] = [source_in, *conditions]
     RemoveUnusedNodesPass()(model)
-    if timestep and not timestep[0].uses():
-        graph.inputs[:] = [source_in]
+    graph.inputs[:] = [source_in, *(value for value in conditions if value.uses())]
     return model

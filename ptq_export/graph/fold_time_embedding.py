@@ -29,9 +29,11 @@ class FoldTimeEmbedding(ir.passes.InPlacePass):
        All of them over 0..T-1 make one table; a Split gives each block its channels.
     2. If that is larger than `max_table_bytes`: the same over `timesteps` only, where the caller knows them (the
        sampler's own steps). ONNX Runtime then refuses any other.
-    3. Else the latest value through which all of the frontier is computed, SiLU(temb), over 0..T-1, and one Gemm for
-       the projections that read it (`MergeProjections`), if that table is at most `MAX_EMBEDDING_BYTES`.
-    4. Unchanged if `timestep` is no int64 `[N]`, if no matrix product would go, if no table is small enough, or if a
+    3. Else the latest value through which all of the frontier is computed, SiLU(temb), over 0..T-1, if that table is
+       at most `MAX_EMBEDDING_BYTES`. In a class-conditional net the frontier is one such value already: temb, to which
+       the label's embedding is added.
+    4. The projections that are left to run read one value: they become one Gemm (`MergeProjections`).
+    5. Unchanged if `timestep` is no int64 `[N]`, if no matrix product would go, if no table is small enough, or if a
        row depends on more than its own time-step.
 
     ONNX Runtime refuses t >= T. It does not refuse t < 0: Gather counts those from the end, down to -T.
@@ -65,8 +67,7 @@ class FoldTimeEmbedding(ir.passes.InPlacePass):
         row = timestep if len(steps) == self.num_train_timesteps else self._listed_row(tape, timestep, steps)
         replaced = _look_up(tape, row, dict(zip(cut.values, tables, strict=True)))
         splice(model, model.graph[0], tape, replaced)
-        if not cut.is_frontier:
-            MergeProjections()(model)
+        MergeProjections()(model)
         everything = f"0..{self.num_train_timesteps - 1}"
         model.metadata_props[ACCEPTED_TIMESTEPS] = everything if row is timestep else ",".join(map(str, steps))
         return True
@@ -74,7 +75,7 @@ class FoldTimeEmbedding(ir.passes.InPlacePass):
     def _affordable_steps(self, cut: "_Cut", row_bytes: int) -> Sequence[int]:
         """The most time-steps whose table is small enough; empty if there are none."""
         choices = (range(self.num_train_timesteps), self.timesteps if cut.is_frontier else ())
-        limit = self.max_table_bytes if cut.is_frontier else MAX_EMBEDDING_BYTES
+        limit = self.max_table_bytes if len(cut.values) > 1 else max(self.max_table_bytes, MAX_EMBEDDING_BYTES)
         return next((steps for steps in choices if row_bytes * len(steps) <= limit), ())
 
     def _listed_row(self, tape: ir.tape.Tape, timestep: ir.Value, steps: Sequence[int]) -> ir.Value:

@@ -55,7 +55,7 @@ def split_shortcuts(denoiser: Denoiser) -> Denoiser:
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1
     ]
     with Concats(), torch.no_grad():
-        module(torch.zeros(1, *denoiser.sample_shape), torch.zeros(1, dtype=torch.int64))
+        module(torch.zeros(1, *denoiser.sample_shape), torch.zeros(1, dtype=torch.int64), *denoiser.labels(1, 0))
     for handle in handles:
         handle.remove()
     for name, channels in found.items():

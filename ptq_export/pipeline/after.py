@@ -1,6 +1,7 @@
 """What one does with a finished run: time it again, sample from it, verify it where it will serve, inspect, compare."""
 
-from dataclasses import fields
+import copy
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,20 +13,20 @@ from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import quantised_modules, restore
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.checkpoints import load_checkpoint
-from ptq_export.denoiser import NoiseSchedule
+from ptq_export.denoiser import NoiseSchedule, draw_labels
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.ort import run_graph
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
-from ptq_export.options import Options
+from ptq_export.options import Options, Sampling
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import any_batch
-from ptq_export.pipeline.stages import QUANTISED, Job, Progress, int8_file, open_job
+from ptq_export.pipeline.stages import QUANTISED, Job, Progress, int8_file, load_denoiser, open_job
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import check_steps, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
@@ -43,19 +44,37 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
     return latency
 
 
-def sample(
-    run: Path, picture: Path, count: int, steps: int, sampler: str, seed: int, progress: Progress
-) -> dict[str, Any]:
-    """Draw `count` samples from the engine and write them as one grid picture (PNG)."""
+def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
+    """Draw samples from the engine and write them as one grid picture (PNG).
+
+    Raises:
+        InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
+    """
     manifest = _manifest(run)
     schedule = NoiseSchedule(**manifest["denoiser"]["schedule"])
-    scheduler = make_scheduler(schedule, sampler)
+    scheduler = make_scheduler(schedule, sampling.sampler)
+    check_steps(schedule, sampling.steps)
     engine = load_engine(run)
-    noise = initial_noise((count, *engine.sample_shape), seed)
-    progress.stage(f"{count} samples, {steps} {sampler} steps", steps)
-    images = sample_loop(any_batch(engine), scheduler, noise, steps, lambda _: progress.advance(), seed)
-    sample_grid(images.double().numpy(), picture)
-    return {"picture": str(picture), "samples": count, "sampler": sampler, "steps": steps, "seed": seed}
+    noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
+    label = _labels(engine.signature.classes, sampling)
+    progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", sampling.steps)
+    model = any_batch(engine)
+    images = sample_loop(
+        model, scheduler, noise, sampling.steps, *label, callback=lambda _: progress.advance(), seed=sampling.seed
+    )
+    sample_grid(images.double().numpy(), sampling.picture)
+    facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
+    return {"run": str(run), **facts, "label": label[0].tolist() if label else None}
+
+
+def _labels(classes: int | None, sampling: Sampling) -> tuple[torch.Tensor, ...]:
+    if sampling.label is None:
+        return draw_labels(classes, sampling.count, sampling.seed)
+    if classes is None:
+        raise InputError("this engine has no classes", "leave out --class")
+    if sampling.label >= classes:
+        raise InputError(f"class {sampling.label} is out of range", f"this engine knows the classes 0..{classes - 1}")
+    return (torch.full((sampling.count,), sampling.label),)
 
 
 def verify(run: Path, progress: Progress) -> dict[str, Any]:
@@ -73,8 +92,9 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
         progress.advance()
     engine = load_engine(run)
     job = _reopen(run, progress)
-    simulation = job.subject.module
-    units = find_units(simulation, find_sites(job.subject))
+    reference = job.subject.module
+    simulation = copy.deepcopy(reference)
+    units = find_units(reference, find_sites(job.subject))
     state = job.folder.load_tensors(QUANTISED)
     assert state is not None, "its hash was just checked"
     restore(simulation, state)
@@ -84,8 +104,9 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     noise = initial_noise((4, *engine.sample_shape), 0)
     times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
+    inputs = (noise, times, *job.denoiser.labels(4, 0))
     progress.stage("parity, layer by layer", None)
-    rows = local_parity(simulation, graph, modules, run_graph, noise, times)
+    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs)
     differing = [row.block for row in rows if not row.ok]
     if differing:
         raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")
@@ -157,7 +178,7 @@ def _reopen(run: Path, progress: Progress) -> Job:
     known = {field.name for field in fields(Options)}
     values = {key: value for key, value in manifest["options"].items() if key in known}
     options = Options(**cast(Any, values | {"out": run}))
-    denoiser = load_checkpoint(options.ckpt, options.resolution)
+    denoiser = load_denoiser(options)
     if denoiser.source.sha256 != manifest["denoiser"]["sha256"]:
         raise InputError(f"{options.ckpt} is not the checkpoint that {run} was made from", "put the original file back")
     folder = RunFolder(run, read_json(run / "request.json"))

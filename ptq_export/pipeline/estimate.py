@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from ptq_export.calibrators.sites import find_sites, find_units
-from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.options import Options
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
-from ptq_export.pipeline.stages import given
+from ptq_export.pipeline.stages import given, load_denoiser
 from ptq_export.sampling import initial_noise
 
 __all__ = ["Estimate", "estimate"]
@@ -34,10 +33,10 @@ class Estimate:
 def estimate(options: Options) -> Estimate:
     """Estimate the run that `options` ask for; a factor of two either way is to be expected."""
     options = options.resolved()
-    denoiser = load_checkpoint(options.ckpt, options.resolution)
+    denoiser = load_denoiser(options)
     sample = initial_noise((BATCH, *denoiser.sample_shape), 0)
-    times = torch.zeros(BATCH, dtype=torch.int64)
-    per_sample_s = min(_evaluation_s(denoiser, sample, times) for _ in range(3)) / len(sample)
+    inputs = (sample, torch.zeros(BATCH, dtype=torch.int64), *denoiser.labels(BATCH, 0))
+    per_sample_s = min(_evaluation_s(denoiser, inputs) for _ in range(3)) / len(sample)
     samples, held_out = given(options.samples), given(options.held_out)
     units = len(find_units(denoiser.module, find_sites(denoiser)))
     evaluations = samples * (given(options.steps) + 2 + units)
@@ -55,7 +54,7 @@ def estimate(options: Options) -> Estimate:
     )
 
 
-def _evaluation_s(denoiser: Denoiser, sample: Tensor, times: Tensor) -> float:
+def _evaluation_s(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> float:
     started = time.perf_counter()
-    denoiser(sample, times)
+    denoiser(*inputs)
     return time.perf_counter() - started

@@ -99,7 +99,8 @@ def _refuse_other(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
         before, now = found.get(section), asked.get(section)
         if isinstance(before, dict) and isinstance(now, dict):
             keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-            differences += [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in keys]
+            prefix = "" if section == "options" else f"{section}, "
+            differences += [f"{prefix}{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in keys]
         elif before != now:
             differences.append(f"{section}: {before!r} there, {now!r} now")
     if differences:

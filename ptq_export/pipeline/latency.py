@@ -30,20 +30,22 @@ def measure_latency(job: Job) -> dict[str, Any]:
     protocol = Protocol(min_rounds=job.options.rounds, min_seconds=job.options.seconds)
     times = range(0, schedule.num_train_timesteps, max(1, schedule.num_train_timesteps // 20))
     with job.stage("latency per step") as share:
-        steps = measure_steps(engines, batches, shape, protocol, times, share)
+        steps = measure_steps(engines, batches, shape, protocol, times, job.denoiser.classes, share)
     loops = []
     for sampler, count in LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
             brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0)
             both: dict[str, Engine] = {name: engines[name] for name in (job.target.name, "ort-fp32")}
-            loops.append(measure_loop(both, sampler, schedule, count, (batches[0], *shape), brief, share))
+            label = job.denoiser.labels(batches[0], 0)
+            noise = (batches[0], *shape)
+            loops.append(measure_loop(both, sampler, schedule, count, noise, brief, *label, progress=share))
     report = LatencyReport(
         environment=describe_environment(),
         protocol=protocol,
         steps=steps,
         loops=loops,
         size_bytes={name: (job.folder.path / file).stat().st_size for name, file in files.items()},
-        peak_memory_bytes=_peak_memory(engines, (batches[0], *shape)),
+        peak_memory_bytes=_peak_memory(engines, (batches[0], *shape), job.denoiser.classes is not None),
     ).to_json()
     job.folder.save_json("latency.json", report)
     plot_latency(report, job.folder.path / "latency.png")
@@ -51,8 +53,8 @@ def measure_latency(job: Job) -> dict[str, Any]:
     return report
 
 
-def _peak_memory(engines: Mapping[str, OrtEngine], shape: tuple[int, ...]) -> dict[str, int]:
+def _peak_memory(engines: Mapping[str, OrtEngine], shape: tuple[int, ...], labelled: bool) -> dict[str, int]:
     return {
-        name: peak_memory_bytes(load_files, [str(Path(engine.source).resolve())], shape)
+        name: peak_memory_bytes(load_files, [str(Path(engine.source).resolve())], shape, labelled)
         for name, engine in engines.items()
     }

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.fid import compare_digit_fid
 from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
-from ptq_export.benchmarks.held_out import held_out_noise, held_out_pairs, sampler_timesteps
+from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs, sampler_timesteps
 from ptq_export.benchmarks.parity import global_parity, local_parity
 from ptq_export.benchmarks.same_noise import final_samples, same_noise_psnr
 from ptq_export.calibrators.pairs import CalibrationPairs
@@ -24,7 +25,7 @@ from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.stages import Job, given, int8_file
 from ptq_export.sampling import EpsModel
 
-__all__ = ["any_batch", "build", "check_layers", "measure_fidelity", "prove_parity"]
+__all__ = ["any_batch", "build", "check_layers", "failures", "prove"]
 
 LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
@@ -45,26 +46,24 @@ def _engine_options(job: Job) -> OrtOptions:
 
 def any_batch(engine: Engine) -> EpsModel:
     """The engine as a function of any batch: one compiled for N samples is called on N at a time."""
-    if engine.batch is None:
+    size = engine.signature.batch
+    if size is None:
         return engine
-    size = engine.batch
 
-    def call(sample: Tensor, timestep: Tensor) -> Tensor:
-        short = -len(sample) % size
-        padded = torch.cat([sample, sample[:1].expand(short, *sample.shape[1:])])
-        times = torch.cat([timestep, timestep[:1].expand(short)])
-        chunks = zip(torch.split(padded, size), torch.split(times, size), strict=True)
-        return torch.cat([engine(chunk, t) for chunk, t in chunks])[: len(sample)]
+    def call(*inputs: Tensor) -> Tensor:
+        short = -len(inputs[0]) % size
+        padded = [torch.cat([value, value[:1].expand(short, *value.shape[1:])]) for value in inputs]
+        chunks = zip(*(torch.split(value, size) for value in padded), strict=True)
+        return torch.cat([engine(*chunk) for chunk in chunks])[: len(inputs[0])]
 
     return call
 
 
-def check_layers(job: Job, engine: OrtEngine) -> list[str]:
-    """Write `layers.json`; returns what is float in the engine and was meant to be int8."""
+def check_layers(job: Job, engine: OrtEngine) -> None:
+    """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph."""
     sites = find_sites(job.subject)
     kept = {site.name: site.keep_float for site in sites}
-    folded = [site for site in sites if "time-step alone" in site.keep_float]
-    expected = {site.name: "float" if site.keep_float else "int8" for site in sites if site not in folded}
+    expected = {site.name: "float" if site.keep_float else "int8" for site in sites if site.sees_sample}
     records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
@@ -72,36 +71,49 @@ def check_layers(job: Job, engine: OrtEngine) -> list[str]:
         for record in records
     ]
     job.folder.save_json("layers.json", {"schema": SCHEMA, "layers": rows})
-    return [
-        f"{record.name} runs in float in the engine: {record.reason}"
-        for record in records
-        if record.intended == "int8" and record.precision != "int8"
+
+
+def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pairs: CalibrationPairs) -> None:
+    """Write `fidelity.json`, `samples.safetensors` and `parity.json`, unless all of them stand."""
+    if not all(job.folder.has(name) for name in ("fidelity.json", "samples.safetensors", "parity.json")):
+        curves = _measure_fidelity(job, simulation, engine)
+        _prove_parity(job, simulation, graph, pairs, curves)
+
+
+def failures(job: Job) -> list[str]:
+    """What the proofs found: layers that are float and were meant to be int8, parity past its bound."""
+    layers, parity = (read_json(job.folder.path / name) for name in ("layers.json", "parity.json"))
+    found = [
+        f"{row['name']} runs in float in the engine: {row['reason']}"
+        for row in layers["layers"]
+        if row["intended"] == "int8" and row["precision"] != "int8"
+    ]
+    found += [
+        f"{row['kind']} {row['block']}: the engine differs from the simulation"
+        for row in parity["local"]
+        if not row["ok"]
+    ]
+    return found + [
+        f"t = {row['timestep']}: engine {row['engine_db']:.1f} dB, simulation {row['simulation_db']:.1f} dB"
+        for row in parity["global"]
+        if not row["ok"]
     ]
 
 
-def prove_parity(
+def _prove_parity(
     job: Job, simulation: nn.Module, graph: ir.Model, pairs: CalibrationPairs, curves: Mapping[str, Curve]
-) -> list[str]:
-    """Write `parity.json`; returns what is past its bound."""
+) -> None:
     units = find_units(job.subject.module, find_sites(job.subject))
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
-        local = local_parity(simulation, graph, modules, run_graph, pairs.sample[chosen], pairs.timestep[chosen])
+        local = local_parity(job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen))
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
     job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})
-    failures = [f"{row.kind} {row.block}: the engine differs from the simulation" for row in local if not row.ok]
-    failures += [
-        f"t = {row.timestep}: engine {row.engine_db:.1f} dB, simulation {row.simulation_db:.1f} dB"
-        for row in whole
-        if not row.ok
-    ]
-    return failures
 
 
-def measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
-    """Write `fidelity.json` and `samples.safetensors`; returns the curves of engine, simulation and ceiling."""
+def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
     denoiser, schedule, name = job.denoiser, job.denoiser.schedule, job.target.name
     count = given(job.options.held_out)
     models: dict[str, EpsModel] = {
@@ -110,12 +122,13 @@ def measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[st
         "ceiling": torch.no_grad()(_ceiling(job.subject.module, simulation)),
     }
     times = sampler_timesteps(schedule, LOOP_STEPS, TIMESTEPS)
+    labels = denoiser.labels(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
-        pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, count, 1, LOOP_STEPS)
-        curves = sqnr_per_timestep(denoiser, models, pairs, schedule, LOOP_STEPS, share)
+        pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, count, 1, LOOP_STEPS, *labels)
+        curves = sqnr_per_timestep(denoiser, models, pairs, schedule, LOOP_STEPS, *labels, progress=share)
     noise = held_out_noise((count, *denoiser.sample_shape), 2)
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, progress=share)
+        same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, *labels, progress=share)
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )

@@ -5,17 +5,19 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import onnx_ir as ir
 from torch import nn
 
+from ptq_export.artifacts import read_json, write_json
 from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
@@ -25,6 +27,8 @@ from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
+from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
@@ -44,6 +48,7 @@ __all__ = [
     "fold_time",
     "given",
     "int8_file",
+    "load_denoiser",
     "open_job",
     "quantised",
 ]
@@ -52,6 +57,7 @@ PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
 FP32 = "denoiser.fp32.onnx"
 FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
+TIMINGS = "timings.json"
 TABLE_SHARE = 0.1
 
 
@@ -86,7 +92,7 @@ SILENT = _Silent()
 
 @dataclass
 class Job:
-    """What every stage needs; `timings_s` grows as stages are run.
+    """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
 
     `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split.
     """
@@ -97,7 +103,7 @@ class Job:
     folder: RunFolder
     progress: Progress
     subject: Denoiser
-    timings_s: dict[str, float] = field(default_factory=dict)
+    timings_s: dict[str, float]
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
@@ -112,12 +118,20 @@ class Job:
 
         yield share
         self.timings_s[name] = round(time.monotonic() - started, 2)
+        write_json(self.folder.path / TIMINGS, self.timings_s)
+
+
+def load_denoiser(options: Options) -> Denoiser:
+    """The denoiser that `options` name, with the learned variance dropped unless it is to be kept."""
+    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
 
 def open_job(options: Options, denoiser: Denoiser, folder: RunFolder, progress: Progress) -> Job:
     """The job that `options` ask for, in `folder`."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
-    return Job(options, find_target(options.target), denoiser, folder, progress, subject)
+    timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
+    return Job(options, find_target(options.target), denoiser, folder, progress, subject, timings_s)
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -130,9 +144,9 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
         count, steps = given(options.samples), given(options.steps)
         with job.stage("calibration pairs", count * steps):
             pairs = collect_pairs(job.denoiser, count, steps, options.policy, options.seed, job.progress.advance)
-        job.folder.save_tensors(PAIRS, {"sample": pairs.sample, "timestep": pairs.timestep})
+        job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
         return pairs
-    return CalibrationPairs(found["sample"], found["timestep"])
+    return CalibrationPairs(**found)
 
 
 def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
@@ -182,11 +196,13 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
 
 def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     """The graph of `module`, the denoiser's own or its simulation."""
-    graph = export_module(module, denoiser.sample_shape)
+    graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
     StripMetadata()(graph)
     ConstantShapes()(graph)
     NameLayers()(graph)
-    graph.metadata_props["num_train_timesteps"] = str(denoiser.schedule.num_train_timesteps)
+    graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
+    if denoiser.classes is not None:
+        graph.metadata_props[CLASSES] = str(denoiser.classes)
     graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
     graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
     return graph

@@ -80,7 +80,7 @@ def test_step_error_is_the_ddim_update_of_the_error() -> None:
 
 def test_exact_candidate_is_finite_in_json_and_has_no_error() -> None:
     shares: list[float] = []
-    exactly = sqnr_per_timestep(exact, {"c": exact}, pairs(70), SCHEDULE, 20, shares.append)["c"]
+    exactly = sqnr_per_timestep(exact, {"c": exact}, pairs(70), SCHEDULE, 20, progress=shares.append)["c"]
     curve = exactly.to_json()
     assert sqnr_gap_db(exactly, exactly) == [(0, 0)] * 3
     assert curve["sqnr_db"] == [150, 150, 150]

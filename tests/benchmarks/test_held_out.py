@@ -22,7 +22,9 @@ def test_pairs_are_what_the_reference_sees_in_its_own_loop() -> None:
     pairs = held_out_pairs(shrink, SCHEDULE, (1, 4, 4), [900, 300], count=70, seed=3, steps=10)
     noise = held_out_noise((70, 1, 4, 4), 3)
     seen: dict[int, Tensor] = {}
-    sample_loop(shrink, make_scheduler(SCHEDULE), noise, 10, lambda step: seen.update({step.timestep: step.sample}))
+    sample_loop(
+        shrink, make_scheduler(SCHEDULE), noise, 10, callback=lambda step: seen.update({step.timestep: step.sample})
+    )
     assert list(pairs) == [900, 300]
     assert torch.equal(pairs[900], noise)
     torch.testing.assert_close(pairs[300], seen[300])

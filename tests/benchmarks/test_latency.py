@@ -33,7 +33,7 @@ def test_all_engines_walk_the_same_timesteps_at_every_batch() -> None:
 
 def test_progress_covers_all_batches() -> None:
     shares: list[float] = []
-    measure_steps({"a": Recorder()}, [1, 2], (1, 4, 4), QUICK, [0], shares.append)
+    measure_steps({"a": Recorder()}, [1, 2], (1, 4, 4), QUICK, [0], progress=shares.append)
     assert shares == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 
 

@@ -1,5 +1,6 @@
 """The bounds of parity: what passes, what fails, and that the failing layer or time-step is named."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -57,7 +58,18 @@ def exported() -> tuple[nn.Module, ir.Model]:
     return net, graph
 
 
-def parity(disturb: Disturb, name: str) -> LocalParity:
+class Around(nn.Module):
+    """A block in full precision from which the integer one is `db` away."""
+
+    def __init__(self, block: nn.Module, db: float) -> None:
+        super().__init__()
+        self.block, self.conv, self.db = block, block.conv, db
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x) / (1 + 10 ** (-self.db / 20))
+
+
+def parity(disturb: Disturb, name: str, float_db: float = 60) -> LocalParity:
     """The verdict on module `name` when `disturb` has changed what the engine answers, in place."""
 
     def disturbed(model: bytes, inputs: Mapping[str, Any]) -> Any:
@@ -66,7 +78,9 @@ def parity(disturb: Disturb, name: str) -> LocalParity:
         return answer
 
     net, graph = exported()
-    [row] = local_parity(net, graph, [name], disturbed, SAMPLE, torch.tensor([1, 2]))
+    reference = copy.deepcopy(net)
+    reference.block = Around(net.block, float_db)
+    [row] = local_parity(reference, net, graph, [name], disturbed, (SAMPLE, torch.tensor([1, 2])))
     return row
 
 
@@ -109,6 +123,15 @@ def test_block_needs_50_db(db: float, ok: bool) -> None:
     row = parity(disturb, "block")
     assert (row.block, row.kind, row.ok) == ("block", "block", ok)
     assert row.sqnr_db == pytest.approx(db, abs=0.2)
+
+
+@pytest.mark.parametrize(("db", "ok"), [(46, True), (44, False)])
+def test_block_of_30_db_needs_15_more(db: float, ok: bool) -> None:
+    def disturb(flat: Any) -> None:
+        flat *= 1 + 10 ** (-db / 20)
+
+    row = parity(disturb, "block", float_db=30)
+    assert (row.ok, row.bound_db) == (ok, pytest.approx(45, abs=0.1))
 
 
 def test_nan_from_the_engine_fails() -> None:

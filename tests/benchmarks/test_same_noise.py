@@ -31,7 +31,9 @@ def test_psnr_of_a_known_error() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++"])
 def test_every_sample_is_compared_with_its_own_noise(sampler: str) -> None:
     noise = held_out_noise((70, 1, 4, 4), 0)
-    result = same_noise_psnr(exact, {"int8": rough, "same": lambda x, t: exact(x, t)}, SCHEDULE, noise, 5, sampler)
+    result = same_noise_psnr(
+        exact, {"int8": rough, "same": lambda x, t: exact(x, t)}, SCHEDULE, noise, 5, sampler=sampler
+    )
     entry = result.to_json()
     each = psnr_db(result.reference, result.candidates["int8"])
     assert (entry["sampler"], entry["steps"], entry["samples"]) == (sampler, 5, 70)

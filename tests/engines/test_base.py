@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from ptq_export.engines.base import Engine
+from ptq_export.engines.base import Engine, Signature
 from ptq_export.errors import InputError
 
 
 class Shift(Engine):
-    """eps = sample + t."""
+    """eps = sample + t + label."""
 
-    def run(self, sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
-        assert sample.flags.c_contiguous and timestep.dtype == np.int64 and timestep.shape == (len(sample),)
-        return sample + timestep.astype(np.float32)[:, None, None, None]
+    def run(self, sample: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+        assert sample.flags.c_contiguous
+        assert all(values.dtype == np.int64 and values.shape == (len(sample),) for values in conditions)
+        return sample + sum(conditions).astype(np.float32)[:, None, None, None]
 
 
-ENGINE = Shift((2, 4, 4), None, 10)
+ENGINE = Shift(Signature((2, 4, 4), 2, num_train_timesteps=10))
+LABELLED = Shift(Signature((2, 4, 4), 2, num_train_timesteps=10, classes=5))
 SAMPLE = np.zeros((3, 2, 4, 4), np.float32)
 
 
@@ -68,10 +70,30 @@ def test_another_type_is_refused(sample: object) -> None:
 
 
 def test_a_fixed_batch_serves_that_batch_only() -> None:
-    engine = Shift((2, 4, 4), 3, None)
+    engine = Shift(Signature((2, 4, 4), 2, batch=3))
     assert engine(SAMPLE, 999).shape == SAMPLE.shape
     with pytest.raises(InputError, match="batch 2, this engine was compiled for batch 3"):
         engine(SAMPLE[:2], 0)
+
+
+@pytest.mark.parametrize("label", [4, np.full(3, 4), torch.full((3,), 4)], ids=repr)
+def test_labels_reach_a_class_conditional_engine(label: object) -> None:
+    assert np.array_equal(LABELLED(SAMPLE, 2, label), np.full_like(SAMPLE, 6))
+
+
+@pytest.mark.parametrize(
+    ("engine", "label", "message"),
+    [
+        (LABELLED, None, "class-conditional"),
+        (LABELLED, 5, r"label 5 is out of range\nknown: 0\.\.4"),
+        (LABELLED, [1, 2], "labels have shape"),
+        (LABELLED, 1.5, "not an integer"),
+        (ENGINE, 1, "no class labels"),
+    ],
+)
+def test_a_label_that_does_not_fit_is_refused(engine: Engine, label: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        engine(SAMPLE, 0, label)
 
 
 def test_engines_are_imported_without_torch() -> None:

@@ -26,13 +26,13 @@ def run(denoiser_onnx: Write, tmp_path: Path) -> Path:
 
 def test_the_engine_of_the_run_is_loaded(run: Path, reference: Callable[..., np.ndarray]) -> None:
     engine = load_engine(str(run), options=OrtOptions(threads=1))
-    assert engine.batch == 2
+    assert engine.signature.batch == 2
     np.testing.assert_allclose(engine(SAMPLE, 7), reference(SAMPLE, np.array([7, 7])), rtol=1e-5, atol=1e-6)
     assert (run / "engine" / "denoiser.ort-int8.identity.json").exists()
 
 
 def test_the_baseline_is_loaded_by_name(run: Path) -> None:
-    assert load_engine(run, "ort-fp32").batch is None
+    assert load_engine(run, "ort-fp32").signature.batch is None
 
 
 def test_a_damaged_onnx_is_refused(run: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.engines.base import Signature
 from ptq_export.engines.ort import OrtEngine, OrtOptions
 from ptq_export.errors import InputError
 
@@ -26,13 +27,13 @@ def optimised_again(caplog: pytest.LogCaptureFixture) -> bool:
 
 def test_eps_is_what_the_graph_says(denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path) -> None:
     engine = OrtEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    assert (engine.sample_shape, engine.batch, engine.num_train_timesteps) == ((2, 4, 4), None, 10)
+    assert engine.signature == Signature((2, 4, 4), 2, None, 10)
     np.testing.assert_allclose(engine(SAMPLE, TIMESTEP), reference(SAMPLE, TIMESTEP), rtol=1e-5, atol=1e-6)
 
 
 def test_a_graph_of_fixed_batch_says_so(denoiser_onnx: Write, tmp_path: Path) -> None:
     engine = OrtEngine(denoiser_onnx(batch=2), tmp_path / "engine", ONE)
-    assert engine.batch == 2
+    assert engine.signature.batch == 2
     with pytest.raises(InputError, match="compiled for batch 2"):
         engine(SAMPLE, TIMESTEP)
 
@@ -83,7 +84,7 @@ def test_an_unusable_cache_is_built_again(
 
 def test_another_graph_of_the_same_name_is_not_served_from_the_cache(denoiser_onnx: Write, tmp_path: Path) -> None:
     OrtEngine(denoiser_onnx(batch=3), tmp_path / "engine", ONE)
-    assert OrtEngine(denoiser_onnx(batch=4), tmp_path / "engine", ONE).batch == 4
+    assert OrtEngine(denoiser_onnx(batch=4), tmp_path / "engine", ONE).signature.batch == 4
 
 
 def test_a_damaged_source_is_refused_with_both_hashes(denoiser_onnx: Write, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from ptq_export.artifacts import read_json, sha256_file, write_json
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import GateFailed, InputError
+from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, compare, inspect, load_engine, sample, verify
 from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
 
@@ -87,18 +89,28 @@ def test_bench_renews_latency_in_manifest_and_report(copied: Path, watcher: Watc
 
 
 def test_samples_are_one_picture_and_the_same_every_time(finished: Path, tmp_path: Path, watcher: Watcher) -> None:
-    facts = sample(finished, tmp_path / "a.png", 4, 3, "ddim", 7, watcher)
-    sample(finished, tmp_path / "b.png", 4, 3, "ddim", 7, watcher)
+    facts = sample(finished, Sampling(tmp_path / "a.png", 4, 2, seed=7), watcher)
+    sample(finished, Sampling(tmp_path / "b.png", 4, 2, seed=7), watcher)
     picture = Image.open(tmp_path / "a.png")
     assert (picture.format, picture.width) == ("PNG", picture.height)
     assert np.asarray(picture).std() > 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (facts["samples"], facts["sampler"]) == (4, "ddim")
+    assert (facts["count"], facts["sampler"], facts["label"]) == (4, "ddim", None)
 
 
-def test_unknown_sampler_is_refused_and_nothing_is_written(finished: Path, tmp_path: Path, watcher: Watcher) -> None:
-    with pytest.raises(InputError, match="unknown sampler 'dimm'"):
-        sample(finished, tmp_path / "a.png", 1, 2, "dimm", 0, watcher)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sampler": "dimm"}, "unknown sampler 'dimm'"),
+        ({"steps": 30}, r"30 steps do not divide the 1000 training steps\nnearest that do: 25, 40"),
+        ({"label": 1}, "this engine has no classes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(
+    finished: Path, tmp_path: Path, watcher: Watcher, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        sample(finished, replace(Sampling(tmp_path / "a.png", 1, 2), **wrong), watcher)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -78,13 +78,15 @@ def test_other_options_are_refused_and_named(finished: Path) -> None:
 def test_proof_that_fails_is_raised_after_everything_was_written(
     copied: Path, flip: Callable[[Path], None], watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flip(copied / "latency.png")
+    flip(copied / "parity.json")
     monkeypatch.setattr(parity, "MAX_GAP_DB", -100.0)
     with pytest.raises(GateFailed, match=r"proofs that do not hold, 10:\n  t = \d+: engine"):
         run(tiny.options(copied), watcher)
     manifest = json.loads((copied / "manifest.json").read_text())
     assert watcher.stages[0] == "engine", "what was whole was made again"
+    assert "latency per step" not in watcher.stages, "what was whole was made again"
     assert manifest["verdict"]["ok"] is False
     assert len(manifest["verdict"]["failures"]) == 10
-    assert manifest["artefacts"]["latency.png"]["sha256"] == sha256_file(copied / "latency.png")
+    assert manifest["artefacts"]["parity.json"]["sha256"] == sha256_file(copied / "parity.json")
+    assert manifest["timings_s"].keys() >= {"calibration pairs", "latency per step"}, "an earlier session's times"
     assert "FAIL" in (copied / "report.html").read_text()

@@ -1,6 +1,7 @@
 """A denoiser small enough to be quantised whole in a test: two levels, attention in the middle, seeded weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -8,27 +9,38 @@ from diffusers import UNet2DModel
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.options import Options
 
-SPEC = "tiny:denoiser"
+SPEC, CONDITIONAL = "tiny:denoiser", "tiny:conditional"
+CLASSES = 3
 
 
 def denoiser() -> Denoiser:
     """The factory behind `SPEC`; this folder must be on the module path."""
+    return Denoiser(UNetEps(_unet(out_channels=1)), NoiseSchedule(), (1, 8, 8), Source(SPEC, "", ""))
+
+
+def conditional() -> Denoiser:
+    """As OpenAI's: three classes, a learned variance, T = 4000 in a network that knows the times 0..1000."""
+    module = UNetEps(_unet(out_channels=2, num_class_embeds=CLASSES, resnet_time_scale_shift="scale_shift"), 0.25)
+    schedule = NoiseSchedule(4000, "squaredcos_cap_v2", variance_type="learned_range")
+    return Denoiser(module, schedule, (1, 8, 8), Source(CONDITIONAL, "", ""), CLASSES)
+
+
+def _unet(**architecture: Any) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DModel(
+        return UNet2DModel(
             sample_size=8,
             in_channels=1,
-            out_channels=1,
             layers_per_block=1,
             block_out_channels=(32, 32),
             norm_num_groups=8,
             attention_head_dim=8,
             down_block_types=("DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D"),
+            **architecture,
         )
-    return Denoiser(UNetEps(unet), NoiseSchedule(), (1, 8, 8), Source(SPEC, "", ""))
 
 
-def options(out: Path) -> Options:
+def options(out: Path, spec: str = SPEC) -> Options:
     """The least that the main job can be asked for."""
-    return Options(SPEC, out=out, samples=4, steps=3, iterations=2, held_out=2, rounds=10, seconds=0.1, threads=1)
+    return Options(spec, out=out, samples=4, steps=2, iterations=2, held_out=2, rounds=10, seconds=0.1, threads=1)
