@@ -1,4 +1,4 @@
-"""The latency chart of a run: median per denoising step as bars, whiskers to the 90th percentile, a panel per batch."""
+"""The charts of a run: latency per denoising step, and which layers make the noise."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ptq_export.artifacts import atomic_path
 
-__all__ = ["plot_latency"]
+__all__ = ["plot_latency", "plot_sensitivity"]
 
 INT8_COLOUR, FLOAT_COLOUR, INK, QUIET, GRID, WARNING = "#2f6f9f", "#c3ccd5", "#1f2933", "#5d6b7e", "#e6eaef", "#b4542b"
+LOUDEST = 25
 DOTS_PER_INCH = 200  # twice a screen's 100: sharp when the page shows it at half size
 
 
@@ -29,6 +30,33 @@ def plot_latency(latency_json: Mapping[str, Any], path: Path) -> None:
     panels[-1].set_xlabel(
         f"ms per denoising step: median, whisker to the 90th percentile  ·  {machine}", color=QUIET, fontsize=8.5
     )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def plot_sensitivity(sensitivity_json: Mapping[str, Any], path: Path) -> None:
+    """Draw the loudest layers of a `sensitivity.json` to `path` (PNG): share of the noise, SQNR written beside it."""
+    layers = sensitivity_json["layers"][:LOUDEST]
+    figure = Figure(figsize=(7.6, 1.0 + 0.27 * len(layers)), layout="constrained")
+    axis = figure.subplots()
+    shares = [100 * layer["share"] for layer in layers]
+    axis.barh(range(len(layers)), shares, height=0.66, color=INT8_COLOUR)
+    for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
+        text = f"{layer['sqnr_db']:.1f} dB"
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(text, (share, row), fontsize=8.5, color=INK, **place)
+    axis.set_yticks(range(len(layers)), [layer["name"] for layer in layers], fontsize=8.5, color=INK)
+    axis.set_ylim(len(layers) - 0.4, -0.6)
+    axis.set_xlim(0, 1.2 * max(shares, default=1.0))
+    of = f"the {len(layers)} loudest of {len(sensitivity_json['layers'])} int8 layers"
+    axis.set_title(
+        f"Noise of each layer quantised alone, {of}", loc="left", fontsize=10.5, fontweight="bold", color=INK
+    )
+    together = (
+        f"% of the noise of all layers  ·  beside the bar: SQNR alone  ·  all: {sensitivity_json['all_db']:.1f} dB"
+    )
+    axis.set_xlabel(together, color=QUIET, fontsize=8.5)
+    _quieten(axis)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white")
 
@@ -73,6 +101,10 @@ def _style(axis: Axes, step: Mapping[str, Any]) -> None:
     ticks = [tick for tick in MaxNLocator(6).tick_values(0, longest_ms) if 0 <= tick <= 1.05 * longest_ms]
     axis.set_xticks(ticks)
     axis.set_xlim(0, 1.55 * longest_ms)
+    _quieten(axis)
+
+
+def _quieten(axis: Axes) -> None:
     axis.tick_params(axis="x", labelsize=8.5, colors=QUIET, length=0)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=GRID, linewidth=0.8)

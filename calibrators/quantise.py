@@ -17,7 +17,7 @@ from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
-from ptq_export.calibrators.sites import Unit, find_sites, find_units
+from ptq_export.calibrators.sites import Site, Unit, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
@@ -51,13 +51,14 @@ class UnitStore:
 
 def quantise(
     denoiser: Denoiser,
+    sites: tuple[Site, ...],
     pairs: CalibrationPairs,
     method: Method,
     store: UnitStore,
     advance: Callable[[str], None],
 ) -> nn.Module:
-    """The integer network; `advance(unit)` is called after each finished unit."""
-    units = find_units(denoiser.module, find_sites(denoiser))
+    """The network with integer layers where `sites` says so; `advance(unit)` is called after each finished unit."""
+    units = find_units(denoiser.module, sites)
     names = tuple(name for unit in units for name in unit.sites)
     model = copy.deepcopy(denoiser.module)
     reference = Reference(denoiser.module, [unit.name for unit in units], pairs)

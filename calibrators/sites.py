@@ -4,9 +4,11 @@ Nothing is a hand-kept list of names: one traced call tells which layer reads th
 and which depend on the time-step alone (those fold away in the graph).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +18,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
+from ptq_export.errors import InputError
 
-__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked"]
+__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float"]
 
 _Trace = dict[str, tuple[Tensor, Tensor]]
 
@@ -95,6 +98,22 @@ def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tens
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return "grouped convolution: its channels do not share their inputs"
     return ""
+
+
+def keep_float(sites: tuple[Site, ...], patterns: Iterable[str], reason: str) -> tuple[Site, ...]:
+    """`sites` with the int8 ones whose name matches one of `patterns` (`*.attentions.*`) float, for `reason`.
+
+    Raises:
+        InputError: a pattern that matches no int8 layer.
+    """
+    patterns = tuple(patterns)
+    names = [site.name for site in sites if not site.keep_float]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise InputError(f"no int8 layer is called {pattern!r}", f"for instance {', '.join(near)}")
+    asked = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return tuple(replace(site, keep_float=reason) if site.name in asked else site for site in sites)
 
 
 def find_units(module: nn.Module, sites: tuple[Site, ...]) -> tuple[Unit, ...]:

@@ -19,7 +19,7 @@ from ptq_export.engines.identity import Identity, current, stale_reasons, write_
 from ptq_export.errors import InputError
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 
-__all__ = ["OrtEngine", "OrtOptions", "load_files", "run_graph"]
+__all__ = ["OrtEngine", "OrtOptions", "load_files", "open_session", "run_graph"]
 
 logger = logging.getLogger(__name__)
 ERRORS_ONLY = 3
@@ -73,7 +73,7 @@ class OrtEngine(Engine):
                 self.optimised_path = Path(self._folder.name) / self.optimised_path.name
             _optimise(source, self.optimised_path, self.options)
             write_identity(self.optimised_path, identity)
-        session = _session(self.optimised_path, self.options, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        session = open_session(self.optimised_path, self.options)
         self._run = session.run
         super().__init__(_signature(session, source))
 
@@ -88,6 +88,19 @@ def load_files(source: str, batch: str = "") -> OrtEngine:
     """The engine of an ONNX file and the cache beside it, from plain strings: for a process that knows nothing else."""
     options = OrtOptions(batch=int(batch) if batch else None)
     return OrtEngine(Path(source), Path(source).parent / "engine", options)
+
+
+def open_session(path: Path, options: OrtOptions, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session of an optimised graph, as it is; its profiler writes a file whose name begins with `profile`.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the file.
+    """
+    settings = _settings(options, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    if profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile)
+    return _load(path, settings)
 
 
 def run_graph(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -123,14 +136,15 @@ def _writable(folder: Path) -> bool:
 
 def _optimise(source: Path, target: Path, options: OrtOptions) -> None:
     """Write the graph as ONNX Runtime would execute it here: fused, and laid out for this processor."""
+    settings = _settings(options, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    if options.batch is not None:
+        settings.add_free_dimension_override_by_name("batch", options.batch)
     with atomic_path(target) as path:
-        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        _signature(_session(source, options, level, save_as=path), source)
+        settings.optimized_model_filepath = str(path)
+        _signature(_load(source, settings), source)
 
 
-def _session(
-    path: Path, options: OrtOptions, level: onnxruntime.GraphOptimizationLevel, save_as: Path | None = None
-) -> onnxruntime.InferenceSession:
+def _settings(options: OrtOptions, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.enable_cpu_mem_arena = options.arena
@@ -138,10 +152,10 @@ def _session(
     settings.log_severity_level = ERRORS_ONLY
     # Between two calls the sampler works on the same cores: threads that spin there make it many times slower.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    if save_as is not None:
-        if options.batch is not None:
-            settings.add_free_dimension_override_by_name("batch", options.batch)
-        settings.optimized_model_filepath = str(save_as)
+    return settings
+
+
+def _load(path: Path, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no base class of theirs.

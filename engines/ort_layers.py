@@ -15,7 +15,7 @@ import onnx
 
 from ptq_export.errors import InputError
 
-__all__ = ["LayerRecord", "executed_layers"]
+__all__ = ["LayerRecord", "executed_layers", "layer_of_nodes"]
 
 SOURCE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INT8_OPS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"})
@@ -58,6 +58,13 @@ def executed_layers(source: Path, optimised: Path, expected: Mapping[str, str]) 
         if name is not None:
             executed[name].append(_full_op(node))
     return [_record(graph, name, executed[name], expected.get(name, "float")) for name in graph.layers]
+
+
+def layer_of_nodes(source: Path, optimised: Path) -> dict[str, str]:
+    """The module path of the layer that each conv and linear node (by name) of `optimised` computes."""
+    graph = _Source(onnx.load(source).graph)
+    found = {node.name: graph.layer_of(node) for node in _compute_nodes(onnx.load(optimised).graph)}
+    return {node: layer for node, layer in found.items() if layer is not None}
 
 
 class _Source:

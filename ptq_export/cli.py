@@ -20,7 +20,7 @@ from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
 from ptq_export.targets import TARGETS, find_target
 
-__all__ = ["app", "bench", "compare", "inspect", "main", "quantise", "sample", "targets", "verify"]
+__all__ = ["app", "bench", "compare", "inspect", "main", "quantise", "sample", "sensitivity", "targets", "verify"]
 
 INTERRUPTED = 130
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -144,6 +144,19 @@ def verify(run: RunFolder, output: Output) -> None:
         with screen.progress() as progress:
             facts = pipeline.verify(run, progress)
         screen.facts(facts)
+
+
+@app.command()
+@flags_from_dataclasses
+def sensitivity(run: RunFolder, output: Output) -> None:
+    """Rank the int8 layers of a run by what each costs in fidelity, with the time that int8 saves in each."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+        from ptq_export.report import tables
+
+        with screen.progress() as progress:
+            value = pipeline.sensitivity(run, progress)
+        screen.result(value, {"Sensitivity": tables.sensitivity_table(value)})
 
 
 @app.command()

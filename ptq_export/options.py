@@ -96,6 +96,15 @@ class Options:
     samples: Annotated[int | None, Knob(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
     steps: Annotated[int | None, Knob(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None
     iterations: Annotated[int | None, Knob(_CALIBRATION, "Learned rounding: iterations per block.", _PRESET)] = None
+    keep_float: Annotated[
+        str | None,
+        Knob(
+            _CALIBRATION,
+            "Layers to keep in float: patterns of names with commas between them, e.g. `*.to_q,*.to_k`, or auto:DB, as "
+            "few as reach that median SQNR. `ptq-export sensitivity` ranks them.",
+            {"metavar": "PATTERN,...|auto:DB", "show_default": False},
+        ),
+    ] = None
     calibration_data: Annotated[
         Path | None,
         Knob(
@@ -149,6 +158,27 @@ class Options:
         if wrong:
             raise InputError(f"--assume: {wrong[0]!r} is not KEY=VALUE", "for instance --assume heads=4,betas=linear")
         return {key.strip(): value.strip() for key, _, value in pairs}
+
+    @property
+    def keep_float_db(self) -> float | None:
+        """The DB of `--keep-float auto:DB`.
+
+        Raises:
+            InputError: it is no number.
+        """
+        kind, _, number = (self.keep_float or "").partition(":")
+        if kind != "auto":
+            return None
+        try:
+            return float(number)
+        except ValueError:
+            raise InputError(f"--keep-float {self.keep_float}: {number!r} is no number of dB", "auto:45") from None
+
+    @property
+    def keep_float_patterns(self) -> tuple[str, ...]:
+        """The patterns of `--keep-float`, none for `auto:DB`."""
+        parts = () if self.keep_float_db is not None else (self.keep_float or "").split(",")
+        return tuple(part.strip() for part in parts if part.strip())
 
     @property
     def folder(self) -> Path:

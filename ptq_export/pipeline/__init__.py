@@ -5,6 +5,7 @@ from ptq_export.pipeline.after import bench, compare, inspect, sample, verify
 from ptq_export.pipeline.api import export, quantise
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.run import run
+from ptq_export.pipeline.sensitivity import sensitivity
 from ptq_export.pipeline.stages import Progress
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "quantise",
     "run",
     "sample",
+    "sensitivity",
     "verify",
 ]

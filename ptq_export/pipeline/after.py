@@ -1,17 +1,16 @@
 """What one does with a finished run: time it again, sample from it, verify it where it will serve, inspect, compare."""
 
-import copy
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-from ptq_export.artifacts import describe_file, read_json, sha256_file, write_json
+from ptq_export.artifacts import describe_file, sha256_file, write_json
 from ptq_export.benchmarks.parity import local_parity
-from ptq_export.calibrators.quantise import quantised_modules, restore
-from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import NoiseSchedule, draw_labels
 from ptq_export.engines.load import load_engine
@@ -19,11 +18,11 @@ from ptq_export.engines.ort import run_graph
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
-from ptq_export.options import Options, Sampling
-from ptq_export.pipeline.folder import RunFolder
+from ptq_export.options import Sampling
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import any_batch
-from ptq_export.pipeline.stages import QUANTISED, Job, Progress, int8_file, load_denoiser, open_job
+from ptq_export.pipeline.reopened import finished_manifest, reopen, simulate
+from ptq_export.pipeline.stages import Progress, int8_file
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
 from ptq_export.sampling import check_steps, initial_noise, make_scheduler, sample_loop
@@ -33,8 +32,8 @@ __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
 def bench(run: Path, progress: Progress) -> dict[str, Any]:
     """Measure the latency of a run again, on this machine; its latency files, manifest and report follow."""
-    manifest = _manifest(run)
-    latency = measure_latency(_reopen(run, progress))
+    manifest = finished_manifest(run)
+    latency = measure_latency(reopen(run, progress))
     for name in ("latency.json", "latency.png"):
         manifest["artefacts"][name] = describe_file(run / name)
     step = latency["steps"][0]
@@ -50,7 +49,7 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     Raises:
         InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
     """
-    manifest = _manifest(run)
+    manifest = finished_manifest(run)
     schedule = NoiseSchedule(**manifest["denoiser"]["schedule"])
     scheduler = make_scheduler(schedule, sampling.sampler)
     check_steps(schedule, sampling.steps)
@@ -83,7 +82,7 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
     Raises:
         GateFailed: a file is damaged, or the engine differs from the simulation here.
     """
-    manifest = _manifest(run)
+    manifest = finished_manifest(run)
     progress.stage("hashes", len(manifest["artefacts"]))
     for name, entry in manifest["artefacts"].items():
         found = sha256_file(run / name) if (run / name).is_file() else "absent"
@@ -91,13 +90,9 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
             raise GateFailed(f"{name} is damaged: sha256 {found}, the manifest says {entry['sha256']}", "copy it again")
         progress.advance()
     engine = load_engine(run)
-    job = _reopen(run, progress)
-    reference = job.subject.module
-    simulation = copy.deepcopy(reference)
-    units = find_units(reference, find_sites(job.subject))
-    state = job.folder.load_tensors(QUANTISED)
-    assert state is not None, "its hash was just checked"
-    restore(simulation, state)
+    job = reopen(run, progress)
+    reference, simulation = job.subject.module, simulate(job)
+    units = find_units(reference, job.sites)
     graph = load_model(run / int8_file(job.target))
     layers = quantised_modules(simulation)
     check_codes(graph, layers)
@@ -121,7 +116,7 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
 def inspect(path: Path) -> dict[str, Any]:
     """What a run folder, an ONNX file or a checkpoint holds."""
     if (path / "manifest.json").is_file():
-        manifest = _manifest(path)
+        manifest = finished_manifest(path)
         keys = ("command", "created", "target", "denoiser", "scheme", "verdict", "versions", "artefacts")
         return {key: manifest[key] for key in keys}
     if path.suffix == ".onnx":
@@ -132,7 +127,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
     """Two runs side by side: the options in which they differ, and the figures of both."""
-    a, b = _manifest(first), _manifest(second)
+    a, b = finished_manifest(first), finished_manifest(second)
     keys = sorted({*a["options"], *b["options"]} - {"out"})
     options = {
         key: [a["options"].get(key), b["options"].get(key)]
@@ -165,21 +160,3 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
         "metadata": dict(model.metadata_props),
         "sha256": sha256_file(path),
     }
-
-
-def _manifest(run: Path) -> dict[str, Any]:
-    if not (run / "manifest.json").is_file():
-        raise InputError(f"{run} is not a finished run: it has no manifest.json", "finish it with the same command")
-    return read_json(run / "manifest.json")
-
-
-def _reopen(run: Path, progress: Progress) -> Job:
-    manifest = _manifest(run)
-    known = {field.name for field in fields(Options)}
-    values = {key: value for key, value in manifest["options"].items() if key in known}
-    options = Options(**cast(Any, values | {"out": run}))
-    denoiser = load_denoiser(options)
-    if denoiser.source.sha256 != manifest["denoiser"]["sha256"]:
-        raise InputError(f"{options.ckpt} is not the checkpoint that {run} was made from", "put the original file back")
-    folder = RunFolder(run, read_json(run / "request.json"))
-    return open_job(options, denoiser, folder, progress)

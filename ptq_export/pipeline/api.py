@@ -11,7 +11,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.graph.single_file import save_model
 from ptq_export.options import Options
-from ptq_export.pipeline.stages import export_graph, fold_time, given
+from ptq_export.pipeline.stages import export_graph, float_sites, fold_time, given
 from ptq_export.targets import find_target
 
 __all__ = ["export", "quantise"]
@@ -26,12 +26,13 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     scheme = find_target(options.target).scheme
     if scheme is None:
         raise InputError(f"{options.target} is a baseline: there is nothing to quantise", "use ort-int8")
+    sites = float_sites(denoiser, options)
     count, steps = given(options.samples), given(options.steps)
     pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, lambda _: None)
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(scheme, options.metric, recipe, options.seed)
     store = UnitStore(load=lambda _: None, save=lambda _, __: None)
-    return replace(denoiser, module=quantise_module(denoiser, pairs, method, store, lambda _: None))
+    return replace(denoiser, module=quantise_module(denoiser, sites, pairs, method, store, lambda _: None))
 
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:

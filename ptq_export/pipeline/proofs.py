@@ -17,7 +17,7 @@ from ptq_export.benchmarks.parity import global_parity, local_parity
 from ptq_export.benchmarks.same_noise import final_samples, same_noise_psnr
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
-from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.calibrators.sites import find_units
 from ptq_export.engines.base import Engine
 from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
 from ptq_export.engines.ort_layers import executed_layers
@@ -61,9 +61,8 @@ def any_batch(engine: Engine) -> EpsModel:
 
 def check_layers(job: Job, engine: OrtEngine) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph."""
-    sites = find_sites(job.subject)
-    kept = {site.name: site.keep_float for site in sites}
-    expected = {site.name: "float" if site.keep_float else "int8" for site in sites if site.sees_sample}
+    kept = {site.name: site.keep_float for site in job.sites}
+    expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
     records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
@@ -103,7 +102,7 @@ def failures(job: Job) -> list[str]:
 def _prove_parity(
     job: Job, simulation: nn.Module, graph: ir.Model, pairs: CalibrationPairs, curves: Mapping[str, Curve]
 ) -> None:
-    units = find_units(job.subject.module, find_sites(job.subject))
+    units = find_units(job.subject.module, job.sites)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):

@@ -18,6 +18,7 @@ from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.options import Options
+from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import build, check_layers, failures, prove
@@ -59,6 +60,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     started = datetime.now(UTC)
     pairs = calibration_pairs(job)
     simulation = quantised(job, pairs)
+    choose_float_layers(job, simulation)
     _record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
     with job.stage("engine"):
@@ -93,7 +95,7 @@ def prepare(options: Options, progress: Progress) -> Job:
         "versions": package_versions(),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
-    return open_job(options, denoiser, RunFolder(options.folder, request), progress)
+    return open_job(options, denoiser, request, progress)
 
 
 def _is_finished(folder: RunFolder) -> bool:

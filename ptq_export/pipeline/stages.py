@@ -3,10 +3,10 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx_ir as ir
 from torch import nn
@@ -16,7 +16,7 @@ from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
 from ptq_export.calibrators.reconstruct import Recipe
-from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes
@@ -45,6 +45,7 @@ __all__ = [
     "calibration_pairs",
     "export_graph",
     "export_graphs",
+    "float_sites",
     "fold_time",
     "given",
     "int8_file",
@@ -59,6 +60,7 @@ FP32 = "denoiser.fp32.onnx"
 FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
 TIMINGS = "timings.json"
 TABLE_SHARE = 0.1
+ASKED = "kept float: asked for by --keep-float"
 
 
 class Progress(Protocol):
@@ -94,7 +96,8 @@ SILENT = _Silent()
 class Job:
     """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
 
-    `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split.
+    `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split; `sites` are its
+    layers: int8, or float with the reason.
     """
 
     options: Options
@@ -103,6 +106,7 @@ class Job:
     folder: RunFolder
     progress: Progress
     subject: Denoiser
+    sites: tuple[Site, ...]
     timings_s: dict[str, float]
 
     @contextmanager
@@ -127,11 +131,18 @@ def load_denoiser(options: Options) -> Denoiser:
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
 
-def open_job(options: Options, denoiser: Denoiser, folder: RunFolder, progress: Progress) -> Job:
-    """The job that `options` ask for, in `folder`."""
+def float_sites(denoiser: Denoiser, options: Options) -> tuple[Site, ...]:
+    """The layers of a denoiser, those that `--keep-float` names kept float."""
+    return keep_float(find_sites(denoiser), options.keep_float_patterns, ASKED)
+
+
+def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
+    """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
+    sites = float_sites(subject, options)
+    folder = RunFolder(options.folder, request)
     timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
-    return Job(options, find_target(options.target), denoiser, folder, progress, subject, timings_s)
+    return Job(options, find_target(options.target), denoiser, folder, progress, subject, sites, timings_s)
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -159,13 +170,13 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
     options, folder = job.options, job.folder
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(_scheme(job), options.metric, recipe, options.seed)
-    units = find_units(job.subject.module, find_sites(job.subject))
+    units = find_units(job.subject.module, job.sites)
     store = UnitStore(
         load=lambda index: folder.load_tensors(_unit_file(index)),
         save=lambda index, state: folder.save_tensors(_unit_file(index), state),
     )
     with job.stage(f"calibration, {options.rounding} rounding", len(units)):
-        model = quantise(job.subject, pairs, method, store, lambda _: job.progress.advance())
+        model = quantise(job.subject, job.sites, pairs, method, store, lambda _: job.progress.advance())
     layers = quantised_modules(model)
     state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
     folder.save_tensors(QUANTISED, state)

@@ -137,11 +137,24 @@ def float_layers(layers: Json) -> Rows:
     return [["float layer", "operator", "intended", "reason"], *rows]
 
 
+def sensitivity_table(sensitivity: Json) -> Rows:
+    """The int8 layers, the one that costs most first, and what each saves (`sensitivity.json`)."""
+    rows = [["int8 layer", "alone, SQNR dB", "share of the noise", "FP32 ms", "int8 ms", "saves ms"]]
+    times_ms = sensitivity.get("times_ms", {})
+    for layer in sensitivity["layers"]:
+        time_ms = times_ms.get(layer["name"])
+        figures = [f"{time_ms[key]:.3f}" for key in ("fp32", "int8")] if time_ms else [ABSENT, ABSENT]
+        saves = f"{time_ms['fp32'] - time_ms['int8']:.3f}" if time_ms else ABSENT
+        rows.append([layer["name"], decibel(layer["sqnr_db"]), percent(layer["share"]), *figures, saves])
+    return rows
+
+
 def local_parity_table(parity: Json) -> Rows:
     """Each layer and block alone, engine against simulation on the same inputs, worst first (`parity.json`)."""
-    rows = [["block", "kind", "SQNR dB", "largest step", "share off", "bound"]]
+    rows = [["block", "kind", "SQNR dB", "at least dB", "largest step", "share off", "bound"]]
     for block in sorted(parity["local"], key=_badness):
-        figures = [decibel(block["sqnr_db"]), f"{block['max_steps']:.2f}", percent(block["share_off"])]
+        least = ABSENT if block["bound_db"] is None else decibel(block["bound_db"])
+        figures = [decibel(block["sqnr_db"]), least, f"{block['max_steps']:.2f}", percent(block["share_off"])]
         rows.append([block["block"], block["kind"], *figures, "holds" if block["ok"] else "EXCEEDED"])
     return rows
 

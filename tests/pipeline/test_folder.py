@@ -38,7 +38,7 @@ def test_other_options_are_refused_and_every_difference_is_named(path: Path) -> 
     before = {file: file.read_bytes() for file in path.iterdir()}
     with pytest.raises(InputError) as caught:
         RunFolder(path, other)
-    assert "seed: 0 there, 3 now; torch: '2.10' there, '2.11' now" in caught.value.cause
+    assert "seed: 0 there, 3 now; versions, torch: '2.10' there, '2.11' now" in caught.value.cause
     assert "metric" not in caught.value.cause
     assert "--out" in caught.value.remedy
     assert {file: file.read_bytes() for file in path.iterdir()} == before

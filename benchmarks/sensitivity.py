@@ -1,0 +1,98 @@
+"""What each quantised layer costs on its own: the network in full precision but for that one layer.
+
+The noise of layers adds up almost without correlation, so the worst of this ranking are the first to keep in float;
+how many it takes is then measured, not predicted.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from torch import Tensor, nn
+
+from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.errors import InputError
+
+__all__ = ["HeldOut", "LayerNoise", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs (t -> x_t `[N, C, H, W]`) of an S-step loop, and their labels `[N]` if there are any."""
+
+    pairs: Mapping[int, Tensor]
+    schedule: NoiseSchedule
+    steps: int
+    label: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """One layer quantised alone: median SQNR of eps over the time-steps, and its share of all layers' noise."""
+
+    name: str
+    sqnr_db: float
+    share: float
+
+
+def layer_noise(
+    reference: nn.Module, layers: Mapping[str, nn.Module], held_out: HeldOut, progress: Callable[[float], None]
+) -> list[LayerNoise]:
+    """Every one of `layers` (integer modules by path) in `reference` alone, the loudest first."""
+    alone = {name: with_layers(reference, {name: layer}) for name, layer in layers.items()}
+    curves = _curves(reference, alone, held_out, progress)
+    noise = {name: fmean((curve.noise.sum(1) / curve.signal.sum(1)).tolist()) for name, curve in curves.items()}
+    total = sum(noise.values()) or 1.0
+    loudest = sorted(noise, key=lambda name: -noise[name])
+    return [LayerNoise(name, median(curves[name].sqnr_db), noise[name] / total) for name in loudest]
+
+
+def fewest_float(
+    reference: nn.Module, layers: Mapping[str, nn.Module], ranking: Sequence[str], wanted_db: float, held_out: HeldOut
+) -> list[str]:
+    """The shortest head of `ranking` (names, the loudest first) without which the others reach `wanted_db`.
+
+    Found by bisection, each length measured: a median over the time-steps of `held_out`.
+
+    Raises:
+        InputError: not even one layer may be int8.
+    """
+
+    def reached_db(count: int) -> float:
+        kept = {name: layers[name] for name in ranking[count:]}
+        return median_sqnr_db(reference, with_layers(reference, kept), held_out)
+
+    few, many = -1, len(ranking)  # `few` does not reach it, `many` does: in full precision nothing is lost
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if reached_db(middle) >= wanted_db else (middle, many)
+    if many == len(ranking):
+        best = reached_db(many - 1)
+        raise InputError(f"no layer can be int8 at {wanted_db:g} dB", f"one alone reaches {best:.1f} dB: ask for less")
+    return list(ranking[:many])
+
+
+def median_sqnr_db(reference: nn.Module, model: nn.Module, held_out: HeldOut) -> float:
+    """Median over the time-steps of the SQNR of eps."""
+    return median(_curves(reference, {"model": model}, held_out)["model"].sqnr_db)
+
+
+def with_layers(reference: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """`reference` with `layers` in the places of its own; all tensors are shared."""
+    memo = {id(tensor): tensor for tensor in (*reference.parameters(), *reference.buffers())}
+    model = copy.deepcopy(reference, memo)
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
+    return model
+
+
+def _curves(
+    reference: nn.Module,
+    models: Mapping[str, nn.Module],
+    held_out: HeldOut,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Curve]:
+    pairs, schedule, steps = held_out.pairs, held_out.schedule, held_out.steps
+    return sqnr_per_timestep(reference, models, pairs, schedule, steps, *held_out.label, progress=progress)

@@ -1,0 +1,72 @@
+"""Which layers cost the most, measured on held-out pairs, and `--keep-float auto:DB`: those that go back to float."""
+
+from typing import Any
+
+from torch import nn
+
+from ptq_export.benchmarks.chart import plot_sensitivity
+from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_pairs, sampler_timesteps
+from ptq_export.benchmarks.sensitivity import HeldOut, fewest_float, layer_noise, median_sqnr_db, with_layers
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.sites import keep_float
+from ptq_export.pipeline.stages import Job
+
+__all__ = ["choose_float_layers", "rank_layers"]
+
+SCHEMA = 1
+PAIRS, TIMESTEPS, STEPS = 8, 5, 20
+KEPT, SENSITIVITY, PLOT = "kept.json", "sensitivity.json", "sensitivity.png"
+
+
+def rank_layers(job: Job, simulation: nn.Module, **more: Any) -> dict[str, Any]:
+    """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first.
+
+    `more` are further entries of the file, which is returned.
+    """
+    reference, layers, held_out = job.subject.module, quantised_modules(simulation), _held_out(job)
+    with job.stage("sensitivity, layer by layer") as share:
+        ranking = layer_noise(reference, layers, held_out, share)
+    value = {
+        "schema": SCHEMA,
+        "pairs_per_timestep": PAIRS,
+        "timesteps": list(held_out.pairs),
+        "all_db": round(median_sqnr_db(reference, with_layers(reference, layers), held_out), 2),
+        "layers": [
+            {"name": row.name, "sqnr_db": round(row.sqnr_db, 2), "share": round(row.share, 5)} for row in ranking
+        ],
+        **more,
+    }
+    job.folder.save_json(SENSITIVITY, value)
+    plot_sensitivity(value, job.folder.path / PLOT)
+    job.folder.keep(PLOT)
+    return value
+
+
+def choose_float_layers(job: Job, simulation: nn.Module) -> None:
+    """`--keep-float auto:DB`: put as few layers of the simulation back to float as reach that median SQNR.
+
+    Raises:
+        InputError: not even one layer may be int8 there.
+    """
+    wanted_db = job.options.keep_float_db
+    if wanted_db is None:
+        return
+    chosen = job.folder.load_json(KEPT)
+    if chosen is None:
+        ranking = [row["name"] for row in rank_layers(job, simulation)["layers"]]
+        layers = quantised_modules(simulation)
+        with job.stage(f"layers to keep float for {wanted_db:g} dB"):
+            names = fewest_float(job.subject.module, layers, ranking, wanted_db, _held_out(job))
+        chosen = {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names}
+        job.folder.save_json(KEPT, chosen)
+    for name in chosen["layers"]:
+        simulation.set_submodule(name, job.subject.module.get_submodule(name))
+    job.sites = keep_float(job.sites, chosen["layers"], f"kept float to reach {wanted_db:g} dB")
+
+
+def _held_out(job: Job) -> HeldOut:
+    denoiser, schedule = job.denoiser, job.denoiser.schedule
+    times = sampler_timesteps(schedule, STEPS, TIMESTEPS)
+    label = denoiser.labels(PAIRS, HELD_OUT_SEEDS + 1)
+    pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, PAIRS, 4, STEPS, *label)
+    return HeldOut(pairs, schedule, STEPS, label)
