@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ptq_export.calibrators.timesteps import NDTC_MEAN, NDTC_STD, POLICIES, draw_step_indices
+from ptq_export.calibrators.timesteps import NDTC_MEAN, NDTC_STD, POLICIES, draw_step_indices, find_policy
 from ptq_export.errors import InputError
 
 EVERY_STEP = torch.arange(999, -1, -1)
@@ -66,3 +66,32 @@ def test_an_unknown_policy_is_answered_with_the_nearest() -> None:
         draw_step_indices("unifrom", EVERY_STEP, 1000, 1, seed=0)
     assert refused.value.remedy.startswith("did you mean uniform?")
     assert all(known in refused.value.remedy for known in POLICIES)
+
+
+@pytest.mark.parametrize(("policy", "mean", "std"), [("ndtc:0.5:0.1", 500, 100), ("single:0.1", 100, 0)])
+def test_numbers_behind_the_name_are_the_policys_own(policy: str, mean: float, std: float) -> None:
+    times = drawn_times(policy)
+    assert times.mean() == pytest.approx(mean, abs=3)
+    assert times.std() == pytest.approx(std, abs=3)
+
+
+def test_the_name_alone_stands_for_the_default_numbers() -> None:
+    assert torch.equal(drawn_times("ndtc"), drawn_times(f"ndtc:{NDTC_MEAN}:{NDTC_STD}"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "spelling"),
+    [
+        ("ndtc:0.5", "ndtc:MEAN:STD"),
+        ("ndtc:0.5:0.2:0.1", "ndtc:MEAN:STD"),
+        ("ndtc:0.5:0", "ndtc:MEAN:STD"),
+        ("ndtc:nan:0.2", "ndtc:MEAN:STD"),
+        ("ndtc:40:30", "ndtc:MEAN:STD"),
+        ("single:", "single:TIME"),
+        ("uniform:0.5", "uniform"),
+    ],
+)
+def test_unfit_numbers_are_answered_with_the_spelling(policy: str, spelling: str) -> None:
+    with pytest.raises(InputError) as refused:
+        find_policy(policy)
+    assert refused.value.cause == f"time-step policy {policy!r} is not {spelling}"
