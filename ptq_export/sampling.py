@@ -57,10 +57,10 @@ def check_steps(schedule: NoiseSchedule, steps: int) -> None:
     """
     total = schedule.num_train_timesteps
     if steps > total or total % steps:
-        near = sorted((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - steps))[:2]
-        raise InputError(
-            f"{steps} steps do not divide the {total} training steps", f"nearest that do: {min(near)}, {max(near)}"
-        )
+        divisors = [n for n in range(1, total + 1) if total % n == 0]
+        near = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
+        remedy = f"nearest that do: {', '.join(map(str, near))}"
+        raise InputError(f"{steps} steps do not divide the {total} training steps", remedy)
 
 
 def eps_of(output: Tensor, sample: Tensor) -> Tensor:
