@@ -149,14 +149,14 @@ def verify(run: RunFolder, output: Output) -> None:
 @app.command()
 @flags_from_dataclasses
 def sensitivity(run: RunFolder, output: Output) -> None:
-    """Rank the int8 layers of a run by what each costs in fidelity, with the time that int8 saves in each."""
+    """Rank the int8 layers of a run by what each costs in fidelity and saves in time."""
     with _screen(output) as screen:
         from ptq_export import pipeline
         from ptq_export.report import tables
 
         with screen.progress() as progress:
             value = pipeline.sensitivity(run, progress)
-        screen.result(value, {"Sensitivity": tables.sensitivity_table(value)})
+        screen.result(value, {"Sensitivity": tables.sensitivity_table(value, read_json(run / "layers.json"))})
 
 
 @app.command()

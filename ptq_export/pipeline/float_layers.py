@@ -18,11 +18,8 @@ PAIRS, TIMESTEPS, STEPS = 8, 5, 20
 KEPT, SENSITIVITY, PLOT = "kept.json", "sensitivity.json", "sensitivity.png"
 
 
-def rank_layers(job: Job, simulation: nn.Module, **more: Any) -> dict[str, Any]:
-    """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first.
-
-    `more` are further entries of the file, which is returned.
-    """
+def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
+    """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first."""
     reference, layers, held_out = job.subject.module, quantised_modules(simulation), _held_out(job)
     with job.stage("sensitivity, layer by layer") as share:
         ranking = layer_noise(reference, layers, held_out, share)
@@ -34,7 +31,6 @@ def rank_layers(job: Job, simulation: nn.Module, **more: Any) -> dict[str, Any]:
         "layers": [
             {"name": row.name, "sqnr_db": round(row.sqnr_db, 2), "share": round(row.share, 5)} for row in ranking
         ],
-        **more,
     }
     job.folder.save_json(SENSITIVITY, value)
     plot_sensitivity(value, job.folder.path / PLOT)

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptq_export.artifacts import read_json
@@ -21,9 +22,10 @@ from ptq_export.calibrators.sites import find_units
 from ptq_export.engines.base import Engine
 from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
 from ptq_export.engines.ort_layers import executed_layers
+from ptq_export.engines.ort_profile import layer_times_ms
 from ptq_export.nn.layers import CeilingLayer
-from ptq_export.pipeline.stages import Job, given, int8_file
-from ptq_export.sampling import EpsModel
+from ptq_export.pipeline.stages import FP32, Job, given, int8_file
+from ptq_export.sampling import EpsModel, initial_noise
 
 __all__ = ["any_batch", "build", "check_layers", "failures", "prove"]
 
@@ -60,16 +62,29 @@ def any_batch(engine: Engine) -> EpsModel:
 
 
 def check_layers(job: Job, engine: OrtEngine) -> None:
-    """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph."""
+    """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph, and the
+    milliseconds that each takes there (`ms`) and in FP32 (`fp32_ms`), data movement aside."""
     kept = {site.name: site.keep_float for site in job.sites}
     expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
     records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
+    with job.stage("time of each layer"):
+        inputs = _one_call(job)
+        ms, fp32_ms = layer_times_ms(engine, inputs), layer_times_ms(build(job, FP32), inputs)
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
         | {"reason": kept.get(record.name) or record.reason, "op": record.op}
+        | {"ms": ms.get(record.name), "fp32_ms": fp32_ms.get(record.name)}
         for record in records
     ]
     job.folder.save_json("layers.json", {"schema": SCHEMA, "layers": rows})
+
+
+def _one_call(job: Job) -> list[NDArray[Any]]:
+    """Arguments of the denoiser at the smallest batch that the engine takes."""
+    batch = job.options.batch or 1
+    time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)
+    noise = initial_noise((batch, *job.denoiser.sample_shape), 0)
+    return [value.numpy() for value in (noise, time, *job.denoiser.labels(batch, 0))]
 
 
 def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pairs: CalibrationPairs) -> None:

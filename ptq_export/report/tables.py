@@ -133,20 +133,35 @@ def float_layers(layers: Json) -> Rows:
     """Every layer that runs in float with its reason, those that should not first (`layers.json`)."""
     group = [layer for layer in layers["layers"] if layer["precision"] == "float"]
     group.sort(key=against_intent, reverse=True)
-    rows = [[layer["name"], layer["op"], layer["intended"], layer["reason"] or ABSENT] for layer in group]
-    return [["float layer", "operator", "intended", "reason"], *rows]
+    rows = []
+    for layer in group:
+        times = [milliseconds(layer.get("ms")), _float_costs(layer, layers)]
+        rows.append([layer["name"], layer["op"], layer["intended"], layer["reason"] or ABSENT, *times])
+    return [["float layer", "operator", "intended", "reason", "ms", "costs ms against int8"], *rows]
 
 
-def sensitivity_table(sensitivity: Json) -> Rows:
-    """The int8 layers, the one that costs most first, and what each saves (`sensitivity.json`)."""
-    rows = [["int8 layer", "alone, SQNR dB", "share of the noise", "FP32 ms", "int8 ms", "saves ms"]]
-    times_ms = sensitivity.get("times_ms", {})
+def sensitivity_table(sensitivity: Json, layers: Json) -> Rows:
+    """The int8 layers, the one that costs most first, and what int8 saves in each (`sensitivity.json`)."""
+    rows = [["int8 layer", "alone, SQNR dB", "share of the noise", "FP32 ms", "int8 ms", "kept float, costs ms"]]
+    found = {row["name"]: row for row in layers["layers"]}
     for layer in sensitivity["layers"]:
-        time_ms = times_ms.get(layer["name"])
-        figures = [f"{time_ms[key]:.3f}" for key in ("fp32", "int8")] if time_ms else [ABSENT, ABSENT]
-        saves = f"{time_ms['fp32'] - time_ms['int8']:.3f}" if time_ms else ABSENT
-        rows.append([layer["name"], decibel(layer["sqnr_db"]), percent(layer["share"]), *figures, saves])
+        row = found.get(layer["name"], {})
+        times = [milliseconds(row.get("fp32_ms")), milliseconds(row.get("ms")), _float_costs(row, layers)]
+        rows.append([layer["name"], decibel(layer["sqnr_db"]), percent(layer["share"]), *times])
     return rows
+
+
+def _float_costs(row: Json, layers: Json) -> str:
+    """Milliseconds between float and int8 in one layer: measured where it is int8 here, else as the int8 ones gain."""
+    float_ms, ms = row.get("fp32_ms"), row.get("ms")
+    if float_ms is None or ms is None:
+        return ABSENT
+    if row["precision"] == "int8":
+        return milliseconds(float_ms - ms)
+    timed = [other for other in layers["layers"] if other["precision"] == "int8" and other.get("fp32_ms")]
+    total_ms = sum(other["fp32_ms"] for other in timed)
+    gain = sum(other["ms"] for other in timed) / total_ms if total_ms else 1.0
+    return f"about {milliseconds(ms - gain * float_ms)}"
 
 
 def local_parity_table(parity: Json) -> Rows:

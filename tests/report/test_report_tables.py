@@ -52,8 +52,19 @@ def test_layer_rows_count_and_put_broken_intents_first() -> None:
     layers["layers"][20] |= {"precision": "float", "reason": "fan-out"}
     assert tables.layers_summary(layers)[-1] == ["all", "51", "46", "5", "1"]
     rows = tables.float_layers(layers)
-    assert rows[1] == ["unet.mid_block.attentions.0.to_q", "Gemm", "int8", "fan-out"]
+    assert rows[1][:4] == ["unet.mid_block.attentions.0.to_q", "Gemm", "int8", "fan-out"]
     assert [row[2] for row in rows[2:]] == ["float"] * 4
+
+
+def test_float_costs_what_the_int8_layers_gain() -> None:
+    def layer(name: str, precision: str, ms: float, fp32_ms: float) -> dict[str, object]:
+        row = {"name": name, "op": "Conv", "precision": precision, "intended": precision, "reason": ""}
+        return row | {"ms": ms, "fp32_ms": fp32_ms}
+
+    layers = {"layers": [layer("a", "int8", 1.0, 2.0), layer("b", "int8", 2.0, 4.0), layer("c", "float", 3.5, 3.0)]}
+    assert tables.float_layers(layers)[1][4:] == ["3.50", "about 2.00"]
+    sensitivity = {"layers": [{"name": "b", "sqnr_db": 40.0, "share": 0.5}]}
+    assert tables.sensitivity_table(sensitivity, layers)[1] == ["b", "40.0", "50 %", "4.00", "2.00", "2.00"]
 
 
 def test_parity_rows_show_the_worst_first() -> None:
@@ -62,7 +73,7 @@ def test_parity_rows_show_the_worst_first() -> None:
     parity["local"][3] |= {"sqnr_db": None}
     rows = tables.local_parity_table(parity)
     assert rows[1][0] == parity["local"][9]["block"]
-    assert rows[1][5] == "EXCEEDED"
+    assert rows[1][6] == "EXCEEDED"
     assert float(rows[2][2]) == 51.0
     assert rows[-1][0] == parity["local"][3]["block"]
 
