@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,11 +27,15 @@ LEAST = (
 """The main job on a net of 16x16 pixels, as short as it can be."""
 
 
-def ptq_export(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def ptq_export(
+    *arguments: object, cwd: Path | None = None, before: Callable[[], None] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own."""
     command = [sys.executable, "-m", "ptq_export", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, preexec_fn=before
+    )
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,18 @@ def test_run_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path:
     assert done.returncode == 2
     assert "cannot write" in done.stderr and "Traceback" not in done.stderr
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("occupied", "a file")]
+
+
+def test_disk_that_fills_up_is_named_and_what_was_finished_stays_whole(tmp_path: Path) -> None:
+    def fill_up() -> None:  # the kernel refuses to write more than that into a file, as a full disk would
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = ptq_export(*LEAST, "--rounding", "nearest", "--out", "run", cwd=tmp_path, before=fill_up)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write run/units/000.safetensors: File too large" in done.stderr and "Traceback" not in done.stderr
+    found = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path.name for path in found} >= {"request.json", "pairs.safetensors"}
+    assert [path.name for path in found if path.name.startswith(".") or path.stat().st_size == 20_000] == []
 
 
 def test_target_without_its_runtime_exits_3_with_the_remedy(tmp_path: Path) -> None:
