@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from calibrators_toys import Recorder, denoiser_of
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.denoiser import Denoiser
@@ -183,3 +184,53 @@ def test_a_plain_array_named_npz_is_refused(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     with pytest.raises(InputError, match="cannot be used"):
         load_pairs(tmp_path / "pairs.npz", recorder())
+
+
+class Labelled(nn.Module):
+    """eps = label, remembering what went in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels: list[Tensor] = []
+
+    def forward(self, sample: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        self.labels.append(label.clone())
+        return torch.zeros_like(sample) + label[:, None, None, None]
+
+
+def labelled(classes: int = 5) -> Denoiser:
+    return replace(denoiser_of(Labelled(), SHAPE), classes=classes)
+
+
+def test_labels_are_of_all_classes_and_stay_with_their_trajectory() -> None:
+    denoiser = labelled()
+    pairs = collect_pairs(denoiser, 40, 5, "uniform", 11, lambda _: None, batch=4)
+    assert pairs.label is not None and set(pairs.label.tolist()) == set(range(5))
+    assert isinstance(denoiser.module, Labelled)
+    seen = {tuple(label.tolist()) for label in denoiser.module.labels}
+    assert sorted(value for row in seen for value in row) == sorted(pairs.label.tolist()), "a batch keeps its labels"
+    assert [len(inputs) for inputs in pairs.batches(16)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, "no array label"),
+        (torch.tensor([0, 5]), r"labels must lie in 0\.\.4"),
+        (torch.tensor([0, -1]), r"labels must lie in 0\.\.4"),
+        (torch.tensor([0.0, 1.0]), "one integer per sample"),
+        (torch.tensor([0]), "one integer per sample"),
+    ],
+)
+def test_unfit_labels_are_refused(tmp_path: Path, label: Tensor | None, message: str) -> None:
+    arrays = {"sample": torch.zeros(2, *SHAPE), "timestep": torch.tensor([0, 1])}
+    save_file(arrays | ({} if label is None else {"label": label}), tmp_path / "pairs.safetensors")
+    with pytest.raises(InputError, match=message):
+        load_pairs(tmp_path / "pairs.safetensors", labelled())
+
+
+def test_labels_of_a_file_are_taken(tmp_path: Path) -> None:
+    arrays = {"sample": torch.zeros(2, *SHAPE), "timestep": torch.tensor([0, 1]), "label": torch.tensor([4, 0])}
+    save_file(arrays, tmp_path / "pairs.safetensors")
+    pairs = load_pairs(tmp_path / "pairs.safetensors", labelled())
+    assert pairs.label is not None and pairs.label.tolist() == [4, 0]

@@ -1,5 +1,6 @@
 """Which layers become integers, why the others stay float, and what is reconstructed together."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from calibrators_toys import denoiser_of, plain_denoiser, unet_denoiser
 from torch import Tensor, nn
 
-from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked
+from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked, keep_float
+from ptq_export.errors import InputError
 
 
 def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
@@ -115,3 +117,20 @@ def test_layers_outside_known_blocks_are_units_of_their_own() -> None:
         Unit("body.2", ("body.2",)),
         Unit("mix", ("mix",)),
     )
+
+
+def test_layers_are_kept_float_by_pattern_and_keep_their_own_reasons() -> None:
+    sites = keep_float(find_sites(plain_denoiser()), ["body.*"], "asked for")
+    assert {site.name: site.keep_float for site in sites if site.name.startswith("body")} == {
+        "body.0": "asked for",
+        "body.2": "asked for",
+    }
+    assert [site for site in sites if not site.name.startswith("body")] == [
+        site for site in find_sites(plain_denoiser()) if not site.name.startswith("body")
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["bodi.*", "stem", ""])
+def test_a_pattern_without_an_int8_layer_is_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match=f"no int8 layer is called '{re.escape(pattern)}'\nfor instance"):
+        keep_float(find_sites(plain_denoiser()), [pattern], "asked for")
