@@ -13,8 +13,8 @@ class ConstantShapes(ir.passes.InPlacePass):
     1. The result's shape must be known but for its first dimension.
     2. A target that is a constant already stays.
 
-    What computed the target goes where nothing else reads it. The module that owns a Reshape can then run alone: its
-    target no longer comes from some other module's activation.
+    The result's shape is noted. What computed the target goes where nothing else reads it. The module that owns a
+    Reshape can then run alone: its target no longer comes from some other module's activation.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,6 +28,7 @@ class ConstantShapes(ir.passes.InPlacePass):
                 tensor = ir.tensor(np.array(target, np.int64), name=name)
                 model.graph.register_initializer(ir.Value(name=name, const_value=tensor))
             node.replace_input_with(1, model.graph.initializers[name])
+            node.outputs[0].shape = ir.Shape([None, *target[1:]])
             modified = True
         if modified:
             RemoveUnusedNodesPass()(model)

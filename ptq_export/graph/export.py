@@ -16,6 +16,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import nn
 
+import ptq_export.nn.ops  # noqa: F401 (registers the operators that are translated here)
 from ptq_export.interface import INPUTS, OUTPUT
 
 __all__ = ["OPSET", "export_module"]

@@ -21,6 +21,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
+from ptq_export.graph.drop_neutral import DropNeutral
 from ptq_export.graph.export import export_module
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.name_layers import NameLayers
@@ -29,6 +30,7 @@ from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.nn.drop_variance import drop_variance
+from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
@@ -126,8 +128,8 @@ class Job:
 
 
 def load_denoiser(options: Options) -> Denoiser:
-    """The denoiser that `options` name, with the learned variance dropped unless it is to be kept."""
-    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
+    denoiser = fold_scale_shift(load_checkpoint(options.ckpt, options.resolution, options.assumptions))
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
 
@@ -210,6 +212,7 @@ def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
     StripMetadata()(graph)
     ConstantShapes()(graph)
+    DropNeutral()(graph)
     NameLayers()(graph)
     graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
     if denoiser.classes is not None:
