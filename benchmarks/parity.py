@@ -11,7 +11,7 @@ sixteen convolutions on two correct executions of one graph are as far apart as 
             is equal within 0.5 dB over 64 pairs, widened by twice the standard error of the gap where there are fewer.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = ["GlobalParity", "LocalParity", "global_parity", "local_parity"]
 MIN_BLOCK_DB, MARGIN_DB = 50.0, 15.0
 MAX_STEPS, MAX_SHARE_OFF = 1.0, 0.01
 MAX_GAP_DB, FULL_PAIRS = 0.5, 64
+TRACED_AT_ONCE = 16  # bounds the memory that a pass of the simulation keeps
 RunGraph = Callable[[bytes, Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 
@@ -81,19 +82,18 @@ def local_parity(
     `[N]`, and labels `[N]` where the network takes them. `reference` is the network in full precision.
     """
     given = {key: value.numpy() for key, value in zip(INPUTS[1:], inputs[1:], strict=False)}
+    names = list(modules)
     results = []
-    for name in modules:
-        module = simulation.get_submodule(name)
-        arguments, expected = _traced(simulation, module, inputs)
-        quality_db = sqnr_db(reference.get_submodule(name)(*arguments), expected)
-        part = extract_module(graph, name)
-        x, *conditions = part.graph.inputs
-        feeds = {"x": _as_read(arguments[0], x).numpy()}
-        feeds |= {str(value.name): given[str(value.name)] for value in conditions}
-        found = torch.from_numpy(run_graph(ir.to_proto(part).SerializeToString(), feeds))
-        # The exporter merges a linear's reshapes with its neighbours': rows or heads, the order of values is the same.
-        bound_db = min(MIN_BLOCK_DB, quality_db + MARGIN_DB)
-        results.append(_compare(name, module, expected, found.reshape(expected.shape), bound_db))
+    for first in range(0, len(names), TRACED_AT_ONCE):
+        traced = _traced(simulation, names[first : first + TRACED_AT_ONCE], inputs)
+        for name, (arguments, expected) in traced.items():
+            quality_db = sqnr_db(reference.get_submodule(name)(*arguments), expected)
+            found = _run_alone(graph, name, arguments[0], given, run_graph)
+            bound_db = min(MIN_BLOCK_DB, quality_db + MARGIN_DB)
+            # The exporter merges a linear's reshapes with its neighbours': rows or heads, the order of values is the
+            # same.
+            module = simulation.get_submodule(name)
+            results.append(_compare(name, module, expected, found.reshape(expected.shape), bound_db))
     return results
 
 
@@ -114,26 +114,36 @@ def _as_read(x: Tensor, value: ir.Value) -> Tensor:
     return x if value.shape is None else x.reshape(-1, *(size for size in value.shape[1:] if isinstance(size, int)))
 
 
-class _Reached(Exception):
-    pass
+def _run_alone(
+    graph: ir.Model, name: str, x: Tensor, conditions: Mapping[str, NDArray[Any]], run_graph: RunGraph
+) -> Tensor:
+    part = extract_module(graph, name)
+    source, *read = part.graph.inputs
+    feeds = {"x": _as_read(x, source).numpy()} | {str(value.name): conditions[str(value.name)] for value in read}
+    return torch.from_numpy(run_graph(ir.to_proto(part).SerializeToString(), feeds))
 
 
-def _traced(simulation: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What `module` reads and what it makes, inside the simulation."""
-    seen: list[tuple[tuple[Tensor, ...], Tensor]] = []
+def _traced(
+    simulation: nn.Module, names: Sequence[str], inputs: tuple[Tensor, ...]
+) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
+    """What each of the modules `names` reads and makes inside the simulation."""
+    seen: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
 
-    def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((arguments, output))
-        raise _Reached
+    def hook(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = arguments, output
 
-    handle = module.register_forward_hook(hook)
+    handles = [
+        simulation.get_submodule(name).register_forward_hook(
+            lambda _, arguments, output, name=name: hook(name, arguments, output)
+        )
+        for name in names
+    ]
     try:
         simulation(*inputs)
-    except _Reached:
-        pass
     finally:
-        handle.remove()
-    return seen[0]
+        for handle in handles:
+            handle.remove()
+    return {name: seen[name] for name in names}
 
 
 def _compare(name: str, module: nn.Module, expected: Tensor, found: Tensor, bound_db: float) -> LocalParity:
