@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from torch import nn
 
 from ptq_export.checkpoints.fit import tensors_sha256
 from ptq_export.checkpoints.openai_published import PUBLISHED
@@ -17,6 +18,7 @@ from ptq_export.lookup import lookup
 __all__ = ["DDIM_CIFAR10", "UNTRAINED", "load_untrained"]
 
 _SEED = 0
+_NORM_STD = 0.1
 _LOUD = "RANDOM WEIGHTS: good for latency only; the images mean nothing, nor does any fidelity measured on them"
 DDIM_CIFAR10: dict[str, Any] = {  # 35.7 M parameters: Ho et al. (2020), section 4 and appendix B
     "sample_size": 32,
@@ -49,7 +51,7 @@ def load_untrained(name: str, resolution: int | None) -> Denoiser:
 
 
 def _ddim_cifar10(spec: str, resolution: int | None) -> Denoiser:
-    module = _frozen(UNetEps(UNet2DModel(**DDIM_CIFAR10)))
+    module = _drawn(UNetEps(UNet2DModel(**DDIM_CIFAR10)))
     return Denoiser(
         module, NoiseSchedule(), sample_shape(module, resolution, spec), _source(spec, module, DDIM_CIFAR10)
     )
@@ -59,7 +61,7 @@ def _openai(name: str, spec: str, resolution: int | None) -> Denoiser:
     """52.5, 121.1 and 295.9 M parameters: Nichol & Dhariwal (2021), Dhariwal & Nichol (2021)."""
     layout, flags = PUBLISHED[name].layout, PUBLISHED[name].flags
     config = unet_config(layout, PUBLISHED[name].resolution)
-    module = _frozen(UNetEps(UNet2DModel(**config), flags.time_scale))
+    module = _drawn(UNetEps(UNet2DModel(**config), flags.time_scale))
     set_heads(module, flags)
     shape = sample_shape(module, resolution, spec)
     source = _source(spec, module, {**config, **flags.as_assumptions()})
@@ -72,7 +74,12 @@ UNTRAINED: dict[str, Callable[[str, int | None], Denoiser]] = {
 }
 
 
-def _frozen(module: UNetEps) -> UNetEps:
+def _drawn(module: UNetEps) -> UNetEps:
+    """The module, frozen, its norms with gains and offsets: those of ones and zeros would fold away in the graph."""
+    for norm in module.modules():
+        if isinstance(norm, nn.GroupNorm):
+            nn.init.normal_(norm.weight, 1.0, _NORM_STD)
+            nn.init.normal_(norm.bias, 0.0, _NORM_STD)
     return module.eval().requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.fit import tensors_sha256
@@ -83,3 +84,9 @@ def test_unknown_random_name_offers_the_nearest(name: str, near: str) -> None:
 def test_resolution_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="not positive"):
         load_checkpoint("random:ddim-cifar10", resolution=0)
+
+
+def test_random_norms_do_not_fold_away(denoiser: Denoiser) -> None:
+    norms = [module for module in denoiser.module.modules() if isinstance(module, nn.GroupNorm)]
+    assert len(norms) > 40
+    assert all(0.05 < norm.weight.std() < 0.2 and 0.05 < norm.bias.std() < 0.2 for norm in norms)
