@@ -87,7 +87,10 @@ class Options:
         ),
     ] = "drop"
     policy: Annotated[
-        str, Knob(_CALIBRATION, "How calibration time-steps are drawn: ndtc, uniform, single or as-released.")
+        str,
+        Knob(
+            _CALIBRATION, "How calibration time-steps are drawn: ndtc[:MEAN:STD], uniform, single[:T] or as-released."
+        ),
     ] = "ndtc"
     metric: Annotated[
         str, Knob(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")

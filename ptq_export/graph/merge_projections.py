@@ -7,7 +7,10 @@ import onnx_ir as ir
 
 from ptq_export.graph.splice import Array, record, splice, split_channels
 
-__all__ = ["MergeProjections"]
+__all__ = ["MERGED", "MergeProjections"]
+
+MERGED = "_merged"
+"""Behind the first layer's name, it names the merged one."""
 
 
 class MergeProjections(ir.passes.InPlacePass):
@@ -48,7 +51,7 @@ def _is_constant(value: ir.Value) -> bool:
 
 def _merge(model: ir.Model, gemms: Sequence[ir.Node]) -> None:
     weights, biases = zip(*map(_weight_and_bias, gemms), strict=True)
-    name = f"{gemms[0].name}_merged"
+    name = f"{gemms[0].name}{MERGED}"
     tape = ir.tape.Tape()
     weight = tape.initializer(ir.tensor(np.concatenate(weights), name=f"{name}_weight"))
     bias = tape.initializer(ir.tensor(np.concatenate(biases), name=f"{name}_bias"))

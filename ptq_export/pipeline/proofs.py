@@ -23,6 +23,7 @@ from ptq_export.engines.base import Engine
 from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
 from ptq_export.engines.ort_layers import executed_layers
 from ptq_export.engines.ort_profile import layer_times_ms
+from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.stages import FP32, Job, given, int8_file
 from ptq_export.sampling import EpsModel, initial_noise
@@ -65,6 +66,7 @@ def check_layers(job: Job, engine: OrtEngine) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph, and the
     milliseconds that each takes there (`ms`) and in FP32 (`fp32_ms`), data movement aside."""
     kept = {site.name: site.keep_float for site in job.sites}
+    kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
     expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
     records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
     with job.stage("time of each layer"):
