@@ -30,6 +30,7 @@ __all__ = [
     "layers_summary",
     "local_parity_table",
     "loop_table",
+    "sensitivity_table",
     "timestep_table",
 ]
 

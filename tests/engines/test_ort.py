@@ -45,7 +45,7 @@ def test_the_second_start_takes_the_cached_graph(
     first = OrtEngine(source, tmp_path / "engine", ONE)
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()}
     assert set(written) == {"denoiser.fp32.optimised.onnx", "denoiser.fp32.identity.json"}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
         second = OrtEngine(source, tmp_path / "engine", OrtOptions(threads=2, arena=False))
     assert not optimised_again(caplog)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()} == written
@@ -73,7 +73,7 @@ def test_an_unusable_cache_is_built_again(
     source, cache = denoiser_onnx(), tmp_path / "engine"
     eps = OrtEngine(source, cache, ONE)(SAMPLE, TIMESTEP)
     harm(cache)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
         assert np.array_equal(OrtEngine(source, cache, ONE)(SAMPLE, TIMESTEP), eps)
     assert optimised_again(caplog)
     caplog.clear()
