@@ -1,5 +1,7 @@
 """`x * 1` and `x + 0` with constants of ones and zeros: the exporter writes them for norms without an affine."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -31,14 +33,12 @@ def _unchanged(node: ir.Node) -> ir.Value | None:
         constant = None if other is None else ir.convenience.get_const_tensor(other)
         if kept is None or kept.shape is None or constant is None:
             continue
-        if bool(np.all(constant.numpy() == _NEUTRAL[node.op_type])) and _fits(constant.shape, kept.shape):
+        if bool(np.all(constant.numpy() == _NEUTRAL[node.op_type])) and _fits(list(constant.shape), list(kept.shape)):
             return kept
     return None
 
 
-def _fits(small: ir.Shape, large: ir.Shape) -> bool:
-    """Whether broadcasting `small` against `large` leaves the latter's shape."""
-    dims = list(small)
-    return len(dims) <= len(large) and all(
-        dim == 1 or dim == other for dim, other in zip(reversed(dims), reversed(list(large)), strict=False)
-    )
+def _fits(small: Sequence[object], large: Sequence[object]) -> bool:
+    """Whether broadcasting dimensions `small` against `large` leaves the latter."""
+    pairs = zip(reversed(small), reversed(large), strict=False)
+    return len(small) <= len(large) and all(dim in (1, other) for dim, other in pairs)

@@ -16,8 +16,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import nn
 
-import ptq_export.nn.ops  # noqa: F401 (registers the operators that are translated here)
 from ptq_export.interface import INPUTS, OUTPUT
+from ptq_export.nn.ops import NAMESPACE
 
 __all__ = ["OPSET", "export_module"]
 
@@ -34,7 +34,7 @@ def _dequantize_linear(codes: Any, scale: Any, zero_point: Any, axis: int) -> An
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    operators = torch.ops.ptq_export
+    operators = getattr(torch.ops, NAMESPACE)
     return {
         operators.quantize_linear.default: _quantize_linear,
         operators.dequantize_linear.default: _dequantize_linear,

@@ -7,7 +7,10 @@ ONNX semantics: q = clamp(round_half_even(x / scale) + zero_point), x = (q - zer
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize_linear", "fake_quantize", "quantize_linear", "round_ste"]
+__all__ = ["NAMESPACE", "dequantize_linear", "fake_quantize", "quantize_linear", "round_ste"]
+
+NAMESPACE = "ptq_export"
+"""Where `torch.ops` has the operators, once this module is imported."""
 
 
 def _along(values: Tensor, axis: int, ndim: int) -> Tensor:
@@ -15,7 +18,7 @@ def _along(values: Tensor, axis: int, ndim: int) -> Tensor:
     return values if values.ndim == 0 else values.reshape([-1 if d == axis % ndim else 1 for d in range(ndim)])
 
 
-@torch.library.custom_op("ptq_export::quantize_linear", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::quantize_linear", mutates_args=())
 def quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     """Codes of `x`; `scale` and `zero_point` are scalars, or `[C]` along `axis`."""
     limits = torch.iinfo(zero_point.dtype)
@@ -28,7 +31,7 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     return torch.empty_like(x, dtype=zero_point.dtype)
 
 
-@torch.library.custom_op("ptq_export::dequantize_linear", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::dequantize_linear", mutates_args=())
 def dequantize_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     """Values of `codes`, in the type of `scale`; `scale` and `zero_point` are scalars, or `[C]` along `axis`."""
     offset = _along(zero_point, axis, codes.ndim).to(scale.dtype)
