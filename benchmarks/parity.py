@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ptq_export.benchmarks.fidelity import Curve, finite_db, sqnr_db, sqnr_gap_db
 from ptq_export.graph.extract import extract_module
 from ptq_export.interface import INPUTS
+from ptq_export.nn.calls import tensor_arguments
 from ptq_export.nn.layers import QuantisedLayer
 
 __all__ = ["GlobalParity", "LocalParity", "global_parity", "local_parity"]
@@ -134,7 +135,8 @@ def _traced(
 
     handles = [
         simulation.get_submodule(name).register_forward_hook(
-            lambda _, arguments, output, name=name: hook(name, arguments, output)
+            lambda module, args, kwargs, output, name=name: hook(name, tensor_arguments(module, args, kwargs), output),
+            with_kwargs=True,
         )
         for name in names
     ]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.nn.calls import tensor_arguments
 
 __all__ = ["BATCH", "Reference", "UnitData", "capture"]
 
@@ -38,14 +38,17 @@ def capture(model: nn.Module, units: Sequence[str], pairs: CalibrationPairs) -> 
     inputs: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in units}
     outputs: dict[str, list[Tensor]] = {name: [] for name in units}
 
-    def hook(name: str, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs[name].append(tuple(value for value in arguments if isinstance(value, Tensor)))
+    def hook(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs[name].append(arguments)
         outputs[name].append(output)
         if name == units[-1]:
             raise _Reached
 
     handles = [
-        model.get_submodule(name).register_forward_hook(lambda _, given, made, name=name: hook(name, given, made))
+        model.get_submodule(name).register_forward_hook(
+            lambda unit, args, kwargs, made, name=name: hook(name, tensor_arguments(unit, args, kwargs), made),
+            with_kwargs=True,
+        )
         for name in units
     ]
     try:

@@ -19,13 +19,23 @@ def denoiser() -> Denoiser:
 
 
 def conditional() -> Denoiser:
-    """As OpenAI's: three classes, a learned variance, T = 4000 in a network that knows the times 0..1000."""
-    module = UNetEps(_unet(out_channels=2, num_class_embeds=CLASSES, resnet_time_scale_shift="scale_shift"), 0.25)
+    """As OpenAI's: three classes, a learned variance, adaptive norms, residual blocks that resample, and T = 4000 in a
+    network that knows the times 0..1000."""
+    unet = _unet(
+        out_channels=2,
+        num_class_embeds=CLASSES,
+        resnet_time_scale_shift="scale_shift",
+        attn_norm_num_groups=8,
+        down_block_types=("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D"),
+        up_block_types=("ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
+    )
+    module = UNetEps(unet, 0.25)
     schedule = NoiseSchedule(4000, "squaredcos_cap_v2", variance_type="learned_range")
     return Denoiser(module, schedule, (1, 8, 8), Source(CONDITIONAL, "", ""), CLASSES)
 
 
 def _unet(**architecture: Any) -> UNet2DModel:
+    plain = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DModel(
@@ -35,9 +45,7 @@ def _unet(**architecture: Any) -> UNet2DModel:
             block_out_channels=(32, 32),
             norm_num_groups=8,
             attention_head_dim=8,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            **architecture,
+            **plain | architecture,
         )
 
 
