@@ -15,7 +15,6 @@ seeds may be asked for. `ablation.png` shows the factors.
 """
 
 import argparse
-import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -23,13 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptq_export.benchmarks.ablation_plot import plot_ablation
-from ptq_export.benchmarks.ablation_score import STEPS, HeldOut, fid_of_samples, held_out, score
+from ptq_export.benchmarks.ablation_score import STEPS, FullPrecision, fid_of_samples, full_precision, score
 from ptq_export.benchmarks.ablation_settings import FID_SETTINGS, Setting, every_setting
 from ptq_export.benchmarks.ablation_study import ITERATIONS, Study
 from ptq_export.benchmarks.ablation_summary import Outcome, tables
+from ptq_export.benchmarks.remembering import remembering
 from ptq_export.benchmarks.same_noise import final_samples
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise
@@ -45,34 +45,10 @@ from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.sampling import initial_noise, make_scheduler
 
-__all__ = ["calibrate", "collect", "main", "remembering"]
+__all__ = ["calibrate", "collect", "main"]
 
 MIMIC_SEEDS = 1 << 30  # the noise that diffuses x_0 is not the noise that x_0 was made of
 INTERRUPTED = 130
-
-
-def remembering(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser, which computes no eps twice: settings of one seed then share their trajectories."""
-    return replace(denoiser, module=_Remembering(denoiser.module))
-
-
-class _Remembering(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.known: dict[bytes, Tensor] = {}
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        keys = [hashlib.blake2b(b"".join(map(_bytes, row))).digest() for row in zip(*inputs, strict=True)]
-        fresh = [row for row, key in enumerate(keys) if key not in self.known]
-        if fresh:
-            made = self.module(*(values[fresh] for values in inputs))
-            self.known.update(zip((keys[row] for row in fresh), made, strict=True))
-        return torch.stack([self.known[key] for key in keys])
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.numpy().tobytes()
 
 
 def collect(denoiser: Denoiser, setting: Setting, seed: int) -> CalibrationPairs:
@@ -140,9 +116,9 @@ def _run(study: Study, denoiser: Denoiser, seeds: int, screen: Screen) -> None:
         return
     with screen.progress() as progress:
         progress.stage("full precision", None)
-        reference = held_out(denoiser)
+        reference = full_precision(remembering(denoiser))
         if _draws_digits(denoiser) and study.fp32_digit_fid is None:
-            study.fp32_digit_fid = fid_of_samples(denoiser, reference)
+            study.fp32_digit_fid = fid_of_samples(denoiser, denoiser)
         progress.stage("ablation", total)
         for seed, settings in left.items():
             sampler = remembering(denoiser)
@@ -151,13 +127,13 @@ def _run(study: Study, denoiser: Denoiser, seeds: int, screen: Screen) -> None:
                 progress.advance()
 
 
-def _outcome(denoiser: Denoiser, sampler: Denoiser, setting: Setting, seed: int, reference: HeldOut) -> Outcome:
+def _outcome(denoiser: Denoiser, sampler: Denoiser, setting: Setting, seed: int, reference: FullPrecision) -> Outcome:
     began = time.monotonic()
     model = torch.no_grad()(calibrate(denoiser, setting, collect(sampler, setting, seed), seed))
     calibrated = time.monotonic()
     result = score(model, reference)
     # One seed: 256 samples take as long as everything else about a setting, and FID ranks no close variants anyway.
-    fid = fid_of_samples(model, reference) if _draws_digits(denoiser) and setting in FID_SETTINGS and not seed else None
+    fid = fid_of_samples(model, denoiser) if _draws_digits(denoiser) and setting in FID_SETTINGS and not seed else None
     return Outcome(setting, seed, result, fid, round(calibrated - began, 2), round(time.monotonic() - calibrated, 2))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_export.benchmarks.held_out import batches
+from ptq_export.benchmarks.held_out import HeldOut, batches
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.sampling import EpsModel, eps_of, make_scheduler
 
@@ -85,21 +85,16 @@ def sqnr_gap_db(first: Curve, second: Curve) -> list[tuple[float, float]]:
 def sqnr_per_timestep(
     reference: EpsModel,
     candidates: Mapping[str, EpsModel],
-    pairs: Mapping[int, Tensor],
-    schedule: NoiseSchedule,
-    steps: int,
-    *label: Tensor,
+    held_out: HeldOut,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curve]:
-    """The curve of every candidate on `pairs` (t -> x_t `[N, C, H, W]`, N >= 2), `steps` being the loop's length.
-
-    `label` `[N]` is for class-conditional models.
-    """
+    """The curve of every candidate on `held_out`, which has two samples per time-step or more."""
+    pairs, label = held_out.pairs, held_out.label
     rows: dict[str, list[_Row]] = {name: [] for name in candidates}
     for index, (t, sample) in enumerate(pairs.items()):
         eps = _eps(reference, sample, t, *label)
         for name, candidate in candidates.items():
-            rows[name].append(_row(eps, _eps(candidate, sample, t, *label), sample, t, schedule, steps))
+            rows[name].append(_row(eps, _eps(candidate, sample, t, *label), sample, t, held_out))
         if progress is not None:
             progress((index + 1) / len(pairs))
     return {name: _curve(tuple(pairs), values) for name, values in rows.items()}
@@ -125,10 +120,10 @@ class _Row:
     step_error: float
 
 
-def _row(eps: Tensor, other: Tensor, sample: Tensor, timestep: int, schedule: NoiseSchedule, steps: int) -> _Row:
+def _row(eps: Tensor, other: Tensor, sample: Tensor, timestep: int, held_out: HeldOut) -> _Row:
     exact, error = eps.double().flatten(1), (other.double() - eps.double()).flatten(1)
     bias = (error.mean() / exact.square().mean().sqrt()).item()
-    moved = step_error(eps, other, sample, timestep, schedule, steps)
+    moved = step_error(eps, other, sample, timestep, held_out.schedule, held_out.steps)
     return _Row(exact.square().sum(1), error.square().sum(1), bias, moved)
 
 

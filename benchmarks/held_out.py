@@ -1,6 +1,7 @@
 """Held-out pairs: what the reference's own sampler sees at a time-step, from noise that calibration never used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,10 +9,20 @@ from torch import Tensor
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop
 
-__all__ = ["BATCH", "HELD_OUT_SEEDS", "batches", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
+__all__ = ["BATCH", "HELD_OUT_SEEDS", "HeldOut", "batches", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
 
 BATCH = 64  # samples per call: bounds the memory of every measurement
 HELD_OUT_SEEDS = 1 << 31  # torch's CPU generator reads 32 bits of a seed: calibration has the lower half
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """x_t `[N, C, H, W]` at some of the time-steps t of an S-step DDIM loop; labels `[N]` if there are classes."""
+
+    schedule: NoiseSchedule
+    steps: int
+    pairs: Mapping[int, Tensor]
+    label: tuple[Tensor, ...] = ()
 
 
 def held_out_noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -37,21 +48,18 @@ def held_out_pairs(
     reference: EpsModel,
     schedule: NoiseSchedule,
     sample_shape: tuple[int, int, int],
-    timesteps: Sequence[int],
+    steps: int,
+    timesteps: int,
     count: int,
     seed: int,
-    steps: int,
     *label: Tensor,
-) -> dict[int, Tensor]:
-    """x_t `[count, C, H, W]` for every wanted t, recorded from the reference's own `steps`-step DDIM loop.
+) -> HeldOut:
+    """x_t `[count, C, H, W]` at that many `timesteps` of the reference's own `steps`-step DDIM loop.
 
     `label` `[count]` is for class-conditional references.
-
-    Raises:
-        ValueError: the loop does not visit one of `timesteps` (see `sampler_timesteps`).
     """
     noise = held_out_noise((count, *sample_shape), seed)
-    chunks: dict[int, list[Tensor]] = {t: [] for t in timesteps}
+    chunks: dict[int, list[Tensor]] = {t: [] for t in sampler_timesteps(schedule, steps, timesteps)}
 
     def record(step: Step) -> None:
         if step.timestep in chunks:
@@ -59,7 +67,4 @@ def held_out_pairs(
 
     for chunk, *given in batches(noise, *label):
         sample_loop(reference, make_scheduler(schedule), chunk, steps, *given, callback=record)
-    missed = [t for t, samples in chunks.items() if not samples]
-    if missed:
-        raise ValueError(f"a loop of {steps} steps does not visit t = {missed}")
-    return {t: torch.cat(samples) for t, samples in chunks.items()}
+    return HeldOut(schedule, steps, {t: torch.cat(samples) for t, samples in chunks.items()}, label)

@@ -36,7 +36,7 @@ from ptq_export.artifacts import read_json, write_json
 from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db, sqnr_per_timestep
-from ptq_export.benchmarks.held_out import held_out_noise, held_out_pairs, sampler_timesteps
+from ptq_export.benchmarks.held_out import held_out_noise, held_out_pairs
 from ptq_export.benchmarks.latency import measure_steps
 from ptq_export.benchmarks.same_noise import psnr_db, same_noise_psnr
 from ptq_export.denoiser import NoiseSchedule
@@ -146,10 +146,9 @@ def score(run: RunFiles, models: Mapping[str, EpsModel], samples: int, latency: 
     reference = open_session(run.reference)
     noise = held_out_noise((samples, *run.sample_shape), seed=0)
     same = same_noise_psnr(reference, models, run.schedule, noise, STEPS)
-    timesteps = sampler_timesteps(run.schedule, STEPS, count=STEPS)
-    pairs = held_out_pairs(reference, run.schedule, run.sample_shape, timesteps, samples, seed=1, steps=STEPS)
-    curves = sqnr_per_timestep(reference, models, pairs, run.schedule, STEPS)
-    speedups = _speedups({"fp32": reference, **models}, run, timesteps) if latency else {}
+    held_out = held_out_pairs(reference, run.schedule, run.sample_shape, STEPS, STEPS, samples, seed=1)
+    curves = sqnr_per_timestep(reference, models, held_out)
+    speedups = _speedups({"fp32": reference, **models}, run, list(held_out.pairs)) if latency else {}
     scores = {}
     for name in models:
         psnr = [finite_db(value) for value in psnr_db(same.reference, same.candidates[name])]

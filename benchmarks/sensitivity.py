@@ -9,23 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from torch import Tensor, nn
+from torch import nn
 
-from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
-from ptq_export.denoiser import NoiseSchedule
+from ptq_export.benchmarks.fidelity import sqnr_per_timestep
+from ptq_export.benchmarks.held_out import HeldOut
 from ptq_export.errors import InputError
 
-__all__ = ["HeldOut", "LayerNoise", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Pairs (t -> x_t `[N, C, H, W]`) of an S-step loop, and their labels `[N]` if there are any."""
-
-    pairs: Mapping[int, Tensor]
-    schedule: NoiseSchedule
-    steps: int
-    label: tuple[Tensor, ...] = ()
+__all__ = ["LayerNoise", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ def layer_noise(
 ) -> list[LayerNoise]:
     """Every one of `layers` (integer modules by path) in `reference` alone, the loudest first."""
     alone = {name: with_layers(reference, {name: layer}) for name, layer in layers.items()}
-    curves = _curves(reference, alone, held_out, progress)
+    curves = sqnr_per_timestep(reference, alone, held_out, progress)
     noise = {name: fmean((curve.noise.sum(1) / curve.signal.sum(1)).tolist()) for name, curve in curves.items()}
     total = sum(noise.values()) or 1.0
     loudest = sorted(noise, key=lambda name: -noise[name])
@@ -76,7 +66,7 @@ def fewest_float(
 
 def median_sqnr_db(reference: nn.Module, model: nn.Module, held_out: HeldOut) -> float:
     """Median over the time-steps of the SQNR of eps."""
-    return median(_curves(reference, {"model": model}, held_out)["model"].sqnr_db)
+    return median(sqnr_per_timestep(reference, {"model": model}, held_out)["model"].sqnr_db)
 
 
 def with_layers(reference: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -86,13 +76,3 @@ def with_layers(reference: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Mod
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return model
-
-
-def _curves(
-    reference: nn.Module,
-    models: Mapping[str, nn.Module],
-    held_out: HeldOut,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Curve]:
-    pairs, schedule, steps = held_out.pairs, held_out.schedule, held_out.steps
-    return sqnr_per_timestep(reference, models, pairs, schedule, steps, *held_out.label, progress=progress)

@@ -50,7 +50,6 @@ def export_module(module: nn.Module, sample_shape: tuple[int, int, int], labelle
     # The exporter specialises a batch of 1 away, so it is shown two samples.
     steps = torch.arange(EXAMPLE_BATCH)
     example = (torch.zeros(EXAMPLE_BATCH, *sample_shape), steps, *([steps.clone()] if labelled else []))
-    batch = torch.export.Dim("batch", min=1, max=2**16)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -59,7 +58,7 @@ def export_module(module: nn.Module, sample_shape: tuple[int, int, int], labelle
             opset_version=OPSET,
             input_names=INPUTS[: len(example)],
             output_names=[OUTPUT],
-            dynamic_shapes=tuple({0: batch} for _ in example),
+            dynamic_shapes=tuple({0: "batch"} for _ in example),
             custom_translation_table=_translations(),
             verbose=False,
         )

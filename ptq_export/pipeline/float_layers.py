@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from ptq_export.benchmarks.chart import plot_sensitivity
-from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_pairs, sampler_timesteps
-from ptq_export.benchmarks.sensitivity import HeldOut, fewest_float, layer_noise, median_sqnr_db, with_layers
+from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_pairs
+from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_sqnr_db, with_layers
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
@@ -62,7 +62,5 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> None:
 
 def _held_out(job: Job) -> HeldOut:
     denoiser, schedule = job.denoiser, job.denoiser.schedule
-    times = sampler_timesteps(schedule, STEPS, TIMESTEPS)
     label = denoiser.labels(PAIRS, HELD_OUT_SEEDS + 1)
-    pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, PAIRS, 4, STEPS, *label)
-    return HeldOut(pairs, schedule, STEPS, label)
+    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, STEPS, TIMESTEPS, PAIRS, 4, *label)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.fid import compare_digit_fid
 from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
-from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs, sampler_timesteps
+from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs
 from ptq_export.benchmarks.parity import global_parity, local_parity
-from ptq_export.benchmarks.same_noise import final_samples, same_noise_psnr
+from ptq_export.benchmarks.same_noise import SameNoise, same_noise_psnr
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
@@ -137,12 +137,12 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         "simulation": torch.no_grad()(simulation),
         "ceiling": torch.no_grad()(_ceiling(job.subject.module, simulation)),
     }
-    times = sampler_timesteps(schedule, LOOP_STEPS, TIMESTEPS)
     labels = denoiser.labels(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
-        pairs = held_out_pairs(denoiser, schedule, denoiser.sample_shape, times, count, 1, LOOP_STEPS, *labels)
-        curves = sqnr_per_timestep(denoiser, models, pairs, schedule, LOOP_STEPS, *labels, progress=share)
-    noise = held_out_noise((count, *denoiser.sample_shape), 2)
+        shape = denoiser.sample_shape
+        held_out = held_out_pairs(denoiser, schedule, shape, LOOP_STEPS, TIMESTEPS, count, 1, *labels)
+        curves = sqnr_per_timestep(denoiser, models, held_out, share)
+    noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
         same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, *labels, progress=share)
     job.folder.save_tensors(
@@ -151,24 +151,25 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
     value = {
         "schema": SCHEMA,
         "pairs_per_timestep": count,
-        "timesteps": times,
+        "timesteps": list(held_out.pairs),
         "curves": {key: curve.to_json() for key, curve in curves.items()},
         "psnr": same.to_json(),
-        "fid": _digit_fid(job, models[name]),
+        "fid": _digit_fid(job, models[name], same),
     }
     job.folder.save_json("fidelity.json", value)
     return curves
 
 
-def _digit_fid(job: Job, engine: EpsModel) -> dict[str, Any] | None:
+def _digit_fid(job: Job, engine: EpsModel, same: SameNoise) -> dict[str, Any] | None:
+    """Digit-FID of the samples that were just drawn and as many more as make `FID_SAMPLES`."""
     if job.denoiser.source.spec != "embedded:digits":
         return None
     denoiser, schedule = job.denoiser, job.denoiser.schedule
-    noise = held_out_noise((FID_SAMPLES, *denoiser.sample_shape), 3)
+    noise = held_out_noise((max(1, FID_SAMPLES - len(same.reference)), *denoiser.sample_shape), 3)
     with job.stage("digit-FID") as share:
-        reference = final_samples(denoiser, schedule, noise, LOOP_STEPS)
-        share(0.6)
-        return compare_digit_fid(reference, final_samples(engine, schedule, noise, LOOP_STEPS)).to_json()
+        more = same_noise_psnr(denoiser, {job.target.name: engine}, schedule, noise, LOOP_STEPS, progress=share)
+    first, second = same.candidates[job.target.name], more.candidates[job.target.name]
+    return compare_digit_fid(torch.cat([same.reference, more.reference]), torch.cat([first, second])).to_json()
 
 
 def _ceiling(module: nn.Module, simulation: nn.Module) -> nn.Module:

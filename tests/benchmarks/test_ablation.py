@@ -10,8 +10,9 @@ import torch
 from ablation_net import tiny
 
 from ptq_export.benchmarks import ablation, ablation_score, ablation_study, ablation_summary
-from ptq_export.benchmarks.ablation import calibrate, collect, main, remembering
+from ptq_export.benchmarks.ablation import calibrate, collect, main
 from ptq_export.benchmarks.ablation_settings import Setting
+from ptq_export.benchmarks.remembering import remembering
 from ptq_export.calibrators.pairs import collect_pairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.timesteps import POLICIES
@@ -213,7 +214,7 @@ def test_the_digits_alone_get_a_digit_fid_for_the_first_seed(
 def test_an_unwritable_folder_is_refused_before_work(
     short: list[Setting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablation, "held_out", lambda _: pytest.fail("work has begun"))
+    monkeypatch.setattr(ablation, "full_precision", lambda _: pytest.fail("work has begun"))
     (tmp_path / "file").touch()
     assert main(["--ckpt", "8", "--out", str(tmp_path / "file")]) == 2
     assert "cannot write" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import torch
 from ablation_net import tiny
 
 from ptq_export.benchmarks import ablation_score
-from ptq_export.benchmarks.ablation_score import fid_of_samples, held_out, score
+from ptq_export.benchmarks.ablation_score import fid_of_samples, full_precision, score
 from ptq_export.benchmarks.same_noise import psnr_db
 from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
 
@@ -17,14 +17,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_full_precision_itself_has_no_error() -> None:
-    exact = score(tiny(), held_out(tiny()))
+    exact = score(tiny(), full_precision(tiny()))
     assert (exact.sqnr_median_db, exact.sqnr_worst_db, exact.psnr_db) == (150, 150, 150)
 
 
 def test_a_relative_error_of_eps_is_its_sqnr_and_the_worst_step_is_found() -> None:
     denoiser = tiny()
-    reference = held_out(denoiser)
-    worst = sorted(reference.pairs)[1]
+    reference = full_precision(denoiser)
+    worst = sorted(reference.held_out.pairs)[1]
     found = score(lambda x, t: denoiser(x, t) * (0.5 if t[0] == worst else 0.9), reference)
     assert found.sqnr_median_db == pytest.approx(20, abs=1e-3)
     assert found.sqnr_worst_db == pytest.approx(6.0206, abs=1e-3)
@@ -32,7 +32,7 @@ def test_a_relative_error_of_eps_is_its_sqnr_and_the_worst_step_is_found() -> No
 
 def test_psnr_is_that_of_the_same_noise_sampled_to_the_end() -> None:
     denoiser = tiny()
-    reference = held_out(denoiser)
+    reference = full_precision(denoiser)
     found = score(lambda x, t: 0.9 * denoiser(x, t), reference)
     ends = [
         sample_loop(lambda x, t, f=f: f * denoiser(x, t), make_scheduler(denoiser.schedule), reference.noise, 5)
@@ -43,8 +43,8 @@ def test_psnr_is_that_of_the_same_noise_sampled_to_the_end() -> None:
 
 
 def test_no_calibration_seed_reaches_the_held_out_noise() -> None:
-    reference = held_out(tiny())
-    first = reference.pairs[max(reference.pairs)]
+    reference = full_precision(tiny())
+    first = reference.held_out.pairs[max(reference.held_out.pairs)]
     calibration = torch.cat([initial_noise((3, 1, 8, 8), seed) for seed in range(50)])
     assert not any(torch.equal(x, y) for x in [*first, *reference.noise] for y in calibration)
 
@@ -53,8 +53,6 @@ def test_digit_fid_sees_noise_as_worse_than_digits(monkeypatch: pytest.MonkeyPat
     from ptq_export.checkpoints import load_checkpoint
 
     monkeypatch.setattr(ablation_score, "FID_SAMPLES", 16)
-    monkeypatch.setattr(ablation_score, "HELD_OUT", 2)
     denoiser = load_checkpoint("embedded:digits")
-    reference = held_out(denoiser)
-    digits, noise = fid_of_samples(denoiser, reference), fid_of_samples(lambda x, t: 0 * x, reference)
+    digits, noise = fid_of_samples(denoiser, denoiser), fid_of_samples(lambda x, t: 0 * x, denoiser)
     assert digits < 0.7 * noise

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ptq_export.benchmarks.fidelity import finite_db, sqnr_db, sqnr_gap_db, sqnr_per_timestep, step_error
+from ptq_export.benchmarks.held_out import HeldOut
 from ptq_export.denoiser import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(clip_sample=False)
@@ -15,9 +16,9 @@ def exact(sample: Tensor, timestep: Tensor) -> Tensor:
     return sample
 
 
-def pairs(count: int = 8) -> dict[int, Tensor]:
+def held_out(count: int = 8) -> HeldOut:
     generator = torch.Generator().manual_seed(0)
-    return {t: torch.randn(count, 1, 8, 8, generator=generator) for t in (900, 450, 0)}
+    return HeldOut(SCHEDULE, 20, {t: torch.randn(count, 1, 8, 8, generator=generator) for t in (900, 450, 0)})
 
 
 def test_sqnr_of_a_known_ratio() -> None:
@@ -33,24 +34,23 @@ def test_decibels_fit_into_json() -> None:
 
 
 def test_curve_of_a_relative_error_is_flat_and_certain() -> None:
-    curve = sqnr_per_timestep(exact, {"c": lambda x, t: 1.01 * x}, pairs(), SCHEDULE, 20)["c"]
+    curve = sqnr_per_timestep(exact, {"c": lambda x, t: 1.01 * x}, held_out())["c"]
     assert curve.timesteps == (900, 450, 0)
     assert curve.sqnr_db == pytest.approx([40, 40, 40], abs=1e-3)
     assert curve.stderr_db == pytest.approx([0, 0, 0], abs=1e-4)
 
 
 def test_bias_is_the_mean_error_in_units_of_eps() -> None:
-    curve = sqnr_per_timestep(exact, {"c": lambda x, t: x + 0.1}, pairs(), SCHEDULE, 20)["c"]
-    rms = [sample.square().mean().sqrt().item() for sample in pairs().values()]
+    curve = sqnr_per_timestep(exact, {"c": lambda x, t: x + 0.1}, held_out())["c"]
+    rms = [sample.square().mean().sqrt().item() for sample in held_out().pairs.values()]
     assert curve.bias == pytest.approx([0.1 / value for value in rms], rel=1e-5)
 
 
 def test_standard_error_agrees_with_repetition() -> None:
     generator = torch.Generator().manual_seed(1)
     samples = {t: torch.randn(16, 1, 2, 2, generator=generator) for t in range(0, 800, 2)}
-    noisy = sqnr_per_timestep(
-        exact, {"c": lambda x, t: x + 0.1 * torch.randn(x.shape, generator=generator)}, samples, SCHEDULE, 20
-    )["c"]
+    rough = {"c": lambda x, t: x + 0.1 * torch.randn(x.shape, generator=generator)}
+    noisy = sqnr_per_timestep(exact, rough, HeldOut(SCHEDULE, 20, samples))["c"]
     seen = torch.tensor(noisy.sqnr_db).std().item()
     assert torch.tensor(noisy.stderr_db).mean().item() == pytest.approx(seen, rel=0.15)
 
@@ -59,14 +59,14 @@ def test_gap_of_two_candidates_is_surer_than_their_curves() -> None:
     def rough(x: Tensor, t: Tensor) -> Tensor:
         return x + 0.1 * x.abs().amax((1, 2, 3), keepdim=True)
 
-    curves = sqnr_per_timestep(exact, {"a": rough, "b": lambda x, t: 2 * rough(x, t) - x}, pairs(), SCHEDULE, 20)
+    curves = sqnr_per_timestep(exact, {"a": rough, "b": lambda x, t: 2 * rough(x, t) - x}, held_out())
     for (gap_db, stderr_db), own in zip(sqnr_gap_db(curves["a"], curves["b"]), curves["a"].stderr_db, strict=True):
         assert gap_db == pytest.approx(20 * math.log10(2), abs=1e-4)
         assert stderr_db < 1e-3 < own
 
 
 def test_step_error_is_the_ddim_update_of_the_error() -> None:
-    sample = pairs()[450]
+    sample = held_out().pairs[450]
     error = 0.01 * torch.ones_like(sample)
     t, previous = 450, 400
     alphas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)
@@ -80,7 +80,7 @@ def test_step_error_is_the_ddim_update_of_the_error() -> None:
 
 def test_exact_candidate_is_finite_in_json_and_has_no_error() -> None:
     shares: list[float] = []
-    exactly = sqnr_per_timestep(exact, {"c": exact}, pairs(70), SCHEDULE, 20, progress=shares.append)["c"]
+    exactly = sqnr_per_timestep(exact, {"c": exact}, held_out(70), shares.append)["c"]
     curve = exactly.to_json()
     assert sqnr_gap_db(exactly, exactly) == [(0, 0)] * 3
     assert curve["sqnr_db"] == [150, 150, 150]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptq_export.benchmarks.sensitivity import HeldOut, fewest_float, layer_noise, median_sqnr_db, with_layers
+from ptq_export.benchmarks.held_out import HeldOut
+from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_sqnr_db, with_layers
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 
@@ -35,7 +36,7 @@ class Net(nn.Module):
 
 LAYERS = {name: Scale(10 ** (-db / 20)) for name, db in NOISE_DB.items()}
 HELD_OUT = HeldOut(
-    {t: torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(t)) for t in (900, 0)}, NoiseSchedule(), 20
+    NoiseSchedule(), 20, {t: torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(t)) for t in (900, 0)}
 )
 
 
