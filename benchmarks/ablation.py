@@ -73,7 +73,7 @@ def calibrate(denoiser: Denoiser, setting: Setting, pairs: CalibrationPairs, see
     recipe = Recipe(ITERATIONS) if setting.rounding == "learned" else None
     store = UnitStore(load=lambda _: None, save=lambda *_: None)
     method = Method(ORT_CPU, setting.metric, recipe, seed)
-    return quantise(subject, find_sites(subject), pairs, method, store, lambda _: None)
+    return quantise(subject, find_sites(subject, ORT_CPU), pairs, method, store, lambda _: None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,9 +7,17 @@ from ptq_export.calibrators.histogram import ChannelHistogram
 from ptq_export.calibrators.ranges import LEVELS, clip_range
 from ptq_export.nn.layers import Grid
 
-__all__ = ["bias_step", "fold_input_scale", "input_grid", "output_grid", "pairing_order", "weight_scale"]
+__all__ = [
+    "bias_step",
+    "fold_input_scale",
+    "input_grid",
+    "output_grid",
+    "pairing_order",
+    "symmetric_grid",
+    "weight_scale",
+]
 
-WEIGHT_MAX = 127
+WEIGHT_MAX = SIGNED_MAX = 127
 
 
 def output_grid(histogram: ChannelHistogram, metric: str) -> Grid:
@@ -39,6 +47,13 @@ def input_grid(histogram: ChannelHistogram, metric: str, weight: Tensor) -> Grid
     return _squeezed(Grid(scales[best], best.to(torch.uint8)))
 
 
+def symmetric_grid(histogram: ChannelHistogram, metric: str) -> Grid:
+    """One int8 scale with zero point 0 for an input whose histogram pools all channels."""
+    clip = clip_range(histogram, metric, symmetric=True)
+    scale = (clip.high / SIGNED_MAX).clamp_min(1e-8)
+    return _squeezed(Grid(scale, torch.zeros(1, dtype=torch.int8)))
+
+
 def _squeezed(grid: Grid) -> Grid:
     if grid.scale.numel() > 1:
         return grid
@@ -56,18 +71,21 @@ def pairing_order(weight: Tensor) -> Tensor:
     return (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1)
 
 
-def weight_scale(weight: Tensor, pair_limit: int) -> Tensor:
-    """Step `[O]` of symmetric codes in [-127, 127] whose adjacent same-sign pairs keep |a| + |b| <= pair_limit.
+def weight_scale(weight: Tensor, pair_limit: int | None) -> Tensor:
+    """Step `[O]` of symmetric codes in [-127, 127] whose adjacent same-sign pairs keep |a| + |b| <= pair_limit, if any.
 
     Two steps of margin leave rounding free to go either way. Pairs of opposite sign cannot saturate: activation codes
     are not negative.
     """
     rows = pairing_order(weight)
+    largest = (rows.abs().amax(1) / WEIGHT_MAX).clamp_min(1e-12)
+    if pair_limit is None:
+        return largest
     if rows.shape[1] % 2:
         rows = torch.nn.functional.pad(rows, (0, 1))
     first, second = rows[:, 0::2], rows[:, 1::2]
     pairs = torch.where(first.sign() == second.sign(), (first + second).abs(), torch.zeros_like(first))
-    return torch.maximum(rows.abs().amax(1) / WEIGHT_MAX, pairs.amax(1) / (pair_limit - 2)).clamp_min(1e-12)
+    return torch.maximum(largest, pairs.amax(1) / (pair_limit - 2))
 
 
 def bias_step(bias: Tensor, unit: Tensor, output: Grid | None) -> Tensor:

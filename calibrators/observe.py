@@ -40,12 +40,12 @@ def observe(
         else:
             limits[key] = ChannelRange.of(x)
 
-    _visit(denoiser, pairs, names, widen)
+    _visit(denoiser, pairs, names, scheme, widen)
     histograms = {}
     for (name, role), found in limits.items():
         channelwise = _channelwise(denoiser.module.get_submodule(name), role, scheme)
         histograms[name, role] = ChannelHistogram(found if channelwise else found.per_tensor())
-    _visit(denoiser, pairs, names, lambda key, x: histograms[key].update(x))
+    _visit(denoiser, pairs, names, scheme, lambda key, x: histograms[key].update(x))
     return {name: Observation(histograms[name, "input"], histograms.get((name, "output"))) for name in names}
 
 
@@ -58,13 +58,14 @@ def _visit(
     denoiser: Denoiser,
     pairs: CalibrationPairs,
     names: tuple[str, ...],
+    scheme: Scheme,
     visit: Callable[[tuple[str, str], Tensor], None],
 ) -> None:
     layers = {name: denoiser.module.get_submodule(name) for name in names}
 
     def hook(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         visit((name, "input"), inputs[0])
-        if isinstance(layers[name], nn.Conv2d):
+        if isinstance(layers[name], nn.Conv2d) and scheme.conv_output:
             visit((name, "output"), output)
 
     with hooked(layers, hook), torch.no_grad():

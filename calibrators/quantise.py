@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ptq_export.calibrators.capture import Reference, UnitData, capture
-from ptq_export.calibrators.grids import input_grid, output_grid
+from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
@@ -102,8 +102,9 @@ def _quantise_unit(
 
 def _soft(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
     assert isinstance(layer, nn.Conv2d | nn.Linear)
-    grid = input_grid(seen.input, method.metric, layer.weight.detach())
-    output = output_grid(seen.output, method.metric) if seen.output else None
+    signed, metric = method.scheme.signed, method.metric
+    grid = symmetric_grid(seen.input, metric) if signed else input_grid(seen.input, metric, layer.weight.detach())
+    output = output_grid(seen.output, metric) if seen.output else None
     return SoftLayer(layer, grid, output, method.scheme, learn=method.recipe is not None)
 
 

@@ -73,18 +73,28 @@ def find_metric(name: str) -> Loss | None:
     return lookup("range metric", name, METRICS)
 
 
-def clip_range(histogram: ChannelHistogram, metric: str) -> ChannelRange:
-    """The interval `[C]` of each channel of `histogram` that is best by `metric`."""
+def clip_range(histogram: ChannelHistogram, metric: str, symmetric: bool = False) -> ChannelRange:
+    """The interval `[C]` of each channel of `histogram` that is best by `metric`.
+
+    With `symmetric` it is that of int8 codes around a zero point 0: -128 to 127 steps.
+    """
     limits = histogram.limits
-    if metric == "percentile":
-        return _percentile(histogram, 0.9999)
     loss = find_metric(metric)
     if loss is None:
-        return limits
+        clip = _percentile(histogram, 0.9999) if metric == "percentile" else limits
+        return _around_zero(clip) if symmetric else clip
+    if symmetric:
+        whole = _around_zero(limits)
+        return ChannelRange(*_best(histogram, loss, [(whole.low * by, whole.high * by) for by in SHRINKS]))
     low, high = limits.low, limits.high
     high = _best(histogram, loss, [(low, high * shrink) for shrink in SHRINKS])[1]
     low = _best(histogram, loss, [(low * shrink, high) for shrink in SHRINKS])[0]
     return ChannelRange(low, high)
+
+
+def _around_zero(clip: ChannelRange) -> ChannelRange:
+    step = torch.maximum(clip.low / -128, clip.high / 127)
+    return ChannelRange(-128 * step, 127 * step)
 
 
 def _best(histogram: ChannelHistogram, loss: Loss, candidates: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,12 @@ from torch.nn import functional
 
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
-from ptq_export.nn.ops import fake_quantize
+from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
 
 __all__ = ["SoftLayer"]
 
 GAMMA, ZETA = -0.1, 1.1
-U8 = (0, 255)
 
 
 class SoftLayer(nn.Module):
@@ -28,12 +27,15 @@ class SoftLayer(nn.Module):
         self, layer: nn.Conv2d | nn.Linear, grid: Grid, output: Grid | None, scheme: Scheme, learn: bool
     ) -> None:
         super().__init__()
-        self.layer, self.output, self.learn = layer, output, learn
+        self.layer, self.output, self.scheme, self.learn = layer, output, scheme, learn
         self.zero_point = grid.zero_point
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
         bias = layer.bias.detach() if layer.bias is not None else torch.zeros(weight.shape[0])
-        self.step = weight_scale(folded, scheme.pair_limit).maximum(bias_step(bias, grid.scale.max(), output))
+        step = weight_scale(folded, scheme.pair_limit)
+        if scheme.integer_bias:
+            step = step.maximum(bias_step(bias, grid.scale.max(), output))
+        self.step = round_to(step, scheme.carrier)
         self.ratio = folded / _rows(self.step, folded)
         self.relative = (grid.scale / grid.scale.max()).expand(weight.shape[1]).reshape(1, -1, *[1] * (weight.ndim - 2))
         self.bias = nn.Parameter(bias.clone())
@@ -50,12 +52,12 @@ class SoftLayer(nn.Module):
         return (torch.sigmoid(self.alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def input_scale(self) -> Tensor:
-        """The learned step(s) of the input: the calibrated ones times one learned factor."""
-        return self.base_scale * self.log_input_scale.exp()
+        """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them."""
+        return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.carrier)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
-        x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point, U8)
+        x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point)
         codes = self.ratio.floor() + self.rounding()
         weight = codes * _rows(self.step, codes) / self.relative
         if isinstance(self.layer, nn.Conv2d):
@@ -65,14 +67,15 @@ class SoftLayer(nn.Module):
             y = functional.linear(x, weight, self.bias)
         if self.output is None:
             return y
-        return fake_quantize(y, _along(self.output.scale, y), _along(self.output.zero_point, y), U8)
+        return fake_quantize(y, _along(self.output.scale, y), _along(self.output.zero_point, y))
 
     @torch.no_grad()
     def harden(self) -> QuantisedLayer:
         """The integer layer: every weight takes the side that it leans to."""
         codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-127, 127).to(torch.int8)
         grid = Grid(self.input_scale(), self.zero_point)
-        return quantised_layer(layer_state(LayerCodes(codes, self.step, self.bias, grid, self.output)), self.layer)
+        learned = LayerCodes(codes, self.step, self.bias, grid, self.output, self.scheme.integer_bias)
+        return quantised_layer(layer_state(learned), self.layer)
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.nn.scheme import Scheme
 
 __all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float"]
 
@@ -59,8 +60,8 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Tensor], 
             handle.remove()
 
 
-def find_sites(denoiser: Denoiser) -> tuple[Site, ...]:
-    """All conv / linear layers in the order of their first execution."""
+def find_sites(denoiser: Denoiser, scheme: Scheme) -> tuple[Site, ...]:
+    """All conv / linear layers in the order of their first execution, as `scheme` can quantise them."""
     layers = {
         name: module for name, module in denoiser.module.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
     }
@@ -78,14 +79,14 @@ def find_sites(denoiser: Denoiser) -> tuple[Site, ...]:
         with hooked(layers, partial(record, trace)):
             results.append(denoiser(sample, timestep, *denoiser.labels(1, 0)))
         traces.append(trace)
-    return tuple(_site(name, layers[name], traces, samples[0], results[0]) for name in traces[0])
+    return tuple(_site(name, layers[name], traces, samples[0], results[0], scheme) for name in traces[0])
 
 
-def _site(name: str, layer: nn.Module, traces: list[_Trace], sample: Tensor, output: Tensor) -> Site:
+def _site(name: str, layer: nn.Module, traces: list[_Trace], sample: Tensor, output: Tensor, scheme: Scheme) -> Site:
     (x, y), (other_x, _) = (trace[name] for trace in traces)
     if x.shape == other_x.shape and torch.equal(x, other_x):
         return Site(name, "depends on time-step and label alone", sees_sample=False)
-    return Site(name, _reason(layer, x, y, sample, output))
+    return Site(name, _reason(layer, x, y, sample, output) or _too_small(layer, scheme.min_channels))
 
 
 def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tensor) -> str:
@@ -98,6 +99,12 @@ def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tens
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return "grouped convolution: its channels do not share their inputs"
     return ""
+
+
+def _too_small(layer: nn.Module, min_channels: int) -> str:
+    rows, columns = layer.get_parameter("weight").shape[:2]
+    small = min(rows, columns)
+    return f"{small} channels: integer kernels want {min_channels} or more" if small < min_channels else ""
 
 
 def keep_float(sites: tuple[Site, ...], patterns: Iterable[str], reason: str) -> tuple[Site, ...]:

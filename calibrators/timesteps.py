@@ -20,7 +20,7 @@ from ptq_export.lookup import lookup
 
 __all__ = ["POLICIES", "draw_step_indices", "find_policy"]
 
-NDTC_MEAN, NDTC_STD = 0.4, 0.3
+NDTC_MEAN, NDTC_STD = 0.4, 0.4
 Draw = Callable[[int, torch.Generator], Tensor]
 
 

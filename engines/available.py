@@ -19,16 +19,19 @@ __all__ = ["KINDS", "EngineKind", "availability", "build_engine"]
 
 @dataclass(frozen=True)
 class EngineKind:
-    """A runtime: the package it needs, where its `Engine` is (None: not written yet), and what else it wants."""
+    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), and what
+    else it wants."""
 
     package: str
+    install: str
     engine: tuple[str, str] | None
     needs: str = ""
 
 
 KINDS = {
-    "ort": EngineKind("onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
-    "trt": EngineKind("tensorrt", None, "an NVIDIA GPU"),
+    "ort": EngineKind("onnxruntime", "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "trt": EngineKind("tensorrt", "tensorrt", None, "an NVIDIA GPU"),
+    "trt-rtx": EngineKind("tensorrt_rtx", "'ptq-export[trt-rtx]'", None, "an NVIDIA RTX GPU"),
 }
 
 
@@ -59,7 +62,7 @@ def build_engine(
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:
     if find_spec(kind.package) is None:
         needs = f" (it needs {kind.needs})" if kind.needs else ""
-        return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.package}{needs}")
+        return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")
     if kind.engine is None:
-        return EnvironmentMissing(f"this version builds no {kind.package} engines yet", "use --target ort-int8")
+        return EnvironmentMissing(f"this version does not run {kind.package} engines yet", "use --target ort-int8")
     return None

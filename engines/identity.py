@@ -30,11 +30,16 @@ class Identity:
 
 
 def current(
-    engine: str, versions: Mapping[str, str], onnx_sha256: str, options: Mapping[str, Any] | None = None
+    engine: str,
+    versions: Mapping[str, str],
+    onnx_sha256: str,
+    options: Mapping[str, Any] | None = None,
+    isa: tuple[str, ...] | None = None,
 ) -> Identity:
-    """The identity of an engine built here and now from the ONNX with that sha256."""
+    """The identity of an engine built here and now from the ONNX with that sha256; `isa` is this processor's."""
     system, machine = platform.system().lower(), platform.machine().lower()
-    return Identity(engine, dict(versions), onnx_sha256, dict(options or {}), system, machine, instruction_sets())
+    isa = instruction_sets() if isa is None else isa
+    return Identity(engine, dict(versions), onnx_sha256, dict(options or {}), system, machine, isa)
 
 
 def differences(found: Identity, wanted: Identity) -> list[str]:

@@ -15,7 +15,7 @@ import onnx
 
 from ptq_export.errors import InputError
 
-__all__ = ["LayerRecord", "executed_layers", "layer_of_nodes"]
+__all__ = ["LayerRecord", "asked_layers", "executed_layers", "layer_of_nodes"]
 
 SOURCE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INT8_OPS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"})
@@ -48,10 +48,7 @@ def executed_layers(source: Path, optimised: Path, expected: Mapping[str, str]) 
     Raises:
         InputError: a layer of `expected` is not in `source`.
     """
-    graph = _Source(onnx.load(source).graph)
-    absent = sorted(set(expected) - set(graph.layers))
-    if absent:
-        raise InputError(f"{source.name} has no layer {', '.join(absent)}", "export it again")
+    graph = _open(source, expected)
     executed: dict[str, list[str]] = {name: [] for name in graph.layers}
     for node in _compute_nodes(onnx.load(optimised).graph):
         name = graph.layer_of(node)
@@ -60,11 +57,35 @@ def executed_layers(source: Path, optimised: Path, expected: Mapping[str, str]) 
     return [_record(graph, name, executed[name], expected.get(name, "float")) for name in graph.layers]
 
 
+def asked_layers(source: Path, expected: Mapping[str, str]) -> list[LayerRecord]:
+    """Every conv and linear of `source`, in its order, with the precision that its Q/DQ nodes ask an engine for.
+
+    Raises:
+        InputError: a layer of `expected` is not in `source`.
+    """
+    graph = _open(source, expected)
+    records = []
+    for name, node in graph.layers.items():
+        is_int8 = all(graph.dequantiser(tensor) is not None for tensor in node.input[:2])
+        intended = expected.get(name, "float")
+        reason = "" if is_int8 else "kept float" if intended == "float" else "no Q/DQ on its input and weights"
+        records.append(LayerRecord(name, node.op_type, "", "int8" if is_int8 else "float", intended, reason))
+    return records
+
+
 def layer_of_nodes(source: Path, optimised: Path) -> dict[str, str]:
     """The module path of the layer that each conv and linear node (by name) of `optimised` computes."""
     graph = _Source(onnx.load(source).graph)
     found = {node.name: graph.layer_of(node) for node in _compute_nodes(onnx.load(optimised).graph)}
     return {node: layer for node, layer in found.items() if layer is not None}
+
+
+def _open(source: Path, expected: Mapping[str, str]) -> "_Source":
+    graph = _Source(onnx.load(source).graph)
+    absent = sorted(set(expected) - set(graph.layers))
+    if absent:
+        raise InputError(f"{source.name} has no layer {', '.join(absent)}", "export it again")
+    return graph
 
 
 class _Source:

@@ -72,7 +72,7 @@ def quantise(
         try:
             with screen.progress() as progress:
                 pipeline.run(options, progress)
-        except GateFailed:
+        except (GateFailed, EnvironmentMissing):
             if (options.folder / "manifest.json").is_file():
                 _show_run(screen, options.folder)
             raise
@@ -91,10 +91,7 @@ def _check(options: Options) -> None:
     """Refuse at once what needs no model to be refused."""
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
-    target = find_target(options.target)
-    available, missing = availability(target.engine)
-    if not available:
-        raise EnvironmentMissing(f"{target.name} is not available on this machine", missing)
+    find_target(options.target)
 
 
 @app.command()
@@ -205,15 +202,26 @@ def _show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report import tables
     from ptq_export.report.verdict import judge
 
-    files = {name: read_json(folder / f"{name}.json") for name in ("manifest", "layers", "fidelity", "latency")}
-    verdict = judge(files["manifest"], files["latency"])
+    names = ("manifest", "layers", "fidelity", "latency", "tensorrt")
+    files = {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
+    latency = files.get("latency")
+    verdict = judge(files["manifest"], latency)
+    timed = (
+        {
+            "The sampling loop": tables.loop_table(latency),
+            "Latency per denoising step": tables.latency_table(latency),
+        }
+        if latency
+        else {}
+    )
+    built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
     screen.result(
         {"run": str(folder), **files},
         {
-            "Layers in the engine": tables.layers_summary(files["layers"]),
+            "Layers": tables.layers_summary(files["layers"]),
             "Fidelity": tables.fidelity_table(files["fidelity"]),
-            "The sampling loop": tables.loop_table(files["latency"]),
-            "Latency per denoising step": tables.latency_table(files["latency"]),
+            **timed,
+            **built,
             "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
             "Run folder": [["report", str(folder / "report.html")]],
         },

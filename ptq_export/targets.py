@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
-from ptq_export.nn.scheme import ORT_CPU, Scheme
+from ptq_export.nn.scheme import ORT_CPU, TENSORRT, Scheme
 
 __all__ = ["TARGETS", "Target", "find_target"]
 
@@ -18,11 +19,27 @@ class Target:
     baseline: str | None
     summary: str
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether its engine runs on a GPU alone; its graph is proved by ONNX Runtime on the CPU, if slowly."""
+        return self.engine != "ort"
+
+    def quantised(self) -> Scheme:
+        """The scheme of a target that has one.
+
+        Raises:
+            InputError: this is a float baseline.
+        """
+        if self.scheme is None:
+            raise InputError(f"{self.name} is a baseline: there is nothing to quantise", "use --target ort-int8")
+        return self.scheme
+
 
 _ENTRIES = (
     Target("ort-int8", "ort", ORT_CPU, "ort-fp32", "ONNX Runtime CPU, uint8 activations, int8 weights"),
     Target("ort-fp32", "ort", None, None, "ONNX Runtime CPU, float32 (baseline)"),
-    Target("trt-int8", "trt", None, "trt-fp16", "TensorRT on NVIDIA GPUs, int8 with float16 around it (not built yet)"),
+    Target("trt-int8", "trt", TENSORRT, None, "TensorRT on NVIDIA GPUs, int8 with float16 around it"),
+    Target("trt-rtx-int8", "trt-rtx", TENSORRT, None, "TensorRT for RTX, built ahead of time without a GPU"),
 )
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:

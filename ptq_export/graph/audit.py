@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from ptq_export.errors import GateFailed
 from ptq_export.graph.name_layers import LAYER_OPS
@@ -15,7 +16,10 @@ WEIGHT, BIAS = 1, 2
 
 
 def check_codes(model: ir.Model, layers: Mapping[str, QuantisedLayer]) -> None:
-    """Compare weight codes, their scales and bias codes of every quantised layer with the graph's initialisers.
+    """Compare weight codes, their scales and the bias of every quantised layer with the graph's initialisers.
+
+    Codes are equal byte for byte; so are scales, in whatever float type the graph has them. A bias that is no code is
+    equal as far as the graph's float type holds it.
 
     Raises:
         GateFailed: a layer is absent from the graph or differs; the message names it.
@@ -24,23 +28,37 @@ def check_codes(model: ir.Model, layers: Mapping[str, QuantisedLayer]) -> None:
     for name, layer in layers.items():
         if name not in nodes:
             raise GateFailed(f"{name} is not in the exported graph", "please report this with the checkpoint's format")
-        expected = {
-            (WEIGHT, 0): layer.weight_codes,
-            (WEIGHT, 1): layer.weight_scale,
-            (BIAS, 0): layer.bias_codes,
-            (BIAS, 1): layer.bias_scale,
-        }
-        for (operand, index), tensor in expected.items():
-            found = _constant(nodes[name], operand, index)
-            if found is None or found.dtype != tensor.numpy().dtype or not np.array_equal(found, tensor.numpy()):
-                part = "weights" if operand == WEIGHT else "bias"
-                raise GateFailed(f"{name}: the {part} in the graph are not the calibrated ones")
+        node = nodes[name]
+        if not _same_codes(node, WEIGHT, layer.weight_codes, layer.weight_scale):
+            raise GateFailed(f"{name}: the weights in the graph are not the calibrated ones")
+        same_bias = (
+            _same_codes(node, BIAS, layer.bias_codes, layer.bias_scale)
+            if layer.has_integer_bias
+            else _same_float(_operand(node, BIAS), layer.bias)
+        )
+        if not same_bias:
+            raise GateFailed(f"{name}: the bias in the graph is not the calibrated one")
 
 
-def _constant(node: ir.Node, operand: int, index: int) -> np.ndarray | None:
-    value = node.inputs[operand] if operand < len(node.inputs) else None
+def _same_codes(node: ir.Node, operand: int, codes: Tensor, scale: Tensor) -> bool:
+    value = _operand(node, operand)
     dequantize = value.producer() if value is not None else None
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return None
-    tensor = dequantize.inputs[index]
-    return tensor.const_value.numpy() if tensor is not None and tensor.const_value is not None else None
+        return False
+    found_codes, found_scale = (_numbers(value) for value in dequantize.inputs[:2])
+    if found_codes is None or found_scale is None or found_codes.dtype != codes.numpy().dtype:
+        return False
+    return np.array_equal(found_codes, codes.numpy()) and np.array_equal(found_scale.astype(np.float32), scale.numpy())
+
+
+def _same_float(value: ir.Value | None, wanted: Tensor) -> bool:
+    found = _numbers(value)
+    return found is not None and np.array_equal(found, wanted.numpy().astype(found.dtype))
+
+
+def _operand(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _numbers(value: ir.Value | None) -> np.ndarray | None:
+    return None if value is None or value.const_value is None else value.const_value.numpy()

@@ -9,6 +9,7 @@ With input steps s (a scalar, or one per channel), u = max(s), weight codes c of
 
 Per-channel input steps are a gain u / s on x, undone in the codes (c stands for w * s / u); per-channel output grids
 live in v and b: the engine sees scalar grids on both sides. Without an output grid y is the result (sigma 1, zeta 0).
+b is on the accumulator's grid (v u, int32), or a float where the engine adds it as one.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Grid:
-    """A uint8 grid: x = (q - zero_point) * scale. Both are scalars or `[C]`; an input's zero point is a scalar."""
+    """A uint8 or int8 grid, which the zero point's type says: x = (q - zero_point) * scale.
+
+    Both are scalars or `[C]`; an input's zero point is a scalar.
+    """
 
     scale: Tensor
     zero_point: Tensor
@@ -49,6 +53,7 @@ class LayerCodes:
     bias: Tensor
     input: Grid
     output: Grid | None
+    integer_bias: bool = True
 
 
 class QuantisedLayer(nn.Module):
@@ -57,6 +62,7 @@ class QuantisedLayer(nn.Module):
     channel_axis = 1
     weight_codes: Tensor
     weight_scale: Tensor
+    bias: Tensor
     bias_codes: Tensor
     bias_scale: Tensor
     input_scale: Tensor
@@ -72,8 +78,9 @@ class QuantisedLayer(nn.Module):
             self.register_buffer(name, value.detach().clone())
         self.has_input_gain = "input_gain" in state
         self.has_output_grid = "output_scale" in state
+        self.has_integer_bias = "bias_codes" in state
         self.register_buffer("zero_i8", torch.zeros_like(self.weight_scale, dtype=torch.int8), persistent=False)
-        self.register_buffer("zero_i32", torch.zeros_like(self.bias_codes), persistent=False)
+        self.register_buffer("zero_i32", torch.zeros_like(self.weight_scale, dtype=torch.int32), persistent=False)
         self.register_buffer("zero_u8", torch.tensor(0, dtype=torch.uint8), persistent=False)
         self.register_buffer("one", torch.tensor(1.0), persistent=False)
 
@@ -100,12 +107,18 @@ class QuantisedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The engine's result for a float input, within float rounding."""
         weight = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
-        bias = dequantize_linear(self.bias_codes, self.bias_scale, self.zero_i32, 0)
-        y = self.apply_weights(self.on_grid(x), weight, bias)
+        y = self.apply_weights(self.on_grid(x), weight, self.bias_values())
         if not self.has_output_grid:
             return y
         codes = quantize_linear(y, self.one, self.zero_u8, self.channel_axis)
         values: Tensor = dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        return values
+
+    def bias_values(self) -> Tensor:
+        """b `[O]`."""
+        if not self.has_integer_bias:
+            return self.bias
+        values: Tensor = dequantize_linear(self.bias_codes, self.bias_scale, self.zero_i32, 0)
         return values
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -147,21 +160,23 @@ class CeilingLayer(nn.Module):
 
 
 def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
-    """The buffers of a layer: both grids folded into weight scales and bias, the bias on the accumulator's grid."""
+    """The buffers of a layer: both grids folded into weight scales and bias, integer biases on the accumulator's."""
     unit = layer.input.scale.max()
     sigma = layer.output.scale if layer.output else torch.tensor(1.0)
     zeta = layer.output.zero_point if layer.output else torch.tensor(0)
     weight_scale = layer.scale / sigma
     bias_scale = weight_scale * unit
-    bias = (layer.bias.double() / sigma.double() + zeta.double()) / bias_scale.double()
+    bias = layer.bias.double() / sigma.double() + zeta.double()
     state = {
         "weight_codes": layer.codes,
         "weight_scale": weight_scale,
-        "bias_codes": bias.round().to(torch.int32),
-        "bias_scale": bias_scale,
         "input_scale": unit,
         "input_zero_point": layer.input.zero_point,
     }
+    if layer.integer_bias:
+        state |= {"bias_codes": (bias / bias_scale.double()).round().to(torch.int32), "bias_scale": bias_scale}
+    else:
+        state["bias"] = bias.float()
     if layer.input.scale.ndim:
         state["input_gain"] = (unit / layer.input.scale).reshape(-1, 1, 1)
     if layer.output:

@@ -7,7 +7,9 @@ ONNX semantics: q = clamp(round_half_even(x / scale) + zero_point), x = (q - zer
 import torch
 from torch import Tensor
 
-__all__ = ["NAMESPACE", "dequantize_linear", "fake_quantize", "quantize_linear", "round_ste"]
+from ptq_export.nn.scheme import Carrier
+
+__all__ = ["NAMESPACE", "dequantize_linear", "fake_quantize", "quantize_linear", "round_ste", "round_to"]
 
 NAMESPACE = "ptq_export"
 """Where `torch.ops` has the operators, once this module is imported."""
@@ -48,7 +50,19 @@ def round_ste(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[int, int]) -> Tensor:
-    """Quantise and dequantise with gradients for `x` and `scale` (LSQ, arXiv:1902.08153); arguments broadcast."""
-    steps = round_ste(x / scale).add(zero_point).clamp(*limits)
+def round_to(scale: Tensor, carrier: Carrier) -> Tensor:
+    """float32 scales that `carrier` holds exactly, above its subnormal numbers; the gradient is the identity."""
+    if carrier == "float32":
+        return scale
+    held = scale.detach().clamp_min(torch.finfo(torch.float16).tiny).half().float()
+    return scale + (held - scale).detach()
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Quantise and dequantise with gradients for `x` and `scale` (LSQ, arXiv:1902.08153); arguments broadcast.
+
+    The type of `zero_point` is the type of the codes.
+    """
+    limits = torch.iinfo(zero_point.dtype)
+    steps = round_ste(x / scale).add(zero_point).clamp(limits.min, limits.max)
     return (steps - zero_point) * scale

@@ -6,9 +6,10 @@ A scheme is a property of the target and is chosen before calibration: the simul
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ORT_CPU", "Scheme"]
+__all__ = ["ORT_CPU", "TENSORRT", "Carrier", "Scheme"]
 
 Granularity = Literal["tensor", "channel"]
+Carrier = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,48 @@ class Scheme:
     """The quantisation rules of one kind of engine. Inputs of conv / linear are always quantised.
 
     Attributes:
+        signed: Activations are int8 with zero point 0; else uint8 with a zero point of their own.
         conv_input: One step per tensor, or one per channel: then the input is multiplied by a gain per channel that is
             undone in the weights before they are quantised, so that the engine still sees one scalar grid.
         conv_output: Granularity of the grid on convolution outputs. `channel` costs nothing at run time: scale and
             offset are folded into the weight scales and the bias. (Linears: one step per input, no output grid.)
+            None: no grid there.
         pair_limit: Bound on |c_2j| + |c_2j+1| over adjacent weight codes of the [kh, kw, cin] order. x86 without VNNI
             adds two uint8 x int8 products in 16 bits (vpmaddubsw); 255 x 128 = 32640 cannot saturate there, so that
-            one graph is exact on every x86 CPU.
+            one graph is exact on every x86 CPU. None: the engine adds in 32 bits.
+        integer_bias: Biases are int32 codes on the accumulator's grid; else floats.
+        carrier: The type of everything that is not int8, of the scales too: they are rounded to it before rounding is
+            learned.
+        min_channels: Layers with fewer inputs or outputs stay float: integer kernels do not pay there.
     """
 
     name: str
+    signed: bool
     conv_input: Granularity
-    conv_output: Granularity
-    pair_limit: int
+    conv_output: Granularity | None
+    pair_limit: int | None
+    integer_bias: bool
+    carrier: Carrier
+    min_channels: int
 
 
-ORT_CPU = Scheme(name="ort-cpu", conv_input="channel", conv_output="channel", pair_limit=128)
+ORT_CPU = Scheme(
+    name="ort-cpu",
+    signed=False,
+    conv_input="channel",
+    conv_output="channel",
+    pair_limit=128,
+    integer_bias=True,
+    carrier="float32",
+    min_channels=1,
+)
+TENSORRT = Scheme(
+    name="tensorrt",
+    signed=True,
+    conv_input="tensor",
+    conv_output=None,
+    pair_limit=None,
+    integer_bias=False,
+    carrier="float16",
+    min_channels=16,
+)

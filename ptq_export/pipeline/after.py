@@ -31,8 +31,13 @@ __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
 
 def bench(run: Path, progress: Progress) -> dict[str, Any]:
-    """Measure the latency of a run again, on this machine; its latency files, manifest and report follow."""
+    """Measure the latency of a run again, on this machine; its latency files, manifest and report follow.
+
+    Raises:
+        EnvironmentMissing: this machine cannot run the engine.
+    """
     manifest = finished_manifest(run)
+    load_engine(run)
     latency = measure_latency(reopen(run, progress))
     for name in ("latency.json", "latency.png"):
         manifest["artefacts"][name] = describe_file(run / name)
@@ -101,7 +106,7 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
     times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
     inputs = (noise, times, *job.denoiser.labels(4, 0))
     progress.stage("parity, layer by layer", None)
-    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs)
+    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs, job.scheme.carrier)
     differing = [row.block for row in rows if not row.ok]
     if differing:
         raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")

@@ -8,7 +8,6 @@ from ptq_export.calibrators.quantise import Method, UnitStore
 from ptq_export.calibrators.quantise import quantise as quantise_module
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.denoiser import Denoiser
-from ptq_export.errors import InputError
 from ptq_export.graph.single_file import save_model
 from ptq_export.options import Options
 from ptq_export.pipeline.stages import export_graph, float_sites, fold_time, given
@@ -23,10 +22,8 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     Of `options` the target's scheme and the calibration knobs are read. Nothing is written.
     """
     options = (options or Options()).resolved()
-    scheme = find_target(options.target).scheme
-    if scheme is None:
-        raise InputError(f"{options.target} is a baseline: there is nothing to quantise", "use ort-int8")
-    sites = float_sites(denoiser, options)
+    scheme = find_target(options.target).quantised()
+    sites = float_sites(denoiser, scheme, options)
     count, steps = given(options.samples), given(options.steps)
     pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, lambda _: None)
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None

@@ -12,6 +12,7 @@ from ptq_export.options import Options
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
 from ptq_export.pipeline.stages import given, load_denoiser
 from ptq_export.sampling import initial_noise
+from ptq_export.targets import find_target
 
 __all__ = ["Estimate", "estimate"]
 
@@ -38,7 +39,7 @@ def estimate(options: Options) -> Estimate:
     inputs = (sample, torch.zeros(BATCH, dtype=torch.int64), *denoiser.labels(BATCH, 0))
     per_sample_s = min(_evaluation_s(denoiser, inputs) for _ in range(3)) / len(sample)
     samples, held_out = given(options.samples), given(options.held_out)
-    units = len(find_units(denoiser.module, find_sites(denoiser)))
+    units = len(find_units(denoiser.module, find_sites(denoiser, find_target(options.target).quantised())))
     evaluations = samples * (given(options.steps) + 2 + units)
     evaluations += held_out * MODELS_MEASURED * (LOOP_STEPS + TIMESTEPS)
     if options.rounding == "learned":

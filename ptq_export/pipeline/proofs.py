@@ -21,7 +21,7 @@ from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.engines.base import Engine
 from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
-from ptq_export.engines.ort_layers import executed_layers
+from ptq_export.engines.ort_layers import asked_layers, executed_layers
 from ptq_export.engines.ort_profile import layer_times_ms
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
@@ -37,7 +37,7 @@ SCHEMA = 1
 
 
 def build(job: Job, file: str) -> OrtEngine:
-    """The engine of one of the run's ONNX files, as it is served."""
+    """ONNX Runtime's engine of one of the run's ONNX files: as it is served, or the one that proves a GPU's graph."""
     options = _engine_options(job)
     return OrtEngine(job.folder.path / file, job.folder.path / "engine", options, job.folder.sha256(file))
 
@@ -64,21 +64,31 @@ def any_batch(engine: Engine) -> EpsModel:
 
 def check_layers(job: Job, engine: OrtEngine) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph, and the
-    milliseconds that each takes there (`ms`) and in FP32 (`fp32_ms`), data movement aside."""
+    milliseconds that each takes there (`ms`) and in FP32 (`fp32_ms`), data movement aside.
+
+    Where the engine runs on a GPU alone, the precisions are those that the exported graph asks for (`read_from`).
+    """
+    expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
+    source = job.folder.path / int8_file(job.target)
+    ms: dict[str, float] = {}
+    fp32_ms: dict[str, float] = {}
+    if job.target.needs_gpu:
+        records = asked_layers(source, expected)
+    else:
+        records = executed_layers(source, engine.optimised_path, expected)
+        with job.stage("time of each layer"):
+            inputs = _one_call(job)
+            ms, fp32_ms = layer_times_ms(engine, inputs), layer_times_ms(build(job, FP32), inputs)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
-    expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
-    records = executed_layers(job.folder.path / int8_file(job.target), engine.optimised_path, expected)
-    with job.stage("time of each layer"):
-        inputs = _one_call(job)
-        ms, fp32_ms = layer_times_ms(engine, inputs), layer_times_ms(build(job, FP32), inputs)
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
         | {"reason": kept.get(record.name) or record.reason, "op": record.op}
         | {"ms": ms.get(record.name), "fp32_ms": fp32_ms.get(record.name)}
         for record in records
     ]
-    job.folder.save_json("layers.json", {"schema": SCHEMA, "layers": rows})
+    read_from = "graph" if job.target.needs_gpu else "engine"
+    job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
 def _one_call(job: Job) -> list[NDArray[Any]]:
@@ -123,7 +133,9 @@ def _prove_parity(
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
-        local = local_parity(job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen))
+        local = local_parity(
+            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.scheme.carrier
+        )
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
     job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})

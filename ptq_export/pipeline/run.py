@@ -16,7 +16,7 @@ from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
-from ptq_export.errors import GateFailed, InputError
+from ptq_export.errors import GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
@@ -34,6 +34,7 @@ from ptq_export.pipeline.stages import (
     open_job,
     quantised,
 )
+from ptq_export.pipeline.tensorrt import check_graph, hand_over, plan_is_due
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.targets import find_target
@@ -49,11 +50,11 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     Raises:
         GateFailed: a proof does not hold. Everything was written, the manifest and the report say what failed.
         InputError: an option, the checkpoint or the run folder cannot be used; nothing was written.
-        EnvironmentMissing: this machine lacks what the target needs.
+        EnvironmentMissing: this machine lacks what the target needs; the calibrated, proved ONNX file is written.
     """
     options = options.resolved()
     job = prepare(options, progress)
-    if _is_finished(job.folder):
+    if _is_finished(job.folder) and not plan_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
@@ -63,11 +64,13 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     choose_float_layers(job, simulation)
     _record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
+    if job.target.needs_gpu:
+        check_graph(job, graph)
     with job.stage("engine"):
         engine = build(job, int8_file(job.target))
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
-    if not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
+    if not job.target.needs_gpu and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
     _write_manifest(job, started)
     return _finished(job)
@@ -76,8 +79,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
 def prepare(options: Options, progress: Progress) -> Job:
     """Check everything that can be checked before work begins, then open the run folder."""
     target = find_target(options.target)
-    if target.scheme is None:
-        raise InputError(f"{target.name} is a baseline: there is nothing to quantise", "use --target ort-int8")
+    target.quantised()
     find_policy(options.policy)
     find_metric(options.metric)
     denoiser = load_denoiser(options)
@@ -113,6 +115,8 @@ def _finished(job: Job) -> Path:
     if found:
         shown = "\n".join(f"  {failure}" for failure in found[:10])
         raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
+    if job.target.needs_gpu:
+        hand_over(job)
     return path
 
 
@@ -147,7 +151,7 @@ def _write_manifest(job: Job, started: datetime) -> None:
         "options": _plain(job.options),
         "denoiser": _describe(job.denoiser),
         "target": target.name,
-        "scheme": asdict(target.scheme) if target.scheme else None,
+        "scheme": asdict(job.scheme),
         "versions": package_versions(),
         "environment": describe_environment().to_json(),
         "artefacts": artefacts,
@@ -158,20 +162,21 @@ def _write_manifest(job: Job, started: datetime) -> None:
 
 
 def _verdict(job: Job) -> dict[str, Any]:
-    names = ("fidelity.json", "layers.json", "latency.json")
-    fidelity, layers, latency = (read_json(job.folder.path / name) for name in names)
+    fidelity, layers = (read_json(job.folder.path / name) for name in ("fidelity.json", "layers.json"))
+    latency = job.folder.load_json("latency.json")
     found = failures(job)
     name = job.target.name
-    step = latency["steps"][0]
+    step = latency["steps"][0] if latency else None
     rows = layers["layers"]
     return {
         "ok": not found,
-        "valid": step["valid"],
-        "speedup": step["speedup"]["ort-fp32"],
+        "valid": step["valid"] if step else None,
+        "speedup": step["speedup"]["ort-fp32"] if step else None,
         "psnr_db": fidelity["psnr"]["values"][name]["mean_db"],
         "median_sqnr_db": round(median(fidelity["curves"][name]["sqnr_db"]), 2),
         "int8_layers": sum(row["precision"] == "int8" for row in rows),
         "layers": len(rows),
+        "layers_read_from": layers["read_from"],
         "failures": found,
     }
 

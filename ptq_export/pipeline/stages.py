@@ -24,6 +24,7 @@ from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.drop_neutral import DropNeutral
 from ptq_export.graph.export import export_module
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
+from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
@@ -111,6 +112,11 @@ class Job:
     sites: tuple[Site, ...]
     timings_s: dict[str, float]
 
+    @property
+    def scheme(self) -> Scheme:
+        """The quantisation rules of the target."""
+        return self.target.quantised()
+
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
         """Time a stage; yields a function that hears the share done (0 to 1)."""
@@ -133,18 +139,19 @@ def load_denoiser(options: Options) -> Denoiser:
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
 
-def float_sites(denoiser: Denoiser, options: Options) -> tuple[Site, ...]:
+def float_sites(denoiser: Denoiser, scheme: Scheme, options: Options) -> tuple[Site, ...]:
     """The layers of a denoiser, those that `--keep-float` names kept float."""
-    return keep_float(find_sites(denoiser), options.keep_float_patterns, ASKED)
+    return keep_float(find_sites(denoiser, scheme), options.keep_float_patterns, ASKED)
 
 
 def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
-    sites = float_sites(subject, options)
+    target = find_target(options.target)
+    sites = float_sites(subject, target.quantised(), options)
     folder = RunFolder(options.folder, request)
     timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
-    return Job(options, find_target(options.target), denoiser, folder, progress, subject, sites, timings_s)
+    return Job(options, target, denoiser, folder, progress, subject, sites, timings_s)
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -171,7 +178,7 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
         return model
     options, folder = job.options, job.folder
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
-    method = Method(_scheme(job), options.metric, recipe, options.seed)
+    method = Method(job.scheme, options.metric, recipe, options.seed)
     units = find_units(job.subject.module, job.sites)
     store = UnitStore(
         load=lambda index: folder.load_tensors(_unit_file(index)),
@@ -199,7 +206,9 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
-            graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(_scheme(job)), sort_keys=True)
+            if job.scheme.carrier == "float16":
+                graph = HalfPrecision()(graph).model
+            graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)
     graph = load_model(folder.path / int8)
@@ -223,8 +232,11 @@ def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
 
 
 def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
-    """Replace the time embedding by a table; per block only if that stays a small part of the int8 engine."""
-    table_bytes = int(TABLE_SHARE * _engine_bytes(denoiser))
+    """Replace the time embedding by a table; per block only if that stays a small part of the int8 engine.
+
+    That has about one byte per parameter.
+    """
+    table_bytes = int(TABLE_SHARE * sum(parameter.numel() for parameter in denoiser.module.parameters()))
     FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
 
 
@@ -236,19 +248,6 @@ def int8_file(target: Target) -> str:
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
     save_model(graph, folder.path / name)
     folder.keep(name)
-
-
-def _engine_bytes(denoiser: Denoiser) -> int:
-    """About the size of the int8 engine: one byte per quantised weight, four per other parameter."""
-    module = denoiser.module
-    quantised = [site.name for site in find_sites(denoiser) if not site.keep_float]
-    saved = sum(3 * module.get_submodule(name).get_parameter("weight").numel() for name in quantised)
-    return sum(4 * parameter.numel() for parameter in module.parameters()) - saved
-
-
-def _scheme(job: Job) -> Scheme:
-    assert job.target.scheme is not None, "the command line refuses float targets"
-    return job.target.scheme
 
 
 def _unit_file(index: int) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "local_parity_table",
     "loop_table",
     "sensitivity_table",
+    "tensorrt_table",
     "timestep_table",
 ]
 
@@ -111,6 +112,20 @@ def timestep_table(fidelity: Json) -> Rows:
         sqnr = [decibel(curve["sqnr_db"][index]) for curve in curves]
         rows.append([str(timestep), *sqnr, *(percent(curve["step_error"][index]) for curve in curves)])
     return rows
+
+
+def tensorrt_table(tensorrt: Json) -> Rows:
+    """What was checked without the device (`tensorrt.json`)."""
+    findings, rtx = tensorrt["findings"], tensorrt["rtx"]
+    rows = [["check", "result"]]
+    rows.append(
+        [f"{len(tensorrt['rules'])} rules of TensorRT", "no finding" if not findings else f"{len(findings)} warnings"]
+    )
+    rows += [[f"{found['rule']}: {found['node']}", f"{found['seen']}. {found['reason']}"] for found in findings]
+    if rtx is None:
+        return [*rows, ["TensorRT for RTX", "not tried: it is not installed"]]
+    accepted = f"accepted by the TensorRT-RTX {rtx['version']} parser and builder, {size(rtx['size_bytes'])}"
+    return [*rows, ["TensorRT for RTX", accepted]]
 
 
 def against_intent(layer: Json) -> bool:

@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`badge` is PASS, FAIL, INVALID (proofs hold, timing too noisy) or UNFINISHED."""
+    """`badge` is PASS, FAIL, INVALID (proofs hold, timing too noisy), UNTIMED (proofs hold) or UNFINISHED."""
 
     badge: str
     sentence: str
@@ -43,7 +43,8 @@ def judge(manifest: Json | None, latency: Json | None) -> Verdict:
     ]
     if not noisy:
         noisy = ["the timing was too noisy to be trusted" if verdict["speedup"] else "latency was not measured"]
-    badge = "FAIL" if not verdict["ok"] else "PASS" if verdict["valid"] else "INVALID"
+    timed = {True: "PASS", False: "INVALID", None: "UNTIMED"}
+    badge = timed[verdict["valid"]] if verdict["ok"] else "FAIL"
     reasons = [*verdict["failures"], *([] if verdict["valid"] else noisy)]
     return Verdict(badge, sentence(verdict), tuple(reasons))
 
@@ -53,7 +54,8 @@ def sentence(verdict: Json) -> str:
     pace = f"int8 is {_pace(verdict['speedup'])} per step than FP32" if verdict["speedup"] else "speed was not measured"
     fidelity = "fidelity was not measured" if verdict["psnr_db"] is None else f"{decibel(verdict['psnr_db'])} dB"
     parts = [f"{pace} at {fidelity}"] if verdict["speedup"] and verdict["psnr_db"] is not None else [pace, fidelity]
-    parts.append(f"{verdict['int8_layers']} of {verdict['layers']} layers run int8")
+    run = "run int8" if verdict.get("layers_read_from", "engine") == "engine" else "are int8 in the graph"
+    parts.append(f"{verdict['int8_layers']} of {verdict['layers']} layers {run}")
     failed = len(verdict["failures"])
     parts.append("all proofs hold" if verdict["ok"] else f"{failed or 'some'} proof{'' if failed == 1 else 's'} failed")
     if not verdict["valid"] and verdict["speedup"]:
@@ -122,7 +124,7 @@ def _layers_context(layers: Json | None) -> str:
     if layers is None:
         return "not read back"
     broken = sum(map(against_intent, layers["layers"]))
-    return f"{broken} against intent" if broken else "as intended, read from the engine"
+    return f"{broken} against intent" if broken else f"as intended, read from the {layers.get('read_from', 'engine')}"
 
 
 def _size_figure(latency: Json | None) -> Figure:

@@ -10,6 +10,7 @@ from ptq_export.calibrators.grids import (
     input_grid,
     output_grid,
     pairing_order,
+    symmetric_grid,
     weight_scale,
 )
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
@@ -128,3 +129,10 @@ def test_bias_step_keeps_the_bias_and_the_output_zero_point_within_31_bits() -> 
     output = Grid(torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0, 255, 0], dtype=torch.uint8))
     torch.testing.assert_close(bias_step(bias, unit, None) * unit * 2**30, bias.abs())
     torch.testing.assert_close(bias_step(bias, unit, output) * unit * 2**30, torch.tensor([0.0, 30.5, 5.0]))
+
+
+def test_a_symmetric_grid_is_int8_around_zero() -> None:
+    x = noise(4, 3, 8, 8) * torch.tensor([[[1.0]], [[5.0]], [[0.1]]])
+    grid = symmetric_grid(histogram_of(x, pooled=True), "min-max")
+    assert grid.zero_point.dtype == torch.int8 and grid.zero_point == 0 and grid.zero_point.shape == ()
+    assert float(grid.scale) == pytest.approx(max(float(x.max()) / 127, float(-x.min()) / 128), rel=1e-3)

@@ -30,7 +30,7 @@ both = pytest.mark.parametrize("method", [NEAREST, LEARNED], ids=["nearest", "le
 
 def quantised_plain(method: Method, store: UnitStore) -> nn.Module:
     denoiser = plain_denoiser()
-    return quantise(denoiser, find_sites(denoiser), random_pairs(denoiser, 6), method, store, lambda _: None)
+    return quantise(denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 6), method, store, lambda _: None)
 
 
 def same_bytes(first: nn.Module, second: nn.Module) -> bool:
@@ -91,7 +91,9 @@ def test_restore_round_trips(method: Method) -> None:
 
 def test_units_are_announced_in_order_and_stored_under_their_sites() -> None:
     denoiser, kept, told = plain_denoiser(), dict[int, QuantisationState](), list[str]()
-    quantise(denoiser, find_sites(denoiser), random_pairs(denoiser, 4), NEAREST, memory_store(kept), told.append)
+    quantise(
+        denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 4), NEAREST, memory_store(kept), told.append
+    )
     assert told == ["body.0", "body.2", "mix"]
     for index, name in enumerate(told):
         assert {key.rpartition(".")[0] for key in kept[index]} == {name}
@@ -102,7 +104,7 @@ def test_the_float_network_is_left_as_it_was() -> None:
     before = {name: value.clone() for name, value in denoiser.module.state_dict().items()}
     state = torch.get_rng_state()
     model = quantise(
-        denoiser, find_sites(denoiser), random_pairs(denoiser, 4), LEARNED, memory_store({}), lambda _: None
+        denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 4), LEARNED, memory_store({}), lambda _: None
     )
     after = denoiser.module.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
@@ -113,11 +115,11 @@ def test_the_float_network_is_left_as_it_was() -> None:
 def test_layers_become_integers_exactly_where_the_sites_say() -> None:
     denoiser = plain_denoiser()
     model = quantise(
-        denoiser, find_sites(denoiser), random_pairs(denoiser, 4), NEAREST, memory_store({}), lambda _: None
+        denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 4), NEAREST, memory_store({}), lambda _: None
     )
     kinds = {name: type(layer) for name, layer in quantised_modules(model).items()}
     assert kinds == {"body.0": QuantisedConv2d, "body.2": QuantisedConv2d, "mix": QuantisedLinear}
-    for site in find_sites(denoiser):
+    for site in find_sites(denoiser, ORT_CPU):
         assert (site.name in kinds) == (not site.keep_float)
 
 
@@ -130,7 +132,11 @@ def test_each_unit_has_a_seed_of_its_own() -> None:
 def quantised_unet(method: Method) -> tuple[Denoiser, nn.Module, CalibrationPairs]:
     denoiser = unet_denoiser()
     pairs = random_pairs(denoiser, 16)
-    return denoiser, quantise(denoiser, find_sites(denoiser), pairs, method, memory_store({}), lambda _: None), pairs
+    return (
+        denoiser,
+        quantise(denoiser, find_sites(denoiser, ORT_CPU), pairs, method, memory_store({}), lambda _: None),
+        pairs,
+    )
 
 
 @both
@@ -150,7 +156,7 @@ def test_a_quantised_unet_stays_close_to_float(method: Method) -> None:
 @both
 def test_every_int8_site_of_the_unet_is_an_integer_layer_that_keeps_the_pair_rule(method: Method) -> None:
     denoiser, model, _ = quantised_unet(method)
-    units = find_units(denoiser.module, find_sites(denoiser))
+    units = find_units(denoiser.module, find_sites(denoiser, ORT_CPU))
     layers = quantised_modules(model)
     assert sorted(layers) == sorted(name for unit in units for name in unit.sites)
     for layer in layers.values():
@@ -165,7 +171,7 @@ def test_every_metric_gives_a_working_network(metric: str) -> None:
     denoiser = plain_denoiser()
     method = Method(ORT_CPU, metric, None, seed=0)
     model = quantise(
-        denoiser, find_sites(denoiser), random_pairs(denoiser, 16), method, memory_store({}), lambda _: None
+        denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 16), method, memory_store({}), lambda _: None
     )
     pairs = random_pairs(denoiser, 16, seed=5)
     with torch.no_grad():

@@ -94,3 +94,19 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
         find_metric("cosin")
     assert refused.value.remedy.startswith("did you mean cosine?")
     assert all(known in refused.value.remedy for known in METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_symmetric_range_is_that_of_int8_codes_around_zero(metric: str) -> None:
+    """Values above zero alone waste the codes below: their step is that of 127 codes."""
+    rows = torch.linspace(0, 2, 30_001)[None]
+    clip = clip_range(histogram_of(rows), metric, symmetric=True)
+    assert float(clip.low / clip.high) == pytest.approx(-128 / 127)
+    assert float(clip.high) == pytest.approx(2, rel=0.05)
+
+
+def test_a_symmetric_range_follows_the_larger_side_and_clips_long_tails() -> None:
+    wide = clip_range(histogram_of(-normal().abs() * 3), "min-max", symmetric=True)
+    assert float(wide.low) == pytest.approx(float(-normal().abs().max() * 3), rel=0.01)
+    tails = {name: float(clip_range(histogram_of(laplace()), name, symmetric=True).high) for name in ("l2", "min-max")}
+    assert tails["l2"] < 0.95 * tails["min-max"]

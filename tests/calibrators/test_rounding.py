@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ptq_export.calibrators.grids import pairing_order
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.nn.layers import Grid
-from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.nn.scheme import ORT_CPU, TENSORRT
 
 U8 = torch.uint8
 
@@ -127,3 +127,34 @@ def test_learning_moves_rounding_bias_and_input_step() -> None:
     soft(noise(2, 4, 6, 6)).square().sum().backward()
     for parameter in (soft.alpha, soft.bias, soft.log_input_scale):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0
+
+
+def tensorrt_layer(learn: bool) -> SoftLayer:
+    return SoftLayer(conv(), Grid(torch.tensor(0.0371), torch.tensor(0, dtype=torch.int8)), None, TENSORRT, learn)
+
+
+@pytest.mark.parametrize("learn", [False, True], ids=["nearest", "learned"])
+def test_tensorrt_layers_have_scales_that_float16_holds_and_a_float_bias(learn: bool) -> None:
+    soft = tensorrt_layer(learn)
+    with torch.no_grad():
+        soft.log_input_scale.fill_(math.log(1.1))
+    state = soft.harden().state_dict()
+    assert set(state) == {"weight_codes", "weight_scale", "bias", "input_scale", "input_zero_point"}
+    assert state["input_zero_point"].dtype == torch.int8 and state["input_zero_point"] == 0
+    for scale in (state["input_scale"], state["weight_scale"]):
+        assert torch.equal(scale, scale.half().float()) and scale.min() >= 2**-14
+    assert torch.equal(state["bias"], soft.layer.bias)
+
+
+def test_a_tensorrt_layer_hardens_to_what_it_learned_and_its_scales_still_learn() -> None:
+    soft, x = tensorrt_layer(learn=False), noise(2, 4, 6, 6)
+    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-5, rtol=1e-5)
+    soft(x).square().sum().backward()
+    assert soft.log_input_scale.grad is not None and soft.log_input_scale.grad.abs() > 0
+
+
+def test_without_a_pair_rule_weights_use_all_codes() -> None:
+    layer = conv()
+    worst_case(layer)
+    soft = SoftLayer(layer, Grid(torch.tensor(0.1), torch.tensor(0, dtype=torch.int8)), None, TENSORRT, learn=False)
+    assert soft.harden().weight_codes.abs().amax((1, 2, 3)).tolist() == [127, 127, 127]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked, keep_float
 from ptq_export.errors import InputError
+from ptq_export.nn.scheme import ORT_CPU
 
 
 def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
-    reasons = {site.name: site.keep_float for site in find_sites(unet_denoiser())}
+    reasons = {site.name: site.keep_float for site in find_sites(unet_denoiser(), ORT_CPU)}
     assert reasons.pop("unet.conv_in").startswith("first layer")
     assert reasons.pop("unet.conv_out").startswith("last layer")
     time_only = {name for name in reasons if "time_emb" in name}
@@ -25,7 +27,7 @@ def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
 def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
     denoiser = unet_denoiser()
     layers = {name for name, module in denoiser.module.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    names = [site.name for site in find_sites(denoiser)]
+    names = [site.name for site in find_sites(denoiser, ORT_CPU)]
     assert set(names) == layers and len(names) == len(layers)
     order = [names.index(f"unet.{part}") for part in ("conv_in", "mid_block.resnets.0.conv1", "conv_out")]
     assert order == sorted(order)
@@ -33,7 +35,7 @@ def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
 
 
 def test_a_plain_network_is_read_by_its_trace() -> None:
-    assert find_sites(plain_denoiser()) == (
+    assert find_sites(plain_denoiser(), ORT_CPU) == (
         Site("stem", "first layer: reads the noisy sample itself"),
         Site("shift", "depends on time-step and label alone", sees_sample=False),
         Site("body.0"),
@@ -65,7 +67,7 @@ class Around(nn.Module):
     ids=["plain", "circular", "depthwise"],
 )
 def test_convolutions_without_an_integer_form_stay_float(layer: Callable[[], nn.Module], reason: str) -> None:
-    sites = {site.name: site.keep_float for site in find_sites(denoiser_of(Around(layer()), (1, 4, 4)))}
+    sites = {site.name: site.keep_float for site in find_sites(denoiser_of(Around(layer()), (1, 4, 4)), ORT_CPU)}
     assert list(sites) == ["stem", "layer", "head"]
     assert sites["layer"].startswith(reason) and bool(sites["layer"]) == bool(reason)
 
@@ -73,7 +75,7 @@ def test_convolutions_without_an_integer_form_stay_float(layer: Callable[[], nn.
 def test_finding_sites_leaves_no_hook_and_no_global_random_state_behind() -> None:
     denoiser = plain_denoiser()
     state = torch.get_rng_state()
-    find_sites(denoiser)
+    find_sites(denoiser, ORT_CPU)
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in denoiser.module.modules())
 
@@ -87,7 +89,7 @@ def test_hooks_are_gone_even_after_an_error() -> None:
 
 def test_units_are_blocks_or_single_layers_in_execution_order() -> None:
     denoiser = unet_denoiser()
-    units = find_units(denoiser.module, find_sites(denoiser))
+    units = find_units(denoiser.module, find_sites(denoiser, ORT_CPU))
     names = [unit.name.removeprefix("unet.") for unit in units]
     assert names[:5] == [
         "down_blocks.0.resnets.0",
@@ -105,14 +107,14 @@ def test_units_are_blocks_or_single_layers_in_execution_order() -> None:
 
 def test_every_integer_site_is_in_exactly_one_unit() -> None:
     denoiser = unet_denoiser()
-    sites = find_sites(denoiser)
+    sites = find_sites(denoiser, ORT_CPU)
     grouped = [name for unit in find_units(denoiser.module, sites) for name in unit.sites]
     assert sorted(grouped) == sorted(site.name for site in sites if not site.keep_float)
 
 
 def test_layers_outside_known_blocks_are_units_of_their_own() -> None:
     denoiser = plain_denoiser()
-    assert find_units(denoiser.module, find_sites(denoiser)) == (
+    assert find_units(denoiser.module, find_sites(denoiser, ORT_CPU)) == (
         Unit("body.0", ("body.0",)),
         Unit("body.2", ("body.2",)),
         Unit("mix", ("mix",)),
@@ -120,17 +122,23 @@ def test_layers_outside_known_blocks_are_units_of_their_own() -> None:
 
 
 def test_layers_are_kept_float_by_pattern_and_keep_their_own_reasons() -> None:
-    sites = keep_float(find_sites(plain_denoiser()), ["body.*"], "asked for")
+    sites = keep_float(find_sites(plain_denoiser(), ORT_CPU), ["body.*"], "asked for")
     assert {site.name: site.keep_float for site in sites if site.name.startswith("body")} == {
         "body.0": "asked for",
         "body.2": "asked for",
     }
     assert [site for site in sites if not site.name.startswith("body")] == [
-        site for site in find_sites(plain_denoiser()) if not site.name.startswith("body")
+        site for site in find_sites(plain_denoiser(), ORT_CPU) if not site.name.startswith("body")
     ]
 
 
 @pytest.mark.parametrize("pattern", ["bodi.*", "stem", ""])
 def test_a_pattern_without_an_int8_layer_is_refused(pattern: str) -> None:
     with pytest.raises(InputError, match=f"no int8 layer is called '{re.escape(pattern)}'\nfor instance"):
-        keep_float(find_sites(plain_denoiser()), [pattern], "asked for")
+        keep_float(find_sites(plain_denoiser(), ORT_CPU), [pattern], "asked for")
+
+
+def test_an_engine_s_least_width_keeps_narrow_layers_float() -> None:
+    wide = {site.name for site in find_sites(unet_denoiser(), ORT_CPU) if not site.keep_float}
+    narrow = {site.name: site.keep_float for site in find_sites(unet_denoiser(), replace(ORT_CPU, min_channels=1000))}
+    assert wide and all("channels: integer kernels want 1000 or more" in narrow[name] for name in wide)

@@ -1,0 +1,112 @@
+"""TensorRT for RTX, which builds without a GPU: our graphs are accepted, int8 weights stay int8, refusals are told."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from convolutions import SIZE, Stack, quantised
+
+from ptq_export.engines import build_plan
+from ptq_export.engines.plan import RTX, make_plan
+from ptq_export.errors import GateFailed
+from ptq_export.graph.export import export_module
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.single_file import save_model
+from ptq_export.nn.scheme import ORT_CPU, TENSORRT
+
+SCRIPT = Path(str(build_plan.__file__))
+with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
+
+
+def graph_of(stack: Stack, width: int, half: bool = True) -> ir.Model:
+    graph = export_module(stack, (width, SIZE, SIZE))
+    NameLayers()(graph)
+    return HalfPrecision()(graph).model if half else graph
+
+
+def plan_bytes(graph: ir.Model, folder: Path) -> int:
+    save_model(graph, folder / "net.onnx")
+    return make_plan(RTX, folder / "net.onnx", folder / "net.plan", (1, 2, 4), graph).size_bytes
+
+
+@with_rtx
+def test_a_plan_grows_by_one_byte_per_int8_weight_and_by_two_per_float16_weight(tmp_path: Path) -> None:
+    """The slope over two widths: a plan's size itself is mostly kernels."""
+    widths, depth = (64, 192), 4
+    weights = [depth * 9 * width * width for width in widths]
+    for is_int8, bytes_per_weight in ((True, 1.0), (False, 2.0)):
+        nets = [quantised(Stack(width, depth), TENSORRT) if is_int8 else Stack(width, depth) for width in widths]
+        small, large = (plan_bytes(graph_of(net, width), tmp_path) for net, width in zip(nets, widths, strict=True))
+        assert (large - small) / (weights[1] - weights[0]) == pytest.approx(bytes_per_weight, abs=0.1)
+
+
+@with_rtx
+def test_what_the_parser_refuses_is_said_in_its_words_with_our_modules(tmp_path: Path) -> None:
+    graph = graph_of(quantised(Stack(16, 1), ORT_CPU), 16, half=False)
+    save_model(graph, tmp_path / "net.onnx")
+    with pytest.raises(GateFailed, match=r"Non-zero zero point is not supported(.|\n)*is part of layers\.0"):
+        make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 2, 4), graph)
+    assert not (tmp_path / "net.plan").exists()
+
+
+def test_a_builder_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = tmp_path / "crash.py"
+    crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(build_plan, "__file__", str(crash))
+    with pytest.raises(GateFailed, match=r"tensorrt_rtx refuses net\.onnx:\n  it crashed \(SIGSEGV\)"):
+        make_plan(
+            RTX,
+            tmp_path / "net.onnx",
+            tmp_path / "net.plan",
+            (1, 1, 1),
+            ir.Model(ir.Graph([], [], nodes=[]), ir_version=10),
+        )
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+
+
+@with_rtx
+def test_the_script_works_alone_and_keeps_the_batch_range(tmp_path: Path) -> None:
+    graph = graph_of(quantised(Stack(16, 1), TENSORRT), 16)
+    save_model(graph, tmp_path / "net.onnx")
+    done = run_script(str(tmp_path / "net.onnx"), "--package", RTX, "--batch", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["strongly_typed"] is True
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".plan"] == ["net.plan"]
+
+
+def test_the_script_is_python_3_8_without_our_package() -> None:
+    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 8))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert all(name.partition(".")[0] in sys.stdlib_module_names for name in imported)
+
+
+@pytest.mark.parametrize("batch", ["0", "4:2:1", "1:2", "some"])
+def test_the_script_refuses_a_batch_that_is_no_range(batch: str) -> None:
+    done = run_script("net.onnx", "--batch", batch)
+    assert done.returncode == 2 and "--batch" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_the_script_without_tensorrt_says_so() -> None:
+    done = run_script("net.onnx")
+    assert (done.returncode, done.stdout) == (3, "") and "tensorrt cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "tried"),
+    [("8.5.3.1", [False]), ("10.3.0", [True, False]), ("10.12.0", [True]), ("11.4.1", [True])],
+)
+def test_typing_by_version(version: str, tried: list[bool]) -> None:
+    module = type(sys)("tensorrt")
+    module.__version__ = version  # type: ignore[attr-defined]
+    assert build_plan.typings(module) == tried

@@ -1,0 +1,120 @@
+"""TensorRT targets without a GPU: calibrated as such, linted, tried on TensorRT for RTX, proved by ONNX Runtime."""
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny
+
+from ptq_export.engines.plan import RTX
+from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.graph.single_file import load_model
+from ptq_export.options import Sampling
+from ptq_export.pipeline import bench, load_engine, run, sample, tensorrt
+from ptq_export.pipeline.stages import SILENT
+
+NEAREST = {"rounding": "nearest", "samples": 8}
+pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of target trt-rtx-int8; do not change it."""
+    options = tiny.options(tmp_path_factory.mktemp("runs") / "rtx")
+    return run(replace(options, target="trt-rtx-int8", **NEAREST))
+
+
+def read(path: Path) -> dict[str, object]:
+    value: dict[str, object] = json.loads(path.read_text())
+    return value
+
+
+def test_the_graph_is_int8_around_zero_within_float16(planned: Path) -> None:
+    graph = load_model(planned / "denoiser.trt-rtx-int8.onnx").graph
+    quantisers = [node for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(quantisers) > 60
+    for node in quantisers:
+        scale, zero_point = (node.inputs[index].const_value.numpy() for index in (1, 2))
+        assert scale.dtype == np.float16 and zero_point.dtype == np.int8 and not zero_point.any()
+    layers = [node for node in graph if node.op_type in ("Conv", "Gemm")]
+    assert all(node.inputs[2].dtype == ir.DataType.FLOAT16 for node in layers)
+
+
+def test_the_builder_of_tensorrt_for_rtx_accepted_it_and_the_plan_is_kept(planned: Path) -> None:
+    checked = read(planned / "tensorrt.json")
+    assert checked["findings"] == []
+    assert checked["rtx"]["package"] == RTX
+    (plan,) = planned.glob("*.plan")
+    assert plan.stat().st_size == checked["rtx"]["size_bytes"]
+    assert {plan.name, "denoiser.trt-rtx-int8.identity.json"} <= set(read(planned / "manifest.json")["artefacts"])
+    identity = read(plan.with_name("denoiser.trt-rtx-int8.identity.json"))
+    assert identity["options"] == {"batch": [1, 4, 64]} and identity["isa"] == []
+
+
+def test_every_proof_holds_and_nothing_is_said_of_speed(planned: Path) -> None:
+    verdict = read(planned / "manifest.json")["verdict"]
+    assert verdict["ok"] and verdict["failures"] == []
+    assert verdict["speedup"] is None and verdict["valid"] is None and verdict["layers_read_from"] == "graph"
+    assert not (planned / "latency.json").exists()
+    page = (planned / "report.html").read_text()
+    assert "UNTIMED" in page and "layers are int8 in the graph" in page
+    assert "accepted by the TensorRT-RTX" in page
+
+
+def test_what_needs_the_gpu_says_so(planned: Path, tmp_path: Path) -> None:
+    for verb in (
+        lambda: load_engine(planned),
+        lambda: bench(planned, SILENT),
+        lambda: sample(planned, Sampling(tmp_path / "grid.png"), SILENT),
+    ):
+        with pytest.raises(EnvironmentMissing):
+            verb()
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_the_finished_onnx_and_the_build_script_are_left(
+    tmp_path: Path, planned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(tiny.options(tmp_path / "trt"), target="trt-int8", **NEAREST)
+    with pytest.raises(EnvironmentMissing, match=r"python build_plan\.py denoiser\.trt-int8\.onnx") as caught:
+        run(options)
+    assert caught.value.exit_code == 3 and "pip install tensorrt" in caught.value.cause
+    assert read(tmp_path / "trt" / "manifest.json")["verdict"]["ok"]
+    assert (tmp_path / "trt" / "build_plan.py").is_file() and not list((tmp_path / "trt").rglob("*.plan"))
+    again = (tmp_path / "trt" / "denoiser.trt-int8.onnx").read_bytes()
+    with pytest.raises(EnvironmentMissing, match="pip install tensorrt"):
+        run(options)
+    assert (tmp_path / "trt" / "denoiser.trt-int8.onnx").read_bytes() == again
+
+
+def test_a_builder_that_comes_later_finishes_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(tiny.options(tmp_path / "rtx"), target="trt-rtx-int8", **NEAREST)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt, "find_spec", lambda _: None)
+        with pytest.raises(
+            EnvironmentMissing, match=r"build_plan\.py denoiser\.trt-rtx-int8\.onnx --package tensorrt_rtx"
+        ):
+            run(options)
+    assert read(tmp_path / "rtx" / "tensorrt.json")["rtx"] is None
+    folder = run(options)
+    (plan,) = folder.glob("*.plan")
+    assert plan.name in read(folder / "manifest.json")["artefacts"]
+
+
+def test_a_graph_that_breaks_a_rule_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unchanged:
+        def __call__(self, model: ir.Model) -> ir.passes.PassResult:
+            for value in model.graph.initializers.values():
+                if value.const_value is not None and value.const_value.dtype == ir.DataType.INT8 and not value.shape:
+                    value.const_value = ir.tensor(np.int8(3), name=value.name)
+            return ir.passes.PassResult(model, modified=True)
+
+    monkeypatch.setattr("ptq_export.pipeline.stages.HalfPrecision", Unchanged)
+    options = replace(tiny.options(tmp_path / "trt"), target="trt-rtx-int8", **NEAREST)
+    with pytest.raises(GateFailed, match=r"breaks rules of TensorRT(.|\n)*zero-point: (.|\n)*zero point 3"):
+        run(options)
+    assert tensorrt.CHECKED not in [path.name for path in (tmp_path / "trt").iterdir()]
