@@ -64,5 +64,6 @@ def _missing(kind: EngineKind) -> EnvironmentMissing | None:
         needs = f" (it needs {kind.needs})" if kind.needs else ""
         return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")
     if kind.engine is None:
-        return EnvironmentMissing(f"this version does not run {kind.package} engines yet", "use --target ort-int8")
+        cause = f"this version builds {kind.package} plans and does not run them yet"
+        return EnvironmentMissing(cause, f"load the plan with {kind.package}'s own runtime")
     return None

@@ -116,16 +116,18 @@ def timestep_table(fidelity: Json) -> Rows:
 
 def tensorrt_table(tensorrt: Json) -> Rows:
     """What was checked without the device (`tensorrt.json`)."""
-    findings, rtx = tensorrt["findings"], tensorrt["rtx"]
+    findings = tensorrt["findings"]
     rows = [["check", "result"]]
     rows.append(
         [f"{len(tensorrt['rules'])} rules of TensorRT", "no finding" if not findings else f"{len(findings)} warnings"]
     )
     rows += [[f"{found['rule']}: {found['node']}", f"{found['seen']}. {found['reason']}"] for found in findings]
-    if rtx is None:
-        return [*rows, ["TensorRT for RTX", "not tried: it is not installed"]]
-    accepted = f"accepted by the TensorRT-RTX {rtx['version']} parser and builder, {size(rtx['size_bytes'])}"
-    return [*rows, ["TensorRT for RTX", accepted]]
+    for package, plan in tensorrt["plans"].items():
+        accepted = (
+            f"accepted by the {package} {plan['version']} parser and builder: a plan of {size(plan['size_bytes'])}"
+        )
+        rows.append([package, accepted])
+    return rows if tensorrt["plans"] else [*rows, ["builder", "none is installed here"]]
 
 
 def against_intent(layer: Json) -> bool:

@@ -47,9 +47,9 @@ def test_the_graph_is_int8_around_zero_within_float16(planned: Path) -> None:
 def test_the_builder_of_tensorrt_for_rtx_accepted_it_and_the_plan_is_kept(planned: Path) -> None:
     checked = read(planned / "tensorrt.json")
     assert checked["findings"] == []
-    assert checked["rtx"]["package"] == RTX
+    assert list(checked["plans"]) == [RTX]
     (plan,) = planned.glob("*.plan")
-    assert plan.stat().st_size == checked["rtx"]["size_bytes"]
+    assert plan.stat().st_size == checked["plans"][RTX]["size_bytes"]
     assert {plan.name, "denoiser.trt-rtx-int8.identity.json"} <= set(read(planned / "manifest.json")["artefacts"])
     identity = read(plan.with_name("denoiser.trt-rtx-int8.identity.json"))
     assert identity["options"] == {"batch": [1, 4, 64]} and identity["isa"] == []
@@ -62,7 +62,7 @@ def test_every_proof_holds_and_nothing_is_said_of_speed(planned: Path) -> None:
     assert not (planned / "latency.json").exists()
     page = (planned / "report.html").read_text()
     assert "UNTIMED" in page and "layers are int8 in the graph" in page
-    assert "accepted by the TensorRT-RTX" in page
+    assert "accepted by the tensorrt_rtx 1." in page
 
 
 def test_what_needs_the_gpu_says_so(planned: Path, tmp_path: Path) -> None:
@@ -80,7 +80,9 @@ def test_without_tensorrt_the_finished_onnx_and_the_build_script_are_left(
     tmp_path: Path, planned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = replace(tiny.options(tmp_path / "trt"), target="trt-int8", **NEAREST)
-    with pytest.raises(EnvironmentMissing, match=r"python build_plan\.py denoiser\.trt-int8\.onnx") as caught:
+    with pytest.raises(
+        EnvironmentMissing, match=r"python build_plan\.py denoiser\.trt-int8\.onnx --package tensorrt"
+    ) as caught:
         run(options)
     assert caught.value.exit_code == 3 and "pip install tensorrt" in caught.value.cause
     assert read(tmp_path / "trt" / "manifest.json")["verdict"]["ok"]
@@ -99,7 +101,7 @@ def test_a_builder_that_comes_later_finishes_the_run(tmp_path: Path, monkeypatch
             EnvironmentMissing, match=r"build_plan\.py denoiser\.trt-rtx-int8\.onnx --package tensorrt_rtx"
         ):
             run(options)
-    assert read(tmp_path / "rtx" / "tensorrt.json")["rtx"] is None
+    assert read(tmp_path / "rtx" / "tensorrt.json")["plans"] == {}
     folder = run(options)
     (plan,) = folder.glob("*.plan")
     assert plan.name in read(folder / "manifest.json")["artefacts"]
