@@ -68,3 +68,18 @@ def test_as_few_as_reach_it_stay_float(wanted_db: float, kept: int) -> None:
 def test_more_than_the_quietest_layer_allows_is_refused() -> None:
     with pytest.raises(InputError, match=r"no layer can be int8 at 60 dB\none alone reaches 50\.0 dB"):
         fewest_float(Net(), LAYERS, ["second", "third", "first"], 60, HELD_OUT)
+
+
+class Offset(Scale):
+    """x + 0.001: next to nothing, but where x itself is tiny."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.001
+
+
+def test_a_layer_that_is_loud_at_one_time_step_alone_is_not_the_first_to_go() -> None:
+    pairs = {t: size * torch.ones(4, 1, 4, 4) for t, size in ((900, 1.0), (450, 1.0), (0, 0.001))}
+    layers = {"first": Offset(), "second": Scale(0.01)}
+    rows = layer_noise(Net(), layers, HeldOut(NoiseSchedule(), 20, pairs), lambda _: None)
+    assert [row.name for row in rows] == ["second", "first"]
+    assert [row.sqnr_db for row in rows] == pytest.approx([40, 60], abs=0.1)
