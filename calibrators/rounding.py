@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
+from ptq_export.nn.convolution import Geometry
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
@@ -61,8 +62,7 @@ class SoftLayer(nn.Module):
         codes = self.ratio.floor() + self.rounding()
         weight = codes * _rows(self.step, codes) / self.relative
         if isinstance(self.layer, nn.Conv2d):
-            like = self.layer
-            y = functional.conv2d(x, weight, self.bias, like.stride, like.padding, like.dilation, like.groups)
+            y = Geometry.of(self.layer).convolve(x, weight, self.bias)
         else:
             y = functional.linear(x, weight, self.bias)
         if self.output is None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ptq_export.nn.convolution import Geometry
 from ptq_export.nn.ops import dequantize_linear, quantize_linear
 
 __all__ = [
@@ -131,10 +132,10 @@ class QuantisedConv2d(QuantisedLayer):
 
     def __init__(self, state: Mapping[str, Tensor], like: nn.Conv2d) -> None:
         super().__init__(state)
-        self.stride, self.padding, self.dilation, self.groups = like.stride, like.padding, like.dilation, like.groups
+        self.geometry = Geometry.of(like)
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.geometry.convolve(x, weight, bias)
 
 
 class QuantisedLinear(QuantisedLayer):

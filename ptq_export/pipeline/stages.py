@@ -23,6 +23,7 @@ from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.drop_neutral import DropNeutral
 from ptq_export.graph.export import export_module
+from ptq_export.graph.fold_padding import FoldPadding
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
@@ -32,6 +33,7 @@ from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
+from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
@@ -135,7 +137,8 @@ class Job:
 
 def load_denoiser(options: Options) -> Denoiser:
     """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
-    denoiser = fold_scale_shift(load_checkpoint(options.ckpt, options.resolution, options.assumptions))
+    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    denoiser = pad_inside(fold_scale_shift(denoiser))
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
 
@@ -222,6 +225,7 @@ def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     StripMetadata()(graph)
     ConstantShapes()(graph)
     DropNeutral()(graph)
+    FoldPadding()(graph)
     NameLayers()(graph)
     graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
     if denoiser.classes is not None:

@@ -1,0 +1,34 @@
+"""Padding of one side as a part of the convolution behind it.
+
+diffusers' `Downsample2D` without padding of its own adds a row below and a column on the right (as Ho et al.'s code
+does) before it convolves. A quantiser of the convolution's input then stands between the two, where engines cannot
+merge them; inside the convolution the padding follows the quantiser. The result is the same: zero is on every grid.
+"""
+
+import copy
+from dataclasses import replace
+
+from diffusers.models.downsampling import Downsample2D
+from torch import nn
+
+from ptq_export.denoiser import Denoiser
+from ptq_export.nn.convolution import PaddedConv2d
+
+__all__ = ["pad_inside"]
+
+
+def pad_inside(denoiser: Denoiser) -> Denoiser:
+    """`denoiser` with that padding inside its convolutions; itself if it has none."""
+    if not any(map(_pads_outside, denoiser.module.modules())):
+        return denoiser
+    module = copy.deepcopy(denoiser.module)
+    for part in filter(_pads_outside, list(module.modules())):
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.Conv2d):
+                setattr(part, name, PaddedConv2d(child, (0, 1, 0, 1)))
+        part.padding = 1  # anything but 0: its forward pads no more
+    return replace(denoiser, module=module)
+
+
+def _pads_outside(module: nn.Module) -> bool:
+    return isinstance(module, Downsample2D) and module.use_conv and module.padding == 0

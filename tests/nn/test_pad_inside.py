@@ -1,0 +1,54 @@
+"""The padding of a downsampling moves into its convolution, and nothing changes but where it is."""
+
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+from ptq_export.calibrators.rounding import SoftLayer
+from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.nn.convolution import PaddedConv2d
+from ptq_export.nn.layers import Grid
+from ptq_export.nn.pad_inside import pad_inside
+from ptq_export.nn.scheme import TENSORRT
+
+
+def denoiser(padding: int) -> Denoiser:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        downsample_padding=padding,
+    )
+    module = UNetEps(unet).eval().requires_grad_(False)
+    return Denoiser(module, NoiseSchedule(), (1, 8, 8), Source("tiny", "test", "0"))
+
+
+def test_the_network_computes_the_same_under_the_same_names() -> None:
+    before = denoiser(padding=0)
+    after = pad_inside(before)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    torch.testing.assert_close(after(x, t), before(x, t), rtol=0, atol=1e-6)
+    assert set(after.module.state_dict()) == set(before.module.state_dict())
+    assert [type(module) for module in after.module.modules() if isinstance(module, PaddedConv2d)] == [PaddedConv2d]
+    assert not [module for module in before.module.modules() if isinstance(module, PaddedConv2d)]
+
+
+def test_a_network_that_pads_both_sides_stays_as_it_is() -> None:
+    given = denoiser(padding=1)
+    assert pad_inside(given) is given
+
+
+def test_a_quantised_layer_pads_behind_its_quantiser() -> None:
+    torch.manual_seed(0)
+    padded = PaddedConv2d(nn.Conv2d(16, 16, 3, stride=2).requires_grad_(False), (0, 1, 0, 1))
+    grid = Grid(torch.tensor(2.0**-5), torch.tensor(0, dtype=torch.int8))
+    soft, x = SoftLayer(padded, grid, None, TENSORRT, learn=False), torch.randn(2, 16, 8, 8)
+    assert soft(x).shape == padded(x).shape == (2, 16, 4, 4)
+    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-5, rtol=1e-5)
+    assert (soft(x) - padded(x)).abs().mean() < 0.05 * padded(x).abs().mean()
