@@ -60,7 +60,7 @@ def quantise(
     """The network with integer layers where `sites` says so; `advance(unit)` is called after each finished unit."""
     units = find_units(denoiser.module, sites)
     names = tuple(name for unit in units for name in unit.sites)
-    model = copy.deepcopy(denoiser.module)
+    model = copy.deepcopy(denoiser.module).requires_grad_(False)
     reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
     for index, unit in enumerate(units):

@@ -49,7 +49,7 @@ class Finding:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """An entry of `lint.json`."""
+        """An entry of `findings` in `tensorrt.json`."""
         return asdict(self)
 
 

@@ -177,3 +177,12 @@ def test_every_metric_gives_a_working_network(metric: str) -> None:
     with torch.no_grad():
         got: Tensor = model(pairs.sample, pairs.timestep)
     assert sqnr_db(denoiser(pairs.sample, pairs.timestep), got) > 36
+
+
+def test_a_network_that_still_wants_gradients_is_calibrated_like_a_frozen_one() -> None:
+    frozen, training = quantised_plain(LEARNED, memory_store({})), plain_denoiser()
+    training.module.requires_grad_(True)
+    sites, pairs = find_sites(training, ORT_CPU), random_pairs(training, 6)
+    found = quantise(training, sites, pairs, LEARNED, memory_store({}), lambda _: None)
+    assert same_bytes(found, frozen)
+    assert all(parameter.requires_grad for parameter in training.module.parameters())
