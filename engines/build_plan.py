@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Build a TensorRT plan from an ONNX graph: `python build_plan.py denoiser.trt-int8.onnx --batch 1:4:16`.
 
-This file stands alone. It runs where the plan will run, with the Python and the TensorRT (8.5 to 11) of that machine
-and nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because some
-graphs crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none.
+This file stands alone. It runs where the plan will run, with the Python and the TensorRT (10 or 11) of that machine and
+nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because some graphs
+crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def main() -> int:
     except ImportError as error:
         print(f"{options.package} cannot be imported: {error}", file=sys.stderr)
         return UNUSABLE
+    if not typings(trt):
+        print(
+            f"TensorRT {trt.__version__} cannot parse these graphs (opset 20): 10 or newer is needed", file=sys.stderr
+        )
+        return UNUSABLE
     started = time.monotonic()
     logger = trt.Logger(trt.Logger.WARNING)
     for strongly_typed in typings(trt):
@@ -66,14 +71,14 @@ def typings(trt: Any) -> list[bool]:
 
     | TensorRT      |                                                               |
     |---------------|---------------------------------------------------------------|
-    | 8.5 to 9      | has only the flags INT8 and FP16                              |
-    | 10.0 to 10.11 | strong typing with gaps: else the flags                       |
+    | before 10     | cannot parse the graphs                                       |
+    | 10.0 to 10.11 | strong typing with gaps: else the flags INT8 and FP16         |
     | 10.12 to 11   | strong typing; 11 knows nothing else. TensorRT for RTX alike  |
     """
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if trt.__name__ == "tensorrt_rtx" or version >= (10, 12):
         return [True]
-    return [True, False] if version >= (10, 0) else [False]
+    return [True, False] if version >= (10, 0) else []
 
 
 def _build(trt: Any, logger: Any, options: argparse.Namespace, strongly_typed: bool) -> Any:
@@ -105,10 +110,9 @@ def _build(trt: Any, logger: Any, options: argparse.Namespace, strongly_typed: b
 
 
 def _creation_flags(trt: Any, strongly_typed: bool) -> int:
-    """Bits for `create_network`; each version knows some of the flags."""
+    """Bits for `create_network`; a version that knows no other typing may have dropped the flag."""
     known = trt.NetworkDefinitionCreationFlag
-    wanted = ["STRONGLY_TYPED"] if strongly_typed else ["EXPLICIT_BATCH"]
-    return sum(1 << int(getattr(known, name)) for name in wanted if hasattr(known, name))
+    return 1 << int(known.STRONGLY_TYPED) if strongly_typed and hasattr(known, "STRONGLY_TYPED") else 0
 
 
 def _timing_cache(config: Any, path: Any) -> Any:

@@ -104,7 +104,7 @@ def test_the_script_without_tensorrt_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("version", "tried"),
-    [("8.5.3.1", [False]), ("10.3.0", [True, False]), ("10.12.0", [True]), ("11.4.1", [True])],
+    [("8.6.1", []), ("10.3.0", [True, False]), ("10.12.0", [True]), ("11.4.1", [True])],
 )
 def test_typing_by_version(version: str, tried: list[bool]) -> None:
     module = type(sys)("tensorrt")

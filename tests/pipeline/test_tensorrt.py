@@ -108,14 +108,14 @@ def test_a_builder_that_comes_later_finishes_the_run(tmp_path: Path, monkeypatch
 
 
 def test_a_graph_that_breaks_a_rule_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unchanged:
+    class Shifted:
         def __call__(self, model: ir.Model) -> ir.passes.PassResult:
             for value in model.graph.initializers.values():
                 if value.const_value is not None and value.const_value.dtype == ir.DataType.INT8 and not value.shape:
                     value.const_value = ir.tensor(np.int8(3), name=value.name)
             return ir.passes.PassResult(model, modified=True)
 
-    monkeypatch.setattr("ptq_export.pipeline.stages.HalfPrecision", Unchanged)
+    monkeypatch.setattr("ptq_export.pipeline.stages.HalfPrecision", Shifted)
     options = replace(tiny.options(tmp_path / "trt"), target="trt-rtx-int8", **NEAREST)
     with pytest.raises(GateFailed, match=r"breaks rules of TensorRT(.|\n)*zero-point: (.|\n)*zero point 3"):
         run(options)
