@@ -74,7 +74,8 @@ class SoftLayer(nn.Module):
         """The integer layer: every weight takes the side that it leans to."""
         codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-127, 127).to(torch.int8)
         grid = Grid(self.input_scale(), self.zero_point)
-        learned = LayerCodes(codes, self.step, self.bias, grid, self.output, self.scheme.integer_bias)
+        bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
+        learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias)
         return quantised_layer(layer_state(learned), self.layer)
 
 

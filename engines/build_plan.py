@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a TensorRT plan from an ONNX graph: `python build_plan.py denoiser.trt-int8.onnx --batch 1:4:16`.
+"""Build a TensorRT plan from an ONNX graph: `python build_plan.py denoiser.trt-int8.onnx --batch 1:4:64`.
 
 This file stands alone. It runs where the plan will run, with the Python and the TensorRT (10 or 11) of that machine and
 nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because some graphs
@@ -18,9 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main", "typings"]
+__all__ = ["BATCH", "UNUSABLE", "main", "typings"]
 
-OK, REFUSED, UNUSABLE = 0, 1, 3
+OK, REFUSED = 0, 1
+UNUSABLE = 3
+BATCH = (1, 4, 64)
 
 
 def main() -> int:
@@ -28,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("onnx", type=Path, help="graph with Q/DQ nodes")
     parser.add_argument("--plan", type=Path, help="file to write (default: the graph's name with .plan)")
-    parser.add_argument("--batch", type=_batch_range, default=(1, 4, 16), metavar="MIN:OPT:MAX", help="default: 1:4:16")
+    parser.add_argument("--batch", type=_batch_range, default=BATCH, metavar="MIN:OPT:MAX", help="default: 1:4:64")
     parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="kept between builds on one device")
     parser.add_argument("--package", default="tensorrt", choices=("tensorrt", "tensorrt_rtx"))
@@ -46,10 +48,17 @@ def main() -> int:
         return UNUSABLE
     started = time.monotonic()
     logger = trt.Logger(trt.Logger.WARNING)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError:  # what TensorRT's factory ends in without a CUDA device
+        print(f"{options.package} {trt.__version__} finds no GPU", file=sys.stderr)
+        return UNUSABLE
     for strongly_typed in typings(trt):
-        plan = _build(trt, logger, options, strongly_typed)
+        config = builder.create_builder_config()
+        plan = _build(trt, builder, config, logger, options, strongly_typed)
         if plan is not None:
             _write_whole(options.plan, bytes(plan))
+            _keep_timing_cache(config, options.timing_cache)
             seconds = round(time.monotonic() - started, 2)
             found: dict[str, Any] = {"version": trt.__version__, "strongly_typed": strongly_typed, "seconds": seconds}
             print(json.dumps(found))
@@ -81,16 +90,14 @@ def typings(trt: Any) -> list[bool]:
     return [True, False] if version >= (10, 0) else []
 
 
-def _build(trt: Any, logger: Any, options: argparse.Namespace, strongly_typed: bool) -> Any:
+def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.Namespace, strongly_typed: bool) -> Any:
     """The serialised plan, or None after TensorRT's own messages on stderr."""
-    builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt, strongly_typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(options.onnx)):
         for index in range(parser.num_errors):
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
         return None
-    config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if not strongly_typed:
         config.set_flag(trt.BuilderFlag.INT8)
@@ -102,11 +109,10 @@ def _build(trt: Any, logger: Any, options: argparse.Namespace, strongly_typed: b
         tensor = network.get_input(index)
         profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in options.batch])
     config.add_optimization_profile(profile)
-    cache = _timing_cache(config, options.timing_cache)
-    plan = builder.build_serialized_network(network, config)
-    if plan is not None and cache is not None:
-        _write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-    return plan
+    if options.timing_cache:
+        known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), False)
+    return builder.build_serialized_network(network, config)
 
 
 def _creation_flags(trt: Any, strongly_typed: bool) -> int:
@@ -115,13 +121,10 @@ def _creation_flags(trt: Any, strongly_typed: bool) -> int:
     return 1 << int(known.STRONGLY_TYPED) if strongly_typed and hasattr(known, "STRONGLY_TYPED") else 0
 
 
-def _timing_cache(config: Any, path: Any) -> Any:
-    """The cache of an earlier build, or an empty one; None if none is kept."""
-    if path is None:
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, False)
-    return cache
+def _keep_timing_cache(config: Any, path: Any) -> None:
+    cache = config.get_timing_cache() if path else None
+    if cache is not None:  # one that another device made is not taken
+        _write_whole(path, bytes(cache.serialize()))
 
 
 def _write_whole(target: Path, content: bytes) -> None:
@@ -130,6 +133,7 @@ def _write_whole(target: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        os.chmod(name, 0o644)  # noqa: PTH101
         os.replace(name, str(target))  # noqa: PTH105
     except BaseException:
         os.unlink(name)  # noqa: PTH108

@@ -17,7 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ptq_export.engines import build_plan
-from ptq_export.errors import GateFailed
+from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.scopes import module_path
 
 __all__ = ["RTX", "Plan", "make_plan"]
@@ -42,6 +42,7 @@ def make_plan(package: str, source: Path, plan: Path, batch: tuple[int, int, int
     """Write `plan`, the plan of the file `source` (whose graph is `graph`) for batches from `batch[0]` to `batch[2]`.
 
     Raises:
+        EnvironmentMissing: `package` is too old, or finds no GPU and needs one.
         GateFailed: the parser or the builder refuses the graph, or crashes: their own messages, with the modules that
             the nodes in them came from.
     """
@@ -50,6 +51,8 @@ def make_plan(package: str, source: Path, plan: Path, batch: tuple[int, int, int
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
     log = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
+    if done.returncode == build_plan.UNUSABLE:
+        raise EnvironmentMissing(log[-1] if log else f"{package} cannot be used", "")
     if done.returncode:
         raise GateFailed(f"{package} refuses {source.name}:\n{_messages(log, done.returncode, graph)}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -15,9 +15,9 @@ class PaddedConv2d(nn.Conv2d):
     """A convolution `[N, C, H, W]` that pads its `sides` with zeros first."""
 
     def __init__(self, conv: nn.Conv2d, sides: Sides) -> None:
-        super().__init__(conv.in_channels, conv.out_channels, 1, device="meta", bias=conv.bias is not None)
+        super().__init__(conv.in_channels, conv.out_channels, 1, groups=conv.groups, device="meta")
         self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
-        self.weight, self.bias = conv.weight, conv.bias
+        self.dilation, self.weight, self.bias = conv.dilation, conv.weight, conv.bias
         self.sides = sides
 
     def forward(self, input: Tensor) -> Tensor:

@@ -51,7 +51,10 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 def round_to(scale: Tensor, carrier: Carrier) -> Tensor:
-    """float32 scales that `carrier` holds exactly, above its subnormal numbers; the gradient is the identity."""
+    """float32 scales that `carrier` holds exactly, above its subnormal numbers; the gradient is the identity.
+
+    GPUs may flush subnormal scales to zero. The floor of 2^-14 coarsens weights below 0.008 alone.
+    """
     if carrier == "float32":
         return scale
     held = scale.detach().clamp_min(torch.finfo(torch.float16).tiny).half().float()

@@ -23,9 +23,9 @@ def pad_inside(denoiser: Denoiser) -> Denoiser:
         return denoiser
     module = copy.deepcopy(denoiser.module)
     for part in filter(_pads_outside, list(module.modules())):
-        for name, child in list(part.named_children()):
-            if isinstance(child, nn.Conv2d):
-                setattr(part, name, PaddedConv2d(child, (0, 1, 0, 1)))
+        part.conv = PaddedConv2d(part.conv, (0, 1, 0, 1))
+        if hasattr(part, "Conv2d_0"):  # diffusers' older name of the same convolution
+            part.Conv2d_0 = part.conv
         part.padding = 1  # anything but 0: its forward pads no more
     return replace(denoiser, module=module)
 

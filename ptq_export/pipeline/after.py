@@ -85,7 +85,8 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
     """Identity, hashes, codes and local parity again, on the machine that will serve the engine.
 
     Raises:
-        GateFailed: a file is damaged, or the engine differs from the simulation here.
+        GateFailed: a file is damaged, or the engine differs from the simulation here. (The graph of an engine that
+            needs a GPU is executed by ONNX Runtime.)
     """
     manifest = finished_manifest(run)
     progress.stage("hashes", len(manifest["artefacts"]))
@@ -94,15 +95,16 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
         if found != entry["sha256"]:
             raise GateFailed(f"{name} is damaged: sha256 {found}, the manifest says {entry['sha256']}", "copy it again")
         progress.advance()
-    engine = load_engine(run)
     job = reopen(run, progress)
+    if not job.target.needs_gpu:
+        load_engine(run)
     reference, simulation = job.subject.module, simulate(job)
     units = find_units(reference, job.sites)
     graph = load_model(run / int8_file(job.target))
     layers = quantised_modules(simulation)
     check_codes(graph, layers)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
-    noise = initial_noise((4, *engine.sample_shape), 0)
+    noise = initial_noise((4, *job.denoiser.sample_shape), 0)
     times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
     inputs = (noise, times, *job.denoiser.labels(4, 0))
     progress.stage("parity, layer by layer", None)

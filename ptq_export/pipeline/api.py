@@ -33,7 +33,10 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
 
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:
-    """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch."""
+    """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch.
+
+    What is not int8 is float32, also in TensorRT's scheme: float16 is written into the graph by `run`.
+    """
     graph = export_graph(denoiser, denoiser.module)
     fold_time(graph, denoiser)
     save_model(graph, Path(path))

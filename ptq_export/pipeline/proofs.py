@@ -107,9 +107,17 @@ def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pair
 
 
 def failures(job: Job) -> list[str]:
-    """What the proofs found: layers that are float and were meant to be int8, parity past its bound."""
+    """What the proofs found: layers that are float and were meant to be int8, parity past its bound, and what the
+    target's own rules or builder refuse."""
     layers, parity = (read_json(job.folder.path / name) for name in ("layers.json", "parity.json"))
-    found = [
+    checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": ""}
+    found = [refusal for package, refusal in checked["refusals"].items() if package == checked["own"]]
+    found += [
+        f"{row['rule']}: {row['node']}: {row['seen']}. {row['reason']}"
+        for row in checked["findings"]
+        if row["severity"] == "error"
+    ]
+    found += [
         f"{row['name']} runs in float in the engine: {row['reason']}"
         for row in layers["layers"]
         if row["intended"] == "int8" and row["precision"] != "int8"

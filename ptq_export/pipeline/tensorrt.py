@@ -5,10 +5,11 @@ import tempfile
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
-from ptq_export.artifacts import read_json
+from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
 from ptq_export.engines.available import availability
 from ptq_export.engines.identity import current, sidecar_path, write_identity
@@ -21,39 +22,40 @@ __all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
 CHECKED = "tensorrt.json"
-DYNAMIC = (1, 4, 64)
 PACKAGES = {"trt": "tensorrt", "trt-rtx": RTX}
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:
-    """Write `tensorrt.json`: the rules of TensorRT that the graph breaks, and the plans that were built of it.
+    """Write `tensorrt.json`: the rules of TensorRT that the graph breaks, the plans that were built of it, and what
+    was refused.
 
     The target's own package builds the plan that is kept; TensorRT for RTX tries every graph, because it can do so
     without a GPU.
-
-    Raises:
-        GateFailed: the graph has an error, or a parser or builder refuses it.
     """
     if job.folder.has(CHECKED) and not plan_is_due(job):
         return
-    findings = lint(graph)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        shown = "\n".join(f"  {each.rule}: {each.node}: {each.seen}. {each.reason}" for each in errors[:10])
-        raise GateFailed(f"the graph breaks rules of TensorRT, {len(errors)} times:\n{shown}", "please report this")
-    packages = [package for package in dict.fromkeys((RTX, _own(job))) if find_spec(package)]
-    value = {
-        "rules": [rule.name for rule in RULES],
-        "findings": [finding.to_json() for finding in findings],
-        "plans": {package: asdict(_build(job, graph, package)) for package in packages},
-    }
-    job.folder.save_json(CHECKED, {"schema": SCHEMA, **value})
+    plans: dict[str, Any] = {}
+    refusals: dict[str, str] = {}
+    for package in dict.fromkeys((RTX, _own(job))):
+        try:
+            if find_spec(package):
+                plans[package] = asdict(_build(job, graph, package))
+        except EnvironmentMissing as error:
+            job.progress.message(error.cause)
+        except GateFailed as error:
+            refusals[package] = error.cause
+    findings = [finding.to_json() for finding in lint(graph)]
+    value = {"rules": [rule.name for rule in RULES], "findings": findings, "own": _own(job)}
+    job.folder.save_json(CHECKED, {"schema": SCHEMA, **value, "plans": plans, "refusals": refusals})
 
 
 def plan_is_due(job: Job) -> bool:
-    """Whether the run was finished where its builder was absent, and the builder is here now."""
+    """Whether the target's own plan is absent or damaged, and its builder is here and has not refused the graph."""
     checked = job.folder.load_json(CHECKED)
-    return checked is not None and _own(job) not in checked["plans"] and find_spec(_own(job)) is not None
+    if checked is None or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
+        return False
+    plan = _plan_file(job)
+    return not (job.folder.has(plan.name) and job.folder.has(sidecar_path(plan).name))
 
 
 def hand_over(job: Job) -> None:
@@ -64,14 +66,17 @@ def hand_over(job: Job) -> None:
     """
     path, own = job.folder.path, _own(job)
     script = path / Path(str(build_plan.__file__)).name
-    shutil.copyfile(str(build_plan.__file__), script)
+    with atomic_path(script) as temporary:
+        shutil.copyfile(str(build_plan.__file__), temporary)
     if own in read_json(path / CHECKED)["plans"]:
         return
-    _, missing = availability(job.target.engine)
+    found = find_spec(own) is not None
+    missing = f"{own} finds no GPU, or is too old" if found else availability(job.target.engine)[1]
+    batch = ":".join(map(str, _batch(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-        f"python {script.name} {int8_file(job.target)} --package {own}",
+        f"python {script.name} {int8_file(job.target)} --package {own} --batch {batch}",
     )
 
 
@@ -79,16 +84,26 @@ def _own(job: Job) -> str:
     return PACKAGES[job.target.engine]
 
 
+def _batch(job: Job) -> tuple[int, int, int]:
+    """Least, usual and largest batch of the plan."""
+    size = job.options.batch
+    return build_plan.BATCH if size is None else (size, size, size)
+
+
+def _plan_file(job: Job) -> Path:
+    least, _, most = _batch(job)
+    source = job.folder.path / int8_file(job.target)
+    return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
+
+
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
     """The plan by `package`, kept with its identity if that is the target's own."""
-    source = job.folder.path / int8_file(job.target)
-    size = job.options.batch
-    batch = DYNAMIC if size is None else (size, size, size)
+    source, batch = job.folder.path / int8_file(job.target), _batch(job)
     with job.stage(f"{package}, parser and builder"):
         if package != _own(job):
             with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
                 return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
-        target = source.with_name(f"{source.stem}.batch{batch[0]}-{batch[2]}.plan")
+        target = _plan_file(job)
         plan = make_plan(package, source, target, batch, graph)
         onnx_sha256, versions = job.folder.sha256(source.name), {package: plan.version}
         write_identity(target, current(job.target.engine, versions, onnx_sha256, {"batch": list(batch)}, isa=()))

@@ -117,17 +117,18 @@ def timestep_table(fidelity: Json) -> Rows:
 def tensorrt_table(tensorrt: Json) -> Rows:
     """What was checked without the device (`tensorrt.json`)."""
     findings = tensorrt["findings"]
-    rows = [["check", "result"]]
-    rows.append(
-        [f"{len(tensorrt['rules'])} rules of TensorRT", "no finding" if not findings else f"{len(findings)} warnings"]
-    )
+    rows = [["check", "result"], [f"{len(tensorrt['rules'])} rules of TensorRT", _counted(findings)]]
     rows += [[f"{found['rule']}: {found['node']}", f"{found['seen']}. {found['reason']}"] for found in findings]
     for package, plan in tensorrt["plans"].items():
-        accepted = (
-            f"accepted by the {package} {plan['version']} parser and builder: a plan of {size(plan['size_bytes'])}"
-        )
-        rows.append([package, accepted])
-    return rows if tensorrt["plans"] else [*rows, ["builder", "none is installed here"]]
+        accepted = f"accepted by the {package} {plan['version']} parser and builder"
+        rows.append([package, f"{accepted}: a plan of {size(plan['size_bytes'])}"])
+    rows += [[package, refusal] for package, refusal in tensorrt["refusals"].items()]
+    return rows if tensorrt["plans"] or tensorrt["refusals"] else [*rows, ["builder", "none is installed here"]]
+
+
+def _counted(findings: list[Json]) -> str:
+    errors = sum(found["severity"] == "error" for found in findings)
+    return f"{errors} errors, {len(findings) - errors} warnings" if findings else "no finding"
 
 
 def against_intent(layer: Json) -> bool:

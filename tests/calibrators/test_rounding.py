@@ -134,7 +134,7 @@ def tensorrt_layer(learn: bool) -> SoftLayer:
 
 
 @pytest.mark.parametrize("learn", [False, True], ids=["nearest", "learned"])
-def test_tensorrt_layers_have_scales_that_float16_holds_and_a_float_bias(learn: bool) -> None:
+def test_tensorrt_layers_have_scales_and_biases_that_float16_holds(learn: bool) -> None:
     soft = tensorrt_layer(learn)
     with torch.no_grad():
         soft.log_input_scale.fill_(math.log(1.1))
@@ -143,12 +143,12 @@ def test_tensorrt_layers_have_scales_that_float16_holds_and_a_float_bias(learn: 
     assert state["input_zero_point"].dtype == torch.int8 and state["input_zero_point"] == 0
     for scale in (state["input_scale"], state["weight_scale"]):
         assert torch.equal(scale, scale.half().float()) and scale.min() >= 2**-14
-    assert torch.equal(state["bias"], soft.layer.bias)
+    assert torch.equal(state["bias"], soft.layer.bias.half().float())
 
 
 def test_a_tensorrt_layer_hardens_to_what_it_learned_and_its_scales_still_learn() -> None:
     soft, x = tensorrt_layer(learn=False), noise(2, 4, 6, 6)
-    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-4, rtol=0)
     soft(x).square().sum().backward()
     assert soft.log_input_scale.grad is not None and soft.log_input_scale.grad.abs() > 0
 

@@ -13,7 +13,7 @@ from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import build_plan
 from ptq_export.engines.plan import RTX, make_plan
-from ptq_export.errors import GateFailed
+from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
@@ -21,6 +21,7 @@ from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT
 
 SCRIPT = Path(str(build_plan.__file__))
+EMPTY = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 
 
@@ -60,13 +61,7 @@ def test_a_builder_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     monkeypatch.setattr(build_plan, "__file__", str(crash))
     with pytest.raises(GateFailed, match=r"tensorrt_rtx refuses net\.onnx:\n  it crashed \(SIGSEGV\)"):
-        make_plan(
-            RTX,
-            tmp_path / "net.onnx",
-            tmp_path / "net.plan",
-            (1, 1, 1),
-            ir.Model(ir.Graph([], [], nodes=[]), ir_version=10),
-        )
+        make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), EMPTY)
 
 
 def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,13 +69,32 @@ def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @with_rtx
-def test_the_script_works_alone_and_keeps_the_batch_range(tmp_path: Path) -> None:
+def test_the_script_works_alone(tmp_path: Path) -> None:
     graph = graph_of(quantised(Stack(16, 1), TENSORRT), 16)
     save_model(graph, tmp_path / "net.onnx")
     done = run_script(str(tmp_path / "net.onnx"), "--package", RTX, "--batch", "2")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["strongly_typed"] is True
-    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".plan"] == ["net.plan"]
+    (plan,) = tmp_path.glob("*.plan")
+    assert plan.name == "net.plan" and plan.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_script_is_asked_for_the_batches_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    echo = tmp_path / "echo.py"
+    echo.write_text("import sys; print('[E] asked for', *sys.argv[2:]); sys.exit(1)")
+    monkeypatch.setattr(build_plan, "__file__", str(echo))
+    with pytest.raises(GateFailed, match=r"--batch 1:2:4 --package tensorrt_rtx"):
+        make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 2, 4), EMPTY)
+
+
+def test_a_package_that_cannot_work_here_is_the_environment_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unusable = tmp_path / "unusable.py"
+    unusable.write_text("import sys; print('tensorrt 10.3 finds no GPU', file=sys.stderr); sys.exit(3)")
+    monkeypatch.setattr(build_plan, "__file__", str(unusable))
+    with pytest.raises(EnvironmentMissing, match="finds no GPU"):
+        make_plan("tensorrt", tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), EMPTY)
 
 
 def test_the_script_is_python_3_8_without_our_package() -> None:

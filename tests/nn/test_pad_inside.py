@@ -2,6 +2,7 @@
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.downsampling import Downsample2D
 from torch import nn
 
 from ptq_export.calibrators.rounding import SoftLayer
@@ -44,11 +45,20 @@ def test_a_network_that_pads_both_sides_stays_as_it_is() -> None:
     assert pad_inside(given) is given
 
 
+def test_the_convolution_s_older_name_is_the_same_one() -> None:
+    """diffusers registers it twice in a `Downsample2D` of the default name."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(Downsample2D(4, use_conv=True, padding=0)).requires_grad_(False), torch.randn(1, 4, 8, 8)
+    after = pad_inside(Denoiser(net, NoiseSchedule(), (4, 8, 8), Source("net", "test", "0"))).module
+    assert after[0].conv is after[0].Conv2d_0 and isinstance(after[0].conv, PaddedConv2d)
+    torch.testing.assert_close(after(x), net(x))
+
+
 def test_a_quantised_layer_pads_behind_its_quantiser() -> None:
     torch.manual_seed(0)
     padded = PaddedConv2d(nn.Conv2d(16, 16, 3, stride=2).requires_grad_(False), (0, 1, 0, 1))
     grid = Grid(torch.tensor(2.0**-5), torch.tensor(0, dtype=torch.int8))
     soft, x = SoftLayer(padded, grid, None, TENSORRT, learn=False), torch.randn(2, 16, 8, 8)
     assert soft(x).shape == padded(x).shape == (2, 16, 4, 4)
-    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(soft.harden()(x), soft(x), atol=1e-4, rtol=0)
     assert (soft(x) - padded(x)).abs().mean() < 0.05 * padded(x).abs().mean()
