@@ -1,6 +1,6 @@
-"""The settings are one factor away from a middle that is what the product ships."""
+"""The settings are one factor away from a middle near what the product ships, which is among them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,9 +18,11 @@ def test_a_factor_holds_the_middle_and_varies_one_field_alone(factor: str) -> No
     assert len(changed) == 1
 
 
-def test_the_middle_is_what_the_product_ships_but_for_the_rounding() -> None:
+def test_what_the_product_ships_is_compared() -> None:
     shipped = Options().resolved()
-    assert (shipped.policy, MIDDLE.policy) == ("ndtc", f"ndtc:{NDTC_MEAN}:{NDTC_STD}")
+    assert (shipped.policy, shipped.rounding) == ("ndtc", "learned")
+    assert replace(MIDDLE, policy=f"ndtc:{NDTC_MEAN}:{NDTC_STD}") in FACTORS["NDTC mean, std"].values()
+    assert replace(MIDDLE, rounding="learned") in FACTORS["rounding"].values()
     assert (MIDDLE.metric, MIDDLE.pairs) == (shipped.metric, shipped.samples)
     assert (MIDDLE.skip, shipped.split_shortcut) == ("joint", False)
 
