@@ -1,37 +1,20 @@
 """The padding of a downsampling moves into its convolution, and nothing changes but where it is."""
 
 import torch
-from diffusers import UNet2DModel
 from diffusers.models.downsampling import Downsample2D
 from torch import nn
+from two_levels import two_levels
 
 from ptq_export.calibrators.rounding import SoftLayer
-from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.nn.convolution import PaddedConv2d
 from ptq_export.nn.layers import Grid
 from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.scheme import TENSORRT
 
 
-def denoiser(padding: int) -> Denoiser:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        downsample_padding=padding,
-    )
-    module = UNetEps(unet).eval().requires_grad_(False)
-    return Denoiser(module, NoiseSchedule(), (1, 8, 8), Source("tiny", "test", "0"))
-
-
 def test_the_network_computes_the_same_under_the_same_names() -> None:
-    before = denoiser(padding=0)
+    before = two_levels(padding=0)
     after = pad_inside(before)
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
     torch.testing.assert_close(after(x, t), before(x, t), rtol=0, atol=1e-6)
@@ -41,7 +24,7 @@ def test_the_network_computes_the_same_under_the_same_names() -> None:
 
 
 def test_a_network_that_pads_both_sides_stays_as_it_is() -> None:
-    given = denoiser(padding=1)
+    given = two_levels(padding=1)
     assert pad_inside(given) is given
 
 

@@ -1,26 +1,11 @@
 """Split shortcuts: equal in float, only where a 1x1 convolution reads a concat of two."""
 
 import torch
-from diffusers import UNet2DModel
 from torch import nn
+from two_levels import two_levels
 
-from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.denoiser import Denoiser
 from ptq_export.nn.split_shortcut import SplitConv2d, split_shortcuts
-
-
-def tiny() -> Denoiser:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
-    return Denoiser(UNetEps(unet).eval(), NoiseSchedule(), (1, 8, 8), Source("tiny", "test", "0"))
 
 
 def test_split_halves_add_up_to_the_convolution() -> None:
@@ -30,7 +15,7 @@ def test_split_halves_add_up_to_the_convolution() -> None:
 
 
 def test_every_shortcut_over_a_skip_is_split_and_eps_stays() -> None:
-    denoiser = tiny()
+    denoiser = two_levels()
     split = split_shortcuts(denoiser)
     names = [name for name, module in split.module.named_modules() if isinstance(module, SplitConv2d)]
     assert names == [f"unet.up_blocks.{block}.resnets.{index}.conv_shortcut" for block in (0, 1) for index in (0, 1)]
@@ -40,7 +25,7 @@ def test_every_shortcut_over_a_skip_is_split_and_eps_stays() -> None:
 
 
 def test_a_net_without_a_skip_is_left_alone() -> None:
-    denoiser = tiny()
+    denoiser = two_levels()
     plain = Denoiser(_Plain(), denoiser.schedule, denoiser.sample_shape, denoiser.source)
     assert not any(isinstance(module, SplitConv2d) for module in split_shortcuts(plain).module.modules())
 
