@@ -7,6 +7,7 @@ merge them; inside the convolution the padding follows the quantiser. The result
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 from diffusers.models.downsampling import Downsample2D
 from torch import nn
@@ -19,10 +20,10 @@ __all__ = ["pad_inside"]
 
 def pad_inside(denoiser: Denoiser) -> Denoiser:
     """`denoiser` with that padding inside its convolutions; itself if it has none."""
-    if not any(map(_pads_outside, denoiser.module.modules())):
+    if not _padding_outside(denoiser.module):
         return denoiser
     module = copy.deepcopy(denoiser.module)
-    for part in filter(_pads_outside, list(module.modules())):
+    for part in _padding_outside(module):
         part.conv = PaddedConv2d(part.conv, (0, 1, 0, 1))
         if hasattr(part, "Conv2d_0"):  # diffusers' older name of the same convolution
             part.Conv2d_0 = part.conv
@@ -30,5 +31,7 @@ def pad_inside(denoiser: Denoiser) -> Denoiser:
     return replace(denoiser, module=module)
 
 
-def _pads_outside(module: nn.Module) -> bool:
-    return isinstance(module, Downsample2D) and module.use_conv and module.padding == 0
+def _padding_outside(module: nn.Module) -> list[Any]:
+    """The parts, `Downsample2D`, that pad before their convolution."""
+    parts = (part for part in module.modules() if isinstance(part, Downsample2D))
+    return [part for part in parts if part.use_conv and part.padding == 0]
