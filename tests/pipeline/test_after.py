@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Watcher
 from diffusers import DDIMPipeline
 from PIL import Image
+from watcher import Watcher
 
 from ptq_export.artifacts import read_json, sha256_file, write_json
 from ptq_export.denoiser import NoiseSchedule

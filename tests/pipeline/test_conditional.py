@@ -8,8 +8,8 @@ import onnx
 import pytest
 import tiny
 import torch
-from conftest import Watcher
 from safetensors.torch import load_file
+from watcher import Watcher
 
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import Signature

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Watcher
+from watcher import Watcher
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
