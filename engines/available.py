@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ptq_export.engines.base import Engine
+from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
 
-if TYPE_CHECKING:
-    from ptq_export.engines.ort import OrtOptions
-
-__all__ = ["KINDS", "EngineKind", "availability", "build_engine"]
+__all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,24 @@ def availability(kind: str) -> tuple[bool, str]:
     return missing is None, "" if missing is None else f"{missing.cause}: {missing.remedy}"
 
 
+def engine_class(kind: str) -> type[Engine]:
+    """The class behind a kind.
+
+    Raises:
+        EnvironmentMissing: this machine lacks what the kind needs.
+        InputError: no such kind.
+    """
+    entry = lookup("engine kind", kind, KINDS)
+    missing = _missing(entry)
+    if missing is not None or entry.engine is None:
+        raise missing or EnvironmentMissing(f"{kind} is not available")
+    module, name = entry.engine
+    found: type[Engine] = getattr(import_module(module), name)
+    return found
+
+
 def build_engine(
-    kind: str, source: Path, cache: Path, options: "OrtOptions | None" = None, sha256: str | None = None
+    kind: str, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
 ) -> Engine:
     """The engine of `source` (ONNX, of that sha256 where given); what can be kept of the build is kept in `cache`.
 
@@ -50,13 +62,14 @@ def build_engine(
         EnvironmentMissing: this machine lacks what the kind needs.
         InputError: no such kind, or `source` cannot be used.
     """
-    entry = lookup("engine kind", kind, KINDS)
-    missing = _missing(entry)
-    if missing is not None or entry.engine is None:
-        raise missing or EnvironmentMissing(f"{kind} is not available")
-    module, name = entry.engine
-    build: Callable[..., Engine] = getattr(import_module(module), name)
+    build: Callable[..., Engine] = engine_class(kind)
     return build(source, cache, options, sha256)
+
+
+def load_files(kind: str, source: str, batch: str = "") -> Engine:
+    """The engine of an ONNX file and the cache beside it, from plain strings: for a process that knows nothing else."""
+    options = EngineOptions(batch=int(batch) if batch else None)
+    return build_engine(kind, Path(source), Path(source).parent / "engine", options)
 
 
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:

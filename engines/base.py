@@ -3,12 +3,15 @@
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
+import os
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from ptq_export.errors import InputError
@@ -16,9 +19,10 @@ from ptq_export.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ptq_export.engines.layers import LayerRecord
     from ptq_export.engines.unet import EngineUNet
 
-__all__ = ["Engine", "Signature"]
+__all__ = ["Engine", "EngineOptions", "Signature"]
 
 Integers: TypeAlias = "int | NDArray[Any] | Tensor"
 """One for the whole batch, or `[N]`."""
@@ -43,8 +47,34 @@ class Signature:
     classes: int | None = None
 
 
+def _physical_cores() -> int:
+    """Cores that this process may use: a second thread on a core shares its multipliers and gains nothing."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or logical, logical)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built and runs.
+
+    Attributes:
+        batch: The only batch size, for which the engine is then specialised; None serves any.
+        threads: Threads of an engine on the CPU; all physical cores by default.
+        arena: ONNX Runtime: keep freed buffers for the next call, which is faster, and memory stays at its peak.
+    """
+
+    batch: int | None = None
+    threads: int = field(default_factory=_physical_cores)
+    arena: bool = True
+
+
 class Engine(ABC):
-    """A built denoiser with its `signature`."""
+    """A built denoiser with its `signature`.
+
+    The kinds that the registry (`ptq_export.engines.available`) builds are called with
+    `(source, cache, options, sha256)`: the ONNX file, the folder for what can be kept of the build, `EngineOptions`,
+    and the digest that the file must have.
+    """
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -84,6 +114,22 @@ class Engine(ABC):
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """eps `[N, C, H, W]` of arguments that were checked: contiguous, `[N, C, H, W]` and `[N]`."""
+
+    @abstractmethod
+    def executed_layers(self, expected: Mapping[str, str]) -> "list[LayerRecord]":
+        """Every conv and linear of the exported graph with the precision in which this engine computes it, read back
+        from the engine itself; `expected` is `int8` or `float` per module path (float where it has no entry)."""
+
+    @abstractmethod
+    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+        """Median milliseconds per call with these arguments in each conv and linear, by module path; without the data
+        movement between them."""
+
+    @staticmethod
+    @abstractmethod
+    def run_graph(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The one output of a serialised ONNX graph, executed as this kind executes a whole denoiser: for layers and
+        blocks alone."""
 
     def as_unet(self) -> "EngineUNet":
         """This engine as the `unet` of a diffusers `DDIMPipeline` or `DDPMPipeline`."""

@@ -13,7 +13,16 @@ from ptq_export.artifacts import read_json, sha256_file, write_json
 from ptq_export.errors import InputError
 from ptq_export.processor import instruction_sets
 
-__all__ = ["Identity", "current", "differences", "read_identity", "sidecar_path", "stale_reasons", "write_identity"]
+__all__ = [
+    "Identity",
+    "current",
+    "differences",
+    "read_identity",
+    "sidecar_path",
+    "stale_reasons",
+    "verified_sha256",
+    "write_identity",
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,23 @@ def stale_reasons(engine_file: Path, wanted: Identity) -> list[str]:
     if sha256_file(engine_file) != file_sha256:
         return [f"{engine_file.name} is damaged: its sha256 is not the one in {sidecar_path(engine_file).name}"]
     return differences(found, wanted)
+
+
+def verified_sha256(source: Path, sha256: str | None) -> str:
+    """The digest of `source`, the ONNX file that an engine is built from.
+
+    Raises:
+        InputError: it is absent, or is not the file with the given `sha256`.
+    """
+    if not source.is_file():
+        raise InputError(f"{source} does not exist", "export it first")
+    found = sha256_file(source)
+    if sha256 not in (None, found):
+        raise InputError(
+            f"{source.name} is damaged: its sha256 is {found}, the manifest says {sha256}",
+            "copy the file again, or make the run again in a new folder",
+        )
+    return found
 
 
 def sidecar_path(engine_file: Path) -> Path:

@@ -1,21 +1,18 @@
 """From a run folder to the engine that it holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ptq_export.artifacts import read_json
 from ptq_export.engines.available import build_engine
-from ptq_export.engines.base import Engine
+from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import InputError
-from ptq_export.targets import Target, find_target
-
-if TYPE_CHECKING:
-    from ptq_export.engines.ort import OrtOptions
+from ptq_export.targets import find_target
 
 __all__ = ["load_engine"]
 
 
-def load_engine(run: Path | str, which: str | None = None, options: "OrtOptions | None" = None) -> Engine:
+def load_engine(run: Path | str, which: str | None = None, options: EngineOptions | None = None) -> Engine:
     """The engine of a finished run, or its baseline, e.g. `which="ort-fp32"`; its ONNX is the one in the manifest.
 
     Raises:
@@ -27,14 +24,8 @@ def load_engine(run: Path | str, which: str | None = None, options: "OrtOptions 
         raise InputError(f"{folder} is not a finished run: it has no manifest.json", "finish it with the same command")
     manifest = read_json(folder / "manifest.json")
     target = find_target(which or str(manifest.get("target")))
-    name = _onnx_name(target)
+    name = target.onnx
     return build_engine(target.engine, folder / name, folder / "engine", options, _sha256(manifest, name, folder))
-
-
-def _onnx_name(target: Target) -> str:
-    # The quantisers differ by target, a float graph serves every engine.
-    precision = target.name.rpartition("-")[2]
-    return f"denoiser.{target.name if precision == 'int8' else precision}.onnx"
 
 
 def _sha256(manifest: dict[str, Any], name: str, folder: Path) -> str:

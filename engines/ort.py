@@ -3,47 +3,29 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import psutil
 from numpy.typing import NDArray
 
-from ptq_export.artifacts import atomic_path, sha256_file
-from ptq_export.engines.base import Engine, Signature
-from ptq_export.engines.identity import Identity, current, stale_reasons, write_identity
+from ptq_export.artifacts import atomic_path
+from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, write_identity
+from ptq_export.engines.layers import LayerRecord
+from ptq_export.engines.ort_layers import executed_layers, layer_of_nodes
+from ptq_export.engines.ort_profile import node_times_ms
+from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
-from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.interface import INPUTS
 
-__all__ = ["OrtEngine", "OrtOptions", "load_files", "open_session", "run_graph"]
+__all__ = ["OrtEngine"]
 
 logger = logging.getLogger(__name__)
 ERRORS_ONLY = 3
-
-
-def _physical_cores() -> int:
-    """Cores that this process may use: a second thread on a core shares its multipliers and gains nothing."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(psutil.cpu_count(logical=False) or logical, logical)
-
-
-@dataclass(frozen=True)
-class OrtOptions:
-    """How a session runs.
-
-    Attributes:
-        batch: The only batch size, for which the graph is then specialised; None serves any.
-        threads: Threads per operator; all physical cores by default.
-        arena: Keep freed buffers for the next call: faster, and memory stays at its peak.
-    """
-
-    batch: int | None = None
-    threads: int = field(default_factory=_physical_cores)
-    arena: bool = True
+Level = onnxruntime.GraphOptimizationLevel
 
 
 class OrtEngine(Engine):
@@ -52,15 +34,18 @@ class OrtEngine(Engine):
     `optimised_path` is the graph that runs: read it to see what became of each layer (`ort_layers`).
     """
 
-    def __init__(self, source: Path, cache: Path, options: OrtOptions | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
         """Load `source` (ONNX), optimised; the optimised graph is taken from the folder `cache` or put there.
 
         Raises:
             InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
         """
-        self.options = options or OrtOptions()
+        self.options = options or EngineOptions()
         self.source = source
-        identity = _identity(source, sha256, self.options)
+        identity = _identity(verified_sha256(source, sha256), self.options)
+        super().__init__(read_signature(source, self.options.batch))
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
         self.optimised_path = cache / f"{source.stem}{batch}.optimised.onnx"
         reasons = stale_reasons(self.optimised_path, identity)
@@ -73,9 +58,7 @@ class OrtEngine(Engine):
                 self.optimised_path = Path(self._folder.name) / self.optimised_path.name
             _optimise(source, self.optimised_path, self.options)
             write_identity(self.optimised_path, identity)
-        session = open_session(self.optimised_path, self.options)
-        self._run = session.run
-        super().__init__(_signature(session, source))
+        self._run = _load(self.optimised_path, _settings(self.options, Level.ORT_DISABLE_ALL)).run
 
     def run(
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
@@ -83,47 +66,33 @@ class OrtEngine(Engine):
         eps: NDArray[np.float32] = self._run(None, dict(zip(INPUTS, (sample, timestep, *label), strict=False)))[0]
         return eps
 
+    def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
+        return executed_layers(self.source, self.optimised_path, expected)
 
-def load_files(source: str, batch: str = "") -> OrtEngine:
-    """The engine of an ONNX file and the cache beside it, from plain strings: for a process that knows nothing else."""
-    options = OrtOptions(batch=int(batch) if batch else None)
-    return OrtEngine(Path(source), Path(source).parent / "engine", options)
-
-
-def open_session(path: Path, options: OrtOptions, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session of an optimised graph, as it is; its profiler writes a file whose name begins with `profile`.
-
-    Raises:
-        InputError: ONNX Runtime cannot load the file.
-    """
-    settings = _settings(options, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    if profile is not None:
+    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+        settings = _settings(self.options, Level.ORT_DISABLE_ALL)
         settings.enable_profiling = True
-        settings.profile_file_prefix = str(profile)
-    return _load(path, settings)
+        with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+            settings.profile_file_prefix = str(Path(folder) / "profile")
+            feeds = {name: np.ascontiguousarray(value) for name, value in zip(INPUTS, inputs, strict=False)}
+            nodes_ms = node_times_ms(_load(self.optimised_path, settings), feeds)
+        times_ms: dict[str, float] = {}
+        for node, layer in layer_of_nodes(self.source, self.optimised_path).items():
+            times_ms[layer] = times_ms.get(layer, 0.0) + nodes_ms.get(node, 0.0)
+        return times_ms
+
+    @staticmethod
+    def run_graph(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = ERRORS_ONLY
+        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        result: NDArray[np.float32] = session.run(None, dict(inputs))[0]
+        return result
 
 
-def run_graph(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """The one output of a serialised ONNX graph, optimised as an engine's graph is: for layers and blocks alone."""
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = ERRORS_ONLY
-    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    result: NDArray[np.float32] = session.run(None, dict(inputs))[0]
-    return result
-
-
-def _identity(source: Path, sha256: str | None, options: OrtOptions) -> Identity:
-    if not source.is_file():
-        raise InputError(f"{source} does not exist", "export it first")
-    found = sha256_file(source)
-    if sha256 not in (None, found):
-        raise InputError(
-            f"{source.name} is damaged: its sha256 is {found}, the manifest says {sha256}",
-            "copy the file again, or make the run again in a new folder",
-        )
-    return current(
-        "ort", {"onnxruntime": onnxruntime.__version__}, found, {"optimisation": "all", "batch": options.batch}
-    )
+def _identity(onnx_sha256: str, options: EngineOptions) -> Identity:
+    versions = {"onnxruntime": onnxruntime.__version__}
+    return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": options.batch})
 
 
 def _writable(folder: Path) -> bool:
@@ -134,17 +103,17 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _optimise(source: Path, target: Path, options: OrtOptions) -> None:
+def _optimise(source: Path, target: Path, options: EngineOptions) -> None:
     """Write the graph as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-    settings = _settings(options, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    settings = _settings(options, Level.ORT_ENABLE_ALL)
     if options.batch is not None:
         settings.add_free_dimension_override_by_name("batch", options.batch)
     with atomic_path(target) as path:
         settings.optimized_model_filepath = str(path)
-        _signature(_load(source, settings), source)
+        _load(source, settings)
 
 
-def _settings(options: OrtOptions, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
+def _settings(options: EngineOptions, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.enable_cpu_mem_arena = options.arena
@@ -160,18 +129,3 @@ def _load(path: Path, settings: onnxruntime.SessionOptions) -> onnxruntime.Infer
         return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no base class of theirs.
         raise InputError(f"ONNX Runtime cannot load {path.name}: {error}", "export it again") from error
-
-
-def _signature(session: onnxruntime.InferenceSession, source: Path) -> Signature:
-    inputs = {item.name: item for item in session.get_inputs()}
-    shape = inputs["sample"].shape if set(inputs) in (set(INPUTS), set(INPUTS[:2])) else []
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        described = ", ".join(f"{item.name} {item.shape}" for item in inputs.values())
-        raise InputError(f"{source.name} is not a denoiser of (sample, timestep): it takes {described or 'nothing'}")
-    stated = session.get_modelmeta().custom_metadata_map
-    steps, classes = (int(stated[key]) if key in stated else None for key in (TRAIN_TIMESTEPS, CLASSES))
-    batch, channels, height, width = shape
-    batch = batch if isinstance(batch, int) else None
-    if ("label" in inputs) != (classes is not None):
-        raise InputError(f"{source.name} takes labels and does not say how many, or the reverse", "export it again")
-    return Signature((channels, height, width), session.get_outputs()[0].shape[1], batch, steps, classes)

@@ -1,28 +1,38 @@
 """The registry of targets: each one names the quantisation scheme, the engine kind and what it is compared with."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT, Scheme
 
-__all__ = ["TARGETS", "Target", "find_target"]
+__all__ = ["FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
+
+
+FP32 = "denoiser.fp32.onnx"
+FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A place to run: `scheme` is None for the float baselines; `engine` is a kind that `ptq_export.engines` knows."""
+    """A place to run.
+
+    Attributes:
+        engine: A kind that `ptq_export.engines` knows.
+        scheme: None for the float baselines.
+        onnx: The file in the run folder that the engine is built from; float graphs serve several engines.
+        baselines: Targets that it is measured against in the same rounds; the first is the verdict's.
+        device: What the engine runs on. Without a GPU the graph of a GPU's target is proved by ONNX Runtime.
+    """
 
     name: str
     engine: str
     scheme: Scheme | None
-    baseline: str | None
+    onnx: str
+    baselines: tuple[str, ...]
     summary: str
-
-    @property
-    def needs_gpu(self) -> bool:
-        """Whether its engine runs on a GPU alone; its graph is proved by ONNX Runtime on the CPU, if slowly."""
-        return self.engine != "ort"
+    device: Literal["cpu", "gpu"] = "cpu"
 
     def quantised(self) -> Scheme:
         """The scheme of a target that has one.
@@ -31,15 +41,32 @@ class Target:
             InputError: this is a float baseline.
         """
         if self.scheme is None:
-            raise InputError(f"{self.name} is a baseline: there is nothing to quantise", "use --target ort-int8")
+            quantised = ", ".join(name for name, target in TARGETS.items() if target.scheme is not None)
+            raise InputError(
+                f"{self.name} is a baseline: there is nothing to quantise", f"--target is one of {quantised}"
+            )
         return self.scheme
 
 
+def _int8(
+    name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str, device: Literal["cpu", "gpu"]
+) -> Target:
+    return Target(name, engine, scheme, f"denoiser.{name}.onnx", baselines, summary, device)
+
+
 _ENTRIES = (
-    Target("ort-int8", "ort", ORT_CPU, "ort-fp32", "ONNX Runtime CPU, uint8 activations, int8 weights"),
-    Target("ort-fp32", "ort", None, None, "ONNX Runtime CPU, float32 (baseline)"),
-    Target("trt-int8", "trt", TENSORRT, None, "TensorRT on NVIDIA GPUs, int8 with float16 around it"),
-    Target("trt-rtx-int8", "trt-rtx", TENSORRT, None, "TensorRT for RTX, built ahead of time without a GPU"),
+    _int8(
+        "ort-int8",
+        "ort",
+        ORT_CPU,
+        ("ort-fp32", "ort-fp32-unfolded"),
+        "ONNX Runtime CPU, uint8 activations, int8 weights",
+        "cpu",
+    ),
+    Target("ort-fp32", "ort", None, FP32, (), "ONNX Runtime CPU, float32 (baseline)"),
+    Target("ort-fp32-unfolded", "ort", None, FP32_UNFOLDED, (), "the same, its time embedding computed (baseline)"),
+    _int8("trt-int8", "trt", TENSORRT, (), "TensorRT on NVIDIA GPUs, int8 with float16 around it", "gpu"),
+    _int8("trt-rtx-int8", "trt-rtx", TENSORRT, (), "TensorRT for RTX, built ahead of time without a GPU", "gpu"),
 )
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:

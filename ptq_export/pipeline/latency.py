@@ -1,6 +1,5 @@
-"""The latency stage: int8 against both float baselines, per denoising step and over whole loops."""
+"""The latency stage: int8 against its float baselines, per denoising step and over whole loops."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from ptq_export.benchmarks.latency import LatencyReport, measure_steps
 from ptq_export.benchmarks.loop import measure_loop
 from ptq_export.benchmarks.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine
-from ptq_export.engines.ort import OrtEngine, load_files
+from ptq_export.engines.available import load_files
 from ptq_export.pipeline.proofs import build
-from ptq_export.pipeline.stages import FP32, FP32_UNFOLDED, Job, int8_file
+from ptq_export.pipeline.stages import Job
+from ptq_export.targets import Target, find_target
 
 __all__ = ["measure_latency"]
 
@@ -23,8 +23,8 @@ LOOPS = (("ddim", 20), ("dpm-solver++", 20))
 
 def measure_latency(job: Job) -> dict[str, Any]:
     """Write `latency.json` and `latency.png`; returns the former."""
-    files = {job.target.name: int8_file(job.target), "ort-fp32": FP32, "ort-fp32-unfolded": FP32_UNFOLDED}
-    engines = {name: build(job, file) for name, file in files.items()}
+    targets = [job.target, *map(find_target, job.target.baselines)]
+    engines = {target.name: build(job, target) for target in targets}
     batches = BATCHES if job.options.batch is None else (job.options.batch,)
     shape, schedule = job.denoiser.sample_shape, job.denoiser.schedule
     protocol = Protocol(min_rounds=job.options.rounds, min_seconds=job.options.seconds)
@@ -35,7 +35,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
     for sampler, count in LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
             brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0)
-            both: dict[str, Engine] = {name: engines[name] for name in (job.target.name, "ort-fp32")}
+            both: dict[str, Engine] = {name: engines[name] for name in [target.name for target in targets[:2]]}
             label = job.denoiser.labels(batches[0], 0)
             noise = (batches[0], *shape)
             loops.append(measure_loop(both, sampler, schedule, count, noise, brief, *label, progress=share))
@@ -44,8 +44,8 @@ def measure_latency(job: Job) -> dict[str, Any]:
         protocol=protocol,
         steps=steps,
         loops=loops,
-        size_bytes={name: (job.folder.path / file).stat().st_size for name, file in files.items()},
-        peak_memory_bytes=_peak_memory(engines, (batches[0], *shape), job.denoiser.classes is not None),
+        size_bytes={target.name: (job.folder.path / target.onnx).stat().st_size for target in targets},
+        peak_memory_bytes={target.name: _peak_memory(job, target, batches[0]) for target in targets},
     ).to_json()
     job.folder.save_json("latency.json", report)
     plot_latency(report, job.folder.path / "latency.png")
@@ -53,8 +53,8 @@ def measure_latency(job: Job) -> dict[str, Any]:
     return report
 
 
-def _peak_memory(engines: Mapping[str, OrtEngine], shape: tuple[int, ...], labelled: bool) -> dict[str, int]:
-    return {
-        name: peak_memory_bytes(load_files, [str(Path(engine.source).resolve())], shape, labelled)
-        for name, engine in engines.items()
-    }
+def _peak_memory(job: Job, target: Target, batch: int) -> int:
+    source = Path(job.folder.path / target.onnx).resolve()
+    fixed = [] if job.options.batch is None else [str(job.options.batch)]
+    shape, labelled = (batch, *job.denoiser.sample_shape), job.denoiser.classes is not None
+    return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], shape, labelled)

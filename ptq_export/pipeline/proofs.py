@@ -19,14 +19,14 @@ from ptq_export.benchmarks.same_noise import SameNoise, same_noise_psnr
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
-from ptq_export.engines.base import Engine
-from ptq_export.engines.ort import OrtEngine, OrtOptions, run_graph
-from ptq_export.engines.ort_layers import asked_layers, executed_layers
-from ptq_export.engines.ort_profile import layer_times_ms
+from ptq_export.engines.available import build_engine, engine_class
+from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.layers import asked_layers
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
-from ptq_export.pipeline.stages import FP32, Job, given, int8_file
+from ptq_export.pipeline.stages import Job, given
 from ptq_export.sampling import EpsModel, initial_noise
+from ptq_export.targets import Target, find_target
 
 __all__ = ["any_batch", "build", "check_layers", "failures", "prove"]
 
@@ -36,15 +36,12 @@ LOCAL_PAIRS = 8
 SCHEMA = 1
 
 
-def build(job: Job, file: str) -> OrtEngine:
-    """ONNX Runtime's engine of one of the run's ONNX files: as it is served, or the one that proves a GPU's graph."""
-    options = _engine_options(job)
-    return OrtEngine(job.folder.path / file, job.folder.path / "engine", options, job.folder.sha256(file))
-
-
-def _engine_options(job: Job) -> OrtOptions:
+def build(job: Job, target: Target, kind: str | None = None) -> Engine:
+    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it."""
     batch, threads = job.options.batch, job.options.threads
-    return OrtOptions(batch) if threads is None else OrtOptions(batch, threads)
+    options = EngineOptions(batch) if threads is None else EngineOptions(batch, threads)
+    source, cache = job.folder.path / target.onnx, job.folder.path / "engine"
+    return build_engine(kind or target.engine, source, cache, options, job.folder.sha256(target.onnx))
 
 
 def any_batch(engine: Engine) -> EpsModel:
@@ -62,32 +59,32 @@ def any_batch(engine: Engine) -> EpsModel:
     return call
 
 
-def check_layers(job: Job, engine: OrtEngine) -> None:
-    """Write `layers.json`: the precision in which the engine runs each layer, read back from its own graph, and the
-    milliseconds that each takes there (`ms`) and in FP32 (`fp32_ms`), data movement aside.
+def check_layers(job: Job, engine: Engine) -> None:
+    """Write `layers.json`: the precision in which the engine runs each layer, read back from the engine itself, and
+    the milliseconds that each takes there (`ms`) and in the float baseline (`float_ms`), data movement aside.
 
-    Where the engine runs on a GPU alone, the precisions are those that the exported graph asks for (`read_from`).
+    Where the engine does not run here, the precisions are those that the exported graph asks for (`read_from`).
     """
     expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
-    source = job.folder.path / int8_file(job.target)
     ms: dict[str, float] = {}
-    fp32_ms: dict[str, float] = {}
-    if job.target.needs_gpu:
-        records = asked_layers(source, expected)
+    float_ms: dict[str, float] = {}
+    if not job.runs_here:
+        records = asked_layers(job.folder.path / job.target.onnx, expected)
     else:
-        records = executed_layers(source, engine.optimised_path, expected)
+        records = engine.executed_layers(expected)
         with job.stage("time of each layer"):
             inputs = _one_call(job)
-            ms, fp32_ms = layer_times_ms(engine, inputs), layer_times_ms(build(job, FP32), inputs)
+            baseline = build(job, find_target(job.target.baselines[0]))
+            ms, float_ms = engine.layer_times_ms(inputs), baseline.layer_times_ms(inputs)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
         | {"reason": kept.get(record.name) or record.reason, "op": record.op}
-        | {"ms": ms.get(record.name), "fp32_ms": fp32_ms.get(record.name)}
+        | {"ms": ms.get(record.name), "float_ms": float_ms.get(record.name)}
         for record in records
     ]
-    read_from = "graph" if job.target.needs_gpu else "engine"
+    read_from = "engine" if job.runs_here else "graph"
     job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
@@ -141,6 +138,7 @@ def _prove_parity(
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
+        run_graph = engine_class(job.prover).run_graph
         local = local_parity(
             job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.scheme.carrier
         )

@@ -16,7 +16,8 @@ from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
-from ptq_export.errors import GateFailed
+from ptq_export.engines.available import availability
+from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
@@ -29,7 +30,6 @@ from ptq_export.pipeline.stages import (
     calibration_pairs,
     export_graphs,
     given,
-    int8_file,
     load_denoiser,
     open_job,
     quantised,
@@ -37,7 +37,7 @@ from ptq_export.pipeline.stages import (
 from ptq_export.pipeline.tensorrt import check_graph, hand_over, plan_is_due
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
-from ptq_export.targets import find_target
+from ptq_export.targets import Target, find_target
 
 __all__ = ["command_line", "prepare", "run"]
 
@@ -64,13 +64,13 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     choose_float_layers(job, simulation)
     _record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
-    if job.target.needs_gpu:
+    if job.target.device == "gpu":
         check_graph(job, graph)
     with job.stage("engine"):
-        engine = build(job, int8_file(job.target))
+        engine = build(job, job.target, job.prover)
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
-    if not job.target.needs_gpu and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
+    if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
     _write_manifest(job, started)
     return _finished(job)
@@ -80,6 +80,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     """Check everything that can be checked before work begins, then open the run folder."""
     target = find_target(options.target)
     target.quantised()
+    _check_engine(target)
     find_policy(options.policy)
     find_metric(options.metric)
     denoiser = load_denoiser(options)
@@ -100,6 +101,13 @@ def prepare(options: Options, progress: Progress) -> Job:
     return open_job(options, denoiser, request, progress)
 
 
+def _check_engine(target: Target) -> None:
+    """Without its package a CPU target is refused before work begins; a GPU's graph is finished without a GPU."""
+    available, missing = availability(target.engine)
+    if not available and target.device == "cpu":
+        raise EnvironmentMissing(f"{target.name} cannot be built here", missing)
+
+
 def _is_finished(folder: RunFolder) -> bool:
     """Whether the manifest stands and every file that it names is whole."""
     if not (folder.path / "manifest.json").is_file():
@@ -115,7 +123,7 @@ def _finished(job: Job) -> Path:
     if found:
         shown = "\n".join(f"  {failure}" for failure in found[:10])
         raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
-    if job.target.needs_gpu:
+    if job.target.device == "gpu":
         hand_over(job)
     return path
 
@@ -171,7 +179,8 @@ def _verdict(job: Job) -> dict[str, Any]:
     return {
         "ok": not found,
         "valid": step["valid"] if step else None,
-        "speedup": step["speedup"]["ort-fp32"] if step else None,
+        "speedup": next(iter(step["speedup"].values())) if step else None,
+        "baseline": job.target.baselines[0] if step else None,
         "psnr_db": fidelity["psnr"]["values"][name]["mean_db"],
         "median_sqnr_db": round(median(fidelity["curves"][name]["sqnr_db"]), 2),
         "int8_layers": sum(row["precision"] == "int8" for row in rows),

@@ -19,6 +19,7 @@ from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
+from ptq_export.engines.available import availability
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.drop_neutral import DropNeutral
@@ -38,11 +39,9 @@ from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.targets import Target, find_target
+from ptq_export.targets import FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
-    "FP32",
-    "FP32_UNFOLDED",
     "QUANTISED",
     "SILENT",
     "Job",
@@ -53,7 +52,6 @@ __all__ = [
     "float_sites",
     "fold_time",
     "given",
-    "int8_file",
     "load_denoiser",
     "open_job",
     "quantised",
@@ -61,8 +59,6 @@ __all__ = [
 
 PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
-FP32 = "denoiser.fp32.onnx"
-FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
 TIMINGS = "timings.json"
 TABLE_SHARE = 0.1
 ASKED = "kept float: asked for by --keep-float"
@@ -118,6 +114,16 @@ class Job:
     def scheme(self) -> Scheme:
         """The quantisation rules of the target."""
         return self.target.quantised()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the target's own engine can be built and run on this machine."""
+        return availability(self.target.engine)[0]
+
+    @property
+    def prover(self) -> str:
+        """The engine kind that executes the int8 graph here: the target's own, or ONNX Runtime in a GPU's place."""
+        return self.target.engine if self.runs_here else "ort"
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
@@ -198,7 +204,7 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
     denoiser, folder = job.denoiser, job.folder
-    int8 = int8_file(job.target)
+    int8 = job.target.onnx
     if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
         with job.stage("ONNX export") as share:
             graph = export_graph(denoiser, denoiser.module)
@@ -242,11 +248,6 @@ def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
     """
     table_bytes = int(TABLE_SHARE * sum(parameter.numel() for parameter in denoiser.module.parameters()))
     FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
-
-
-def int8_file(target: Target) -> str:
-    """The name of a target's ONNX file."""
-    return f"denoiser.{target.name}.onnx"
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:

@@ -16,7 +16,7 @@ from ptq_export.engines.identity import current, sidecar_path, write_identity
 from ptq_export.engines.plan import RTX, Plan, make_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
-from ptq_export.pipeline.stages import Job, int8_file
+from ptq_export.pipeline.stages import Job
 
 __all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
 
@@ -76,7 +76,7 @@ def hand_over(job: Job) -> None:
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-        f"python {script.name} {int8_file(job.target)} --package {own} --batch {batch}",
+        f"python {script.name} {job.target.onnx} --package {own} --batch {batch}",
     )
 
 
@@ -92,13 +92,13 @@ def _batch(job: Job) -> tuple[int, int, int]:
 
 def _plan_file(job: Job) -> Path:
     least, _, most = _batch(job)
-    source = job.folder.path / int8_file(job.target)
+    source = job.folder.path / job.target.onnx
     return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
 
 
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
     """The plan by `package`, kept with its identity if that is the target's own."""
-    source, batch = job.folder.path / int8_file(job.target), _batch(job)
+    source, batch = job.folder.path / job.target.onnx, _batch(job)
     with job.stage(f"{package}, parser and builder"):
         if package != _own(job):
             with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:

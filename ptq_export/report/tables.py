@@ -165,20 +165,20 @@ def sensitivity_table(sensitivity: Json, layers: Json) -> Rows:
     found = {row["name"]: row for row in layers["layers"]}
     for layer in sensitivity["layers"]:
         row = found.get(layer["name"], {})
-        times = [milliseconds(row.get("fp32_ms")), milliseconds(row.get("ms")), _float_costs(row, layers)]
+        times = [milliseconds(row.get("float_ms")), milliseconds(row.get("ms")), _float_costs(row, layers)]
         rows.append([layer["name"], decibel(layer["sqnr_db"]), percent(layer["share"]), *times])
     return rows
 
 
 def _float_costs(row: Json, layers: Json) -> str:
     """Milliseconds between float and int8 in one layer: measured where it is int8 here, else as the int8 ones gain."""
-    float_ms, ms = row.get("fp32_ms"), row.get("ms")
+    float_ms, ms = row.get("float_ms"), row.get("ms")
     if float_ms is None or ms is None:
         return ABSENT
     if row["precision"] == "int8":
         return milliseconds(float_ms - ms)
-    timed = [other for other in layers["layers"] if other["precision"] == "int8" and other.get("fp32_ms")]
-    total_ms = sum(other["fp32_ms"] for other in timed)
+    timed = [other for other in layers["layers"] if other["precision"] == "int8" and other.get("float_ms")]
+    total_ms = sum(other["float_ms"] for other in timed)
     gain = sum(other["ms"] for other in timed) / total_ms if total_ms else 1.0
     return f"about {milliseconds(ms - gain * float_ms)}"
 

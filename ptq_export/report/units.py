@@ -19,6 +19,7 @@ __all__ = [
 ABSENT = "–"
 EXACT_DB = 150.0
 _PRECISIONS = {"int8": "int8", "fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+_ENGINES = {"ort": "ORT", "openvino": "OpenVINO", "trt": "TensorRT", "rtx": "RTX", "cuda": "CUDA"}
 _SAMPLERS = {"dpm-solver++": "DPM-Solver++"}
 
 
@@ -84,12 +85,11 @@ def count(number: int | None) -> str:
 
 
 def precision_label(name: str) -> str:
-    """A candidate by what it computes in: `ort-fp32-unfolded` -> `FP32 unfolded`; other names stay as they are."""
+    """A candidate in words: `ort-fp32-unfolded` -> `ORT FP32 unfolded`; names of no target stay as they are."""
     parts = name.split("-")
-    known = [index for index, part in enumerate(parts) if part in _PRECISIONS]
-    if not known:
+    if not set(parts) & set(_PRECISIONS):
         return name
-    return " ".join([_PRECISIONS[parts[known[0]]], *parts[known[0] + 1 :]])
+    return " ".join((_ENGINES | _PRECISIONS).get(part, part) for part in parts)
 
 
 def sampler_label(name: str) -> str:

@@ -51,7 +51,9 @@ def judge(manifest: Json | None, latency: Json | None) -> Verdict:
 
 def sentence(verdict: Json) -> str:
     """`int8 is 1.93× faster per step than FP32 at 38.4 dB; 46 of 51 layers run int8; all proofs hold.`"""
-    pace = f"int8 is {_pace(verdict['speedup'])} per step than FP32" if verdict["speedup"] else "speed was not measured"
+    pace = "speed was not measured"
+    if verdict["speedup"]:
+        pace = f"int8 is {_pace(verdict['speedup'])} per step than {precision_label(verdict['baseline'])}"
     fidelity = "fidelity was not measured" if verdict["psnr_db"] is None else f"{decibel(verdict['psnr_db'])} dB"
     parts = [f"{pace} at {fidelity}"] if verdict["speedup"] and verdict["psnr_db"] is not None else [pace, fidelity]
     run = "run int8" if verdict.get("layers_read_from", "engine") == "engine" else "are int8 in the graph"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ptq_export.benchmarks.fidelity import Curve
 from ptq_export.benchmarks.parity import LocalParity, global_parity, local_parity
-from ptq_export.engines.ort import run_graph
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.graph.export import export_module
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, LayerCodes, layer_state, quantised_layer
@@ -73,7 +73,7 @@ def parity(disturb: Disturb, name: str, float_db: float = 60) -> LocalParity:
     """The verdict on module `name` when `disturb` has changed what the engine answers, in place."""
 
     def disturbed(model: bytes, inputs: Mapping[str, Any]) -> Any:
-        answer = run_graph(model, inputs).copy()
+        answer = OrtEngine.run_graph(model, inputs).copy()
         disturb(answer.reshape(-1))
         return answer
 

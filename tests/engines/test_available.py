@@ -32,4 +32,8 @@ def test_an_unknown_kind_lists_the_known_and_offers_the_nearest() -> None:
 
 
 def test_every_target_names_a_kind() -> None:
-    assert [availability(target.engine)[0] for target in TARGETS.values() if target.engine == "ort"] == [True, True]
+    assert [availability(target.engine)[0] for target in TARGETS.values() if target.engine == "ort"] == [
+        True,
+        True,
+        True,
+    ]

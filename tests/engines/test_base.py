@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptq_export.engines.base import Engine, Signature
+from ptq_export.engines.layers import LayerRecord
 from ptq_export.errors import InputError
 
 
@@ -18,6 +19,16 @@ class Shift(Engine):
         assert sample.flags.c_contiguous
         assert all(values.dtype == np.int64 and values.shape == (len(sample),) for values in conditions)
         return sample + sum(conditions).astype(np.float32)[:, None, None, None]
+
+    def executed_layers(self, expected: object) -> list[LayerRecord]:
+        return []
+
+    def layer_times_ms(self, inputs: object) -> dict[str, float]:
+        return {}
+
+    @staticmethod
+    def run_graph(model: bytes, inputs: object) -> np.ndarray:
+        return np.zeros(0, np.float32)
 
 
 ENGINE = Shift(Signature((2, 4, 4), 2, num_train_timesteps=10))

@@ -8,7 +8,7 @@ import pytest
 
 from ptq_export.artifacts import sha256_file, write_json
 from ptq_export.engines import load_engine
-from ptq_export.engines.ort import OrtOptions
+from ptq_export.engines.base import EngineOptions
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]
@@ -25,7 +25,7 @@ def run(denoiser_onnx: Write, tmp_path: Path) -> Path:
 
 
 def test_the_engine_of_the_run_is_loaded(run: Path, reference: Callable[..., np.ndarray]) -> None:
-    engine = load_engine(str(run), options=OrtOptions(threads=1))
+    engine = load_engine(str(run), options=EngineOptions(threads=1))
     assert engine.signature.batch == 2
     np.testing.assert_allclose(engine(SAMPLE, 7), reference(SAMPLE, np.array([7, 7])), rtol=1e-5, atol=1e-6)
     assert (run / "engine" / "denoiser.ort-int8.identity.json").exists()
@@ -43,7 +43,7 @@ def test_a_damaged_onnx_is_refused(run: Path) -> None:
 
 
 def test_a_damaged_onnx_is_refused_though_its_engine_is_cached(run: Path) -> None:
-    load_engine(run, options=OrtOptions(threads=1))
+    load_engine(run, options=EngineOptions(threads=1))
     test_a_damaged_onnx_is_refused(run)
 
 

@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from ptq_export.artifacts import sha256_file
-from ptq_export.engines.base import Signature
-from ptq_export.engines.ort import OrtEngine, OrtOptions
+from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]
-ONE = OrtOptions(threads=1)
+ONE = EngineOptions(threads=1)
 SAMPLE = np.random.default_rng(1).standard_normal((3, 2, 4, 4)).astype(np.float32)
 TIMESTEP = np.array([0, 9, 4])
 
@@ -46,7 +46,7 @@ def test_the_second_start_takes_the_cached_graph(
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()}
     assert set(written) == {"denoiser.fp32.optimised.onnx", "denoiser.fp32.identity.json"}
     with caplog.at_level(logging.INFO, logger="ptq_export"):
-        second = OrtEngine(source, tmp_path / "engine", OrtOptions(threads=2, arena=False))
+        second = OrtEngine(source, tmp_path / "engine", EngineOptions(threads=2, arena=False))
     assert not optimised_again(caplog)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()} == written
     assert np.array_equal(first(SAMPLE, TIMESTEP), second(SAMPLE, TIMESTEP))

@@ -14,14 +14,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 
 from ptq_export.denoiser import UNetEps
-from ptq_export.engines.ort import OrtEngine, OrtOptions
-from ptq_export.engines.ort_layers import LayerRecord, executed_layers
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.layers import LayerRecord
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.errors import InputError
 
 
 def read_back(source: Path, expected: dict[str, str]) -> list[LayerRecord]:
-    engine = OrtEngine(source, source.parent / "engine", OrtOptions(threads=1))
-    return executed_layers(source, engine.optimised_path, expected)
+    return OrtEngine(source, source.parent / "engine", EngineOptions(threads=1)).executed_layers(expected)
 
 
 def one_layer(net: Net, tmp_path: Path) -> LayerRecord:

@@ -10,7 +10,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import nn
 
-from ptq_export.engines.ort import OrtEngine, OrtOptions
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]
@@ -18,7 +19,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def engine(denoiser_onnx: Write, tmp_path: Path) -> OrtEngine:
-    return OrtEngine(denoiser_onnx(), tmp_path / "engine", OrtOptions(threads=1))
+    return OrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1))
 
 
 class TorchDenoiser(nn.Module):

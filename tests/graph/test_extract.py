@@ -7,7 +7,7 @@ from graph_models import model_bytes
 from integer_net import CHANNELS, integer_net
 from torch import Tensor
 
-from ptq_export.engines.ort import run_graph
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.errors import GateFailed
 from ptq_export.graph.extract import extract_module
 
@@ -23,7 +23,7 @@ def alone(part: ir.Model, x: Tensor) -> Tensor:
     """The part's result for `x`, which is given in the shape that the part reads."""
     names = [value.name for value in part.graph.inputs]
     feeds = {"x": x.numpy()} | ({"timestep": TIMES.numpy()} if "timestep" in names else {})
-    return torch.from_numpy(run_graph(model_bytes(part), feeds))
+    return torch.from_numpy(OrtEngine.run_graph(model_bytes(part), feeds))
 
 
 def test_conv_alone_equals_its_module_but_for_one_step_of_its_grid() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
-from ptq_export.engines.ort import run_graph
+from ptq_export.engines.ort import OrtEngine
 from ptq_export.errors import InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import export, quantise
@@ -57,7 +57,7 @@ def test_exported_file_computes_what_the_quantised_denoiser_computes(
     simulation = quantise(denoiser, options)
     path = export(simulation, tmp_path / "int8.onnx")
     sample, times = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 500, 999])
-    found = run_graph(path.read_bytes(), {"sample": sample.numpy(), "timestep": times.numpy()})
+    found = OrtEngine.run_graph(path.read_bytes(), {"sample": sample.numpy(), "timestep": times.numpy()})
     np.testing.assert_allclose(found, simulation(sample, times).numpy(), atol=0.02)
     assert set(quantised_modules(simulation.module)) == {"middle"}
     assert [file.name for file in tmp_path.iterdir()] == ["int8.onnx"]
@@ -66,7 +66,7 @@ def test_exported_file_computes_what_the_quantised_denoiser_computes(
 def test_float_denoiser_is_exported_as_it_is(denoiser: Denoiser, tmp_path: Path) -> None:
     path = export(denoiser, str(tmp_path / "fp32.onnx"))
     sample, times = torch.ones(1, 1, 8, 8), torch.tensor([123])
-    found = run_graph(path.read_bytes(), {"sample": sample.numpy(), "timestep": times.numpy()})
+    found = OrtEngine.run_graph(path.read_bytes(), {"sample": sample.numpy(), "timestep": times.numpy()})
     np.testing.assert_allclose(found, denoiser(sample, times).numpy(), atol=1e-5)
 
 

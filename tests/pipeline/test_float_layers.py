@@ -27,7 +27,7 @@ def test_layers_of_a_run_are_ranked_with_their_times(copied: Path, watcher: Watc
     shares = [row["share"] for row in value["layers"]]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-3)
     assert min(row["sqnr_db"] for row in value["layers"]) > value["all_db"], "one alone costs less than all together"
-    assert all(row["ms"] > 0 and row["fp32_ms"] > 0 for row in layers(copied).values())
+    assert all(row["ms"] > 0 and row["float_ms"] > 0 for row in layers(copied).values())
     artefacts = json.loads((copied / "manifest.json").read_text())["artefacts"]
     assert artefacts["sensitivity.png"]["sha256"] == sha256_file(copied / "sensitivity.png")
     assert "What each costs" in (copied / "report.html").read_text()

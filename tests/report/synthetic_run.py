@@ -206,6 +206,7 @@ def manifest() -> dict[str, Any]:
         "verdict": {
             "ok": True,
             "speedup": 1.93,
+            "baseline": "ort-fp32",
             "valid": True,
             "psnr_db": 38.42,
             "median_sqnr_db": 34.1,

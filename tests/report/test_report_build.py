@@ -69,7 +69,7 @@ def test_page_opens_with_the_verdict(run: Path) -> None:
     text, _ = page_of(run)
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
-    expected = "int8 is 1.93× faster per step than FP32 at 38.4\u00a0dB; 47 of 51 layers run int8; all proofs hold."
+    expected = "int8 is 1.93× faster per step than ORT FP32 at 38.4\u00a0dB; 47 of 51 layers run int8; all proofs hold."
     assert heading[1] == expected
     assert text.index("✓ PASS") < text.index("<h1>") < text.index('<section id="latency">')
 

@@ -24,7 +24,7 @@ def test_sqnr_plot_keeps_every_point_inside_its_axes() -> None:
     assert [curve.style for curve in plot.curves] == ["engine", "simulation", "ceiling"]
     assert [len(curve.points) for curve in plot.curves] == [20, 20, 20]
     assert all(0 <= x <= 100 and 0 <= y <= plot.height_px for curve in plot.curves for x, y in curve.points)
-    assert plot.columns[1].tip.startswith("t = 50\nint8 engine: 29.")
+    assert plot.columns[1].tip.startswith("t = 50\nORT int8 engine: 29.")
     assert math.isclose(sum(column.width for column in plot.columns), 100, abs_tol=0.1)
 
 

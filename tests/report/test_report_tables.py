@@ -15,9 +15,9 @@ def test_latency_rows_state_percentiles_and_speed_relative_to_fp32() -> None:
     rows = tables.latency_table(latency)
     assert rows[0][:3] == ["batch", "engine", "median ms"]
     assert [(row[1], row[2], row[9], row[10]) for row in rows[1:4]] == [
-        ("int8", "2.00", "2.00×", "INVALID"),
-        ("FP32", "4.00", "1.00×", "INVALID"),
-        ("FP32 unfolded", "5.00", "0.80×", "INVALID"),
+        ("ORT int8", "2.00", "2.00×", "INVALID"),
+        ("ORT FP32", "4.00", "1.00×", "INVALID"),
+        ("ORT FP32 unfolded", "5.00", "0.80×", "INVALID"),
     ]
     assert len(rows) == 7
     assert {len(row) for row in rows} == {11}
@@ -25,8 +25,11 @@ def test_latency_rows_state_percentiles_and_speed_relative_to_fp32() -> None:
 
 def test_loop_and_footprint_rows() -> None:
     latency = synthetic_run.latency()
-    assert tables.loop_table(latency)[3] == ["DPM-Solver++", "20", "1", "int8", "0.070", "3.48", "4.8 %"]
-    assert tables.footprint_table(latency)[1:3] == [["int8", "6.91 MB", "182 MB"], ["FP32", "24.3 MB", "231 MB"]]
+    assert tables.loop_table(latency)[3] == ["DPM-Solver++", "20", "1", "ORT int8", "0.070", "3.48", "4.8 %"]
+    assert tables.footprint_table(latency)[1:3] == [
+        ["ORT int8", "6.91 MB", "182 MB"],
+        ["ORT FP32", "24.3 MB", "231 MB"],
+    ]
 
 
 def test_fidelity_rows_put_the_engine_first_and_the_ceiling_last() -> None:
@@ -34,7 +37,7 @@ def test_fidelity_rows_put_the_engine_first_and_the_ceiling_last() -> None:
     fidelity["curves"] = dict(reversed(fidelity["curves"].items()))
     del fidelity["psnr"]["values"]["ceiling"]
     rows = tables.fidelity_table(fidelity)
-    assert [row[0] for row in rows[1:]] == ["int8 engine", "simulation in torch", "ceiling (weights exact)"]
+    assert [row[0] for row in rows[1:]] == ["ORT int8 engine", "simulation in torch", "ceiling (weights exact)"]
     assert rows[1][1:3] == ["38.4", "33.2"]
     assert rows[3][1:3] == ["–", "–"]
 
@@ -59,7 +62,7 @@ def test_layer_rows_count_and_put_broken_intents_first() -> None:
 def test_float_costs_what_the_int8_layers_gain() -> None:
     def layer(name: str, precision: str, ms: float, fp32_ms: float) -> dict[str, object]:
         row = {"name": name, "op": "Conv", "precision": precision, "intended": precision, "reason": ""}
-        return row | {"ms": ms, "fp32_ms": fp32_ms}
+        return row | {"ms": ms, "float_ms": fp32_ms}
 
     layers = {"layers": [layer("a", "int8", 1.0, 2.0), layer("b", "int8", 2.0, 4.0), layer("c", "float", 3.5, 3.0)]}
     assert tables.float_layers(layers)[1][4:] == ["3.50", "about 2.00"]
@@ -100,8 +103,8 @@ def test_global_parity_rows_state_the_signed_difference() -> None:
         (units.decibel(float("inf")), "∞"),
         (units.decibel(150.0), "∞"),
         (units.decibel(None), "–"),
-        (units.precision_label("ort-trt-fp16"), "FP16"),
-        (units.precision_label("ort-fp32-unfolded"), "FP32 unfolded"),
+        (units.precision_label("ort-trt-fp16"), "ORT TensorRT FP16"),
+        (units.precision_label("ort-fp32-unfolded"), "ORT FP32 unfolded"),
         (units.precision_label("other"), "other"),
     ],
 )

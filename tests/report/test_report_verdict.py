@@ -31,9 +31,9 @@ def test_noisy_timing_alone_is_invalid() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"speedup": 0.8}, "int8 is 1.25× slower per step than FP32 at 38.4 dB; "),
+        ({"speedup": 0.8}, "int8 is 1.25× slower per step than ORT FP32 at 38.4 dB; "),
         ({"speedup": None}, "speed was not measured; 38.4 dB; "),
-        ({"psnr_db": None}, "int8 is 1.93× faster per step than FP32; fidelity was not measured; "),
+        ({"psnr_db": None}, "int8 is 1.93× faster per step than ORT FP32; fidelity was not measured; "),
         ({"ok": False, "failures": ["a"]}, "47 of 51 layers run int8; 1 proof failed."),
     ],
 )
@@ -43,7 +43,7 @@ def test_sentence_says_what_was_found(changes: dict[str, Any], expected: str) ->
 
 def test_gains_state_the_margin_where_it_is_known() -> None:
     step = {"speedup": {"ort-fp32": 1.93, "ort-fp32-unfolded": 0.5}, "speedup_spread": {"ort-fp32": {"margin": 0.012}}}
-    assert gains(step) == "1.93× faster than FP32 (± 1.2 %), 2.00× slower than FP32 unfolded"
+    assert gains(step) == "1.93× faster than ORT FP32 (± 1.2 %), 2.00× slower than ORT FP32 unfolded"
 
 
 @pytest.mark.parametrize(
