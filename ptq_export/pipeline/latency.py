@@ -9,8 +9,8 @@ from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.latency import LatencyReport, measure_steps
 from ptq_export.benchmarks.loop import measure_loop
 from ptq_export.benchmarks.memory import peak_memory_bytes
-from ptq_export.engines.base import Engine
 from ptq_export.engines.available import load_files
+from ptq_export.engines.base import Engine
 from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
 from ptq_export.targets import Target, find_target
