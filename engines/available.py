@@ -9,23 +9,32 @@ from pathlib import Path
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
+from ptq_export.processor import instruction_sets
 
 __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files"]
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), and what
-    else it wants."""
+    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), what else it
+    wants, and instruction sets of which the processor must have one."""
 
     package: str
     install: str
     engine: tuple[str, str] | None
     needs: str = ""
+    instruction_sets: tuple[str, ...] = ()
 
 
 KINDS = {
     "ort": EngineKind("onnxruntime", "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "openvino": EngineKind("openvino", "'ptq-export[openvino]'", ("ptq_export.engines.ov", "OpenVinoEngine")),
+    "openvino-bf16": EngineKind(
+        "openvino",
+        "'ptq-export[openvino]'",
+        ("ptq_export.engines.ov", "OpenVinoBf16Engine"),
+        instruction_sets=("avx512_bf16", "amx_bf16"),
+    ),
     "trt": EngineKind("tensorrt", "tensorrt", None, "an NVIDIA GPU"),
     "trt-rtx": EngineKind("tensorrt_rtx", "'ptq-export[trt-rtx]'", None, "an NVIDIA RTX GPU"),
 }
@@ -76,6 +85,8 @@ def _missing(kind: EngineKind) -> EnvironmentMissing | None:
     if find_spec(kind.package) is None:
         needs = f" (it needs {kind.needs})" if kind.needs else ""
         return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")
+    if kind.instruction_sets and not set(kind.instruction_sets) & set(instruction_sets()):
+        return EnvironmentMissing(f"this processor has none of {', '.join(kind.instruction_sets)}", "run it on another")
     if kind.engine is None:
         cause = f"this version builds {kind.package} plans and does not run them yet"
         return EnvironmentMissing(cause, f"load the plan with {kind.package}'s own runtime")

@@ -3,6 +3,7 @@
 A sidecar and not the head of the engine file: other programs load that file too.
 """
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,7 @@ __all__ = [
     "sidecar_path",
     "stale_reasons",
     "verified_sha256",
+    "writable",
     "write_identity",
 ]
 
@@ -85,6 +87,15 @@ def verified_sha256(source: Path, sha256: str | None) -> str:
             "copy the file again, or make the run again in a new folder",
         )
     return found
+
+
+def writable(folder: Path) -> bool:
+    """Whether engines can be kept in `folder`, which is made where it can be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def sidecar_path(engine_file: Path) -> Path:

@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptq_export.artifacts import atomic_path
 from ptq_export.engines.base import Engine, EngineOptions
-from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, write_identity
+from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, writable, write_identity
 from ptq_export.engines.layers import LayerRecord
 from ptq_export.engines.ort_layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort_profile import node_times_ms
@@ -51,7 +50,7 @@ class OrtEngine(Engine):
         reasons = stale_reasons(self.optimised_path, identity)
         if reasons:
             logger.info("optimising %s: %s", source.name, "; ".join(reasons))
-            if not _writable(cache):
+            if not writable(cache):
                 # A run folder that is served from a read-only disk: the graph lives as long as the engine.
                 logger.warning("%s cannot be written: %s is optimised at every start", cache, source.name)
                 self._folder = tempfile.TemporaryDirectory(prefix="ptq-export-")
@@ -93,14 +92,6 @@ class OrtEngine(Engine):
 def _identity(onnx_sha256: str, options: EngineOptions) -> Identity:
     versions = {"onnxruntime": onnxruntime.__version__}
     return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": options.batch})
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _optimise(source: Path, target: Path, options: EngineOptions) -> None:

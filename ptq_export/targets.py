@@ -5,7 +5,7 @@ from typing import Literal
 
 from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
-from ptq_export.nn.scheme import ORT_CPU, TENSORRT, Scheme
+from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
 
 __all__ = ["FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
 
@@ -65,6 +65,16 @@ _ENTRIES = (
     ),
     Target("ort-fp32", "ort", None, FP32, (), "ONNX Runtime CPU, float32 (baseline)"),
     Target("ort-fp32-unfolded", "ort", None, FP32_UNFOLDED, (), "the same, its time embedding computed (baseline)"),
+    _int8(
+        "openvino-int8",
+        "openvino",
+        OPENVINO,
+        ("openvino-fp32", "ort-fp32", "openvino-bf16"),
+        "OpenVINO on x86 CPUs, uint8 activations, int8 weights",
+        "cpu",
+    ),
+    Target("openvino-fp32", "openvino", None, FP32, (), "OpenVINO on x86 CPUs, float32 (baseline)"),
+    Target("openvino-bf16", "openvino-bf16", None, FP32, (), "OpenVINO on x86 CPUs, bfloat16 (baseline)"),
     _int8("trt-int8", "trt", TENSORRT, (), "TensorRT on NVIDIA GPUs, int8 with float16 around it", "gpu"),
     _int8("trt-rtx-int8", "trt-rtx", TENSORRT, (), "TensorRT for RTX, built ahead of time without a GPU", "gpu"),
 )

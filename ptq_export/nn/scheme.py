@@ -6,7 +6,7 @@ A scheme is a property of the target and is chosen before calibration: the simul
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ORT_CPU", "TENSORRT", "Carrier", "Scheme"]
+__all__ = ["OPENVINO", "ORT_CPU", "TENSORRT", "Carrier", "Scheme"]
 
 Granularity = Literal["tensor", "channel"]
 Carrier = Literal["float32", "float16"]
@@ -27,6 +27,8 @@ class Scheme:
             adds two uint8 x int8 products in 16 bits (vpmaddubsw); 255 x 128 = 32640 cannot saturate there, so that
             one graph is exact on every x86 CPU. None: the engine adds in 32 bits.
         integer_bias: Biases are int32 codes on the accumulator's grid; else floats.
+        weight_zero_point: A zero point, which is 0, stands on weight dequantisers. ONNX Runtime's integer Gemm asks for
+            one; OpenVINO computes layers of different kinds that share one in float.
         carrier: The type of everything that is not int8, of the scales too: they are rounded to it before rounding is
             learned.
         min_channels: Layers with fewer inputs or outputs stay float: integer kernels do not pay there.
@@ -38,6 +40,7 @@ class Scheme:
     conv_output: Granularity | None
     pair_limit: int | None
     integer_bias: bool
+    weight_zero_point: bool
     carrier: Carrier
     min_channels: int
 
@@ -49,6 +52,18 @@ ORT_CPU = Scheme(
     conv_output="channel",
     pair_limit=128,
     integer_bias=True,
+    weight_zero_point=True,
+    carrier="float32",
+    min_channels=1,
+)
+OPENVINO = Scheme(
+    name="openvino",
+    signed=False,
+    conv_input="tensor",
+    conv_output=None,
+    pair_limit=128,
+    integer_bias=False,
+    weight_zero_point=False,
     carrier="float32",
     min_channels=1,
 )
@@ -59,6 +74,7 @@ TENSORRT = Scheme(
     conv_output=None,
     pair_limit=None,
     integer_bias=False,
+    weight_zero_point=True,
     carrier="float16",
     min_channels=16,
 )

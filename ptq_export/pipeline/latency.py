@@ -9,7 +9,7 @@ from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.latency import LatencyReport, measure_steps
 from ptq_export.benchmarks.loop import measure_loop
 from ptq_export.benchmarks.memory import peak_memory_bytes
-from ptq_export.engines.available import load_files
+from ptq_export.engines.available import availability, load_files
 from ptq_export.engines.base import Engine
 from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
@@ -23,7 +23,8 @@ LOOPS = (("ddim", 20), ("dpm-solver++", 20))
 
 def measure_latency(job: Job) -> dict[str, Any]:
     """Write `latency.json` and `latency.png`; returns the former."""
-    targets = [job.target, *map(find_target, job.target.baselines)]
+    baselines = map(find_target, job.target.baselines)
+    targets = [job.target, *(each for each in baselines if availability(each.engine)[0])]
     engines = {target.name: build(job, target) for target in targets}
     batches = BATCHES if job.options.batch is None else (job.options.batch,)
     shape, schedule = job.denoiser.sample_shape, job.denoiser.schedule

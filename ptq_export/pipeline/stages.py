@@ -23,6 +23,7 @@ from ptq_export.engines.available import availability
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.drop_neutral import DropNeutral
+from ptq_export.graph.drop_weight_zero_points import DropWeightZeroPoints
 from ptq_export.graph.export import export_module
 from ptq_export.graph.fold_padding import FoldPadding
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
@@ -215,6 +216,8 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
+            if not job.scheme.weight_zero_point:
+                DropWeightZeroPoints()(graph)
             if job.scheme.carrier == "float16":
                 graph = HalfPrecision()(graph).model
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)

@@ -1,0 +1,151 @@
+"""The OpenVINO engine: right numbers at any batch, one compilation per graph, batch and machine, layers read back."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layer_net import Net
+
+from ptq_export.engines.available import availability
+from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.layers import LayerRecord
+from ptq_export.errors import InputError
+
+pytest.importorskip("openvino")
+from ptq_export.engines.ov import BATCHES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
+
+Write = Callable[..., Path]
+ONE = EngineOptions(threads=1)
+SAMPLE = np.random.default_rng(1).standard_normal((3, 2, 4, 4)).astype(np.float32)
+TIMESTEP = np.array([0, 9, 4])
+
+
+def compiled_again(caplog: pytest.LogCaptureFixture) -> bool:
+    return any(record.message.startswith("compiling") for record in caplog.records)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_eps_is_what_the_graph_says(
+    batch: int, denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    assert engine.signature == Signature((2, 4, 4), 2, None, 10)
+    sample, timestep = SAMPLE[:batch], TIMESTEP[:batch]
+    np.testing.assert_allclose(engine(sample, timestep), reference(sample, timestep), rtol=1e-5, atol=1e-6)
+
+
+def test_the_result_is_the_callers_own(denoiser_onnx: Write, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    first = engine(SAMPLE, TIMESTEP)
+    kept = first.copy()
+    engine(2 * SAMPLE, TIMESTEP)
+    assert np.array_equal(first, kept)
+
+
+def test_a_fixed_batch_refuses_others(denoiser_onnx: Write, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(batch=2, threads=1))
+    assert engine.signature.batch == 2
+    with pytest.raises(InputError, match="compiled for batch 2"):
+        engine(SAMPLE, TIMESTEP)
+
+
+def test_each_batch_is_compiled_once_and_imported_later(
+    denoiser_onnx: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, cache = denoiser_onnx(), tmp_path / "engine"
+    first = OpenVinoEngine(source, cache, ONE)(SAMPLE, TIMESTEP)
+    stem = "denoiser.fp32.f32"
+    wanted = {f"{stem}.batch{n}.{end}" for n in (1, 3) for end in ("compiled.blob", "identity.json")}
+    assert {path.name for path in cache.iterdir()} == wanted
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
+        assert np.array_equal(OpenVinoEngine(source, cache, ONE)(SAMPLE, TIMESTEP), first)
+    assert not compiled_again(caplog)
+
+
+def truncate(blob: Path, _: Path) -> None:
+    blob.write_bytes(blob.read_bytes()[:100])
+
+
+def drop_sidecar(_: Path, sidecar: Path) -> None:
+    sidecar.unlink()
+
+
+def move_to_another_machine(_: Path, sidecar: Path) -> None:
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"isa": ["avx2"]}))
+
+
+@pytest.mark.parametrize("harm", [truncate, drop_sidecar, move_to_another_machine])
+def test_an_unusable_blob_is_compiled_again(
+    harm: Callable[[Path, Path], None], denoiser_onnx: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, cache = denoiser_onnx(), tmp_path / "engine"
+    options = EngineOptions(batch=3, threads=1)
+    eps = OpenVinoEngine(source, cache, options)(SAMPLE, TIMESTEP)
+    harm(cache / "denoiser.fp32.f32.batch3.compiled.blob", cache / "denoiser.fp32.f32.batch3.identity.json")
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
+        assert np.array_equal(OpenVinoEngine(source, cache, options)(SAMPLE, TIMESTEP), eps)
+    assert compiled_again(caplog)
+
+
+def test_only_the_latest_batches_are_kept_in_memory(denoiser_onnx: Write, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    for batch in range(1, BATCHES_KEPT + 3):
+        engine(np.zeros((batch, 2, 4, 4), np.float32), 3)
+    assert list(engine._compiled) == list(range(3, BATCHES_KEPT + 3))
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_serving(
+    denoiser_onnx: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "engine").write_bytes(b"a file is in the way")
+    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    assert engine(SAMPLE, TIMESTEP).shape == SAMPLE.shape and "cannot be written" in caplog.text
+
+
+def test_onnx_runtimes_own_option_is_refused(denoiser_onnx: Write, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no arena"):
+        OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(arena=False))
+
+
+@pytest.mark.skipif(not availability("openvino-bf16")[0], reason="this processor has no bfloat16")
+def test_bfloat16_is_near_and_not_equal(
+    denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    found = OpenVinoBf16Engine(denoiser_onnx(), tmp_path / "engine", ONE)(SAMPLE, TIMESTEP)
+    np.testing.assert_allclose(found, reference(SAMPLE, TIMESTEP), atol=0.1)
+
+
+def one_layer(net: Net, tmp_path: Path) -> LayerRecord:
+    engine = OpenVinoEngine(net.save(tmp_path / "net.onnx"), tmp_path / "engine", ONE)
+    (record,) = engine.executed_layers({"block.layer": "int8"})
+    assert engine.layer_times_ms([np.zeros((2, 16, 4, 4), np.float32), np.zeros(2, np.int64)])["block.layer"] > 0
+    assert record.name == "block.layer"
+    return record
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda net: net.quantise().conv("block.layer", True),
+        lambda net: net.rows().quantise().gemm("block.layer", True, zero_point=False),
+    ],
+    ids=["conv", "gemm"],
+)
+def test_an_int8_layer_is_recognised(build: Callable[[Net], Net], tmp_path: Path) -> None:
+    record = one_layer(build(Net()), tmp_path)
+    assert (record.precision, record.reason) == ("int8", "") and record.executed.endswith("_I8")
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda net: net.quantise().conv("block.layer", False), "its weights are float"),
+        (lambda net: net.conv("block.layer", True), "no Q/DQ on its input"),
+    ],
+)
+def test_a_float_layer_says_why(build: Callable[[Net], Net], reason: str, tmp_path: Path) -> None:
+    record = one_layer(build(Net()), tmp_path)
+    assert (record.precision, record.reason) == ("float", reason)
