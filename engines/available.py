@@ -15,8 +15,8 @@ __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class"
 
 @dataclass(frozen=True)
 class EngineKind:
-    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), and what
-    else it wants."""
+    """A runtime: the package it needs (empty: none will do here), what pip calls that, where its `Engine` is (None: not
+    written yet), and what else it wants."""
 
     package: str
     install: str
@@ -28,6 +28,7 @@ KINDS = {
     "ort": EngineKind("onnxruntime", "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
     "trt": EngineKind("tensorrt", "tensorrt", None, "an NVIDIA GPU"),
     "trt-rtx": EngineKind("tensorrt_rtx", "'ptq-export[trt-rtx]'", None, "an NVIDIA RTX GPU"),
+    "jetson": EngineKind("", "", None, "copy the run's folder jetson to the device and run there: python3 build.py"),
 }
 
 
@@ -73,6 +74,8 @@ def load_files(kind: str, source: str, batch: str = "") -> Engine:
 
 
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:
+    if not kind.package:
+        return EnvironmentMissing("its engine is built and runs on the device itself", kind.needs)
     if find_spec(kind.package) is None:
         needs = f" (it needs {kind.needs})" if kind.needs else ""
         return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ UNUSABLE = 3
 BATCH = (1, 4, 64)
 
 
-def main() -> int:
-    """The program; the last line on stdout describes the plan as JSON."""
+def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any, Any], None] | None = None) -> int:
+    """The program; the last line on stdout describes the plan as JSON.
+
+    `adjust(trt, builder, network, config)` is called before every build, for what only the caller knows of the device.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("onnx", type=Path, help="graph with Q/DQ nodes")
     parser.add_argument("--plan", type=Path, help="file to write (default: the graph's name with .plan)")
@@ -34,7 +38,8 @@ def main() -> int:
     parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="kept between builds on one device")
     parser.add_argument("--package", default="tensorrt", choices=("tensorrt", "tensorrt_rtx"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    options.adjust = adjust
     options.plan = options.plan or options.onnx.with_suffix(".plan")
     try:
         trt = importlib.import_module(options.package)
@@ -112,6 +117,8 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
     if options.timing_cache:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
+    if options.adjust:
+        options.adjust(trt, builder, network, config)
     return builder.build_serialized_network(network, config)
 
 

@@ -91,7 +91,7 @@ def _check(options: Options) -> None:
     """Refuse at once what needs no model to be refused."""
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
-    find_target(options.target)
+    find_target(options.target).jetpack(options.jetpack)
 
 
 @app.command()

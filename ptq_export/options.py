@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ptq_export.errors import InputError
+from ptq_export.jetpack import DEFAULT_JETPACK
 
 __all__ = ["PRESETS", "Knob", "Options", "Sampling"]
 
@@ -128,6 +129,14 @@ class Options:
             _ENGINE,
             "Batch that the engine is built for, or `dynamic`.",
             {"parser": _batch, "metavar": "N|dynamic", "show_default": "dynamic"},
+        ),
+    ] = None
+    jetpack: Annotated[
+        int | None,
+        Knob(
+            _ENGINE,
+            "JetPack of the device that a jetson target is for: 5 (TensorRT 8.5), 6 (10.3) or 7 (11.4).",
+            {"metavar": "5|6|7", "show_default": str(DEFAULT_JETPACK)},
         ),
     ] = None
     split_shortcut: Annotated[

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptq_export.errors import InputError
+from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT, Scheme
 
@@ -47,6 +48,18 @@ class Target:
             )
         return self.scheme
 
+    def jetpack(self, release: int | None) -> JetPack | None:
+        """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.
+
+        Raises:
+            InputError: no such release, or one was asked for and the target is for no Jetson.
+        """
+        if self.engine == "jetson":
+            return find_jetpack(release)
+        if release is not None:
+            raise InputError(f"--jetpack means nothing for {self.name}", "leave it out, or take --target jetson-int8")
+        return None
+
 
 def _int8(
     name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str, device: Literal["cpu", "gpu"]
@@ -67,6 +80,7 @@ _ENTRIES = (
     Target("ort-fp32-unfolded", "ort", None, FP32_UNFOLDED, (), "the same, its time embedding computed (baseline)"),
     _int8("trt-int8", "trt", TENSORRT, (), "TensorRT on NVIDIA GPUs, int8 with float16 around it", "gpu"),
     _int8("trt-rtx-int8", "trt-rtx", TENSORRT, (), "TensorRT for RTX, built ahead of time without a GPU", "gpu"),
+    _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
 )
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:

@@ -140,7 +140,7 @@ def _prove_parity(
     with job.stage("parity, layer by layer"):
         run_graph = engine_class(job.prover).run_graph
         local = local_parity(
-            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.scheme.carrier
+            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.carrier
         )
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}

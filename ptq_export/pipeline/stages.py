@@ -28,14 +28,16 @@ from ptq_export.graph.fold_padding import FoldPadding
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.jetpack import JetPack
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
-from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
@@ -114,6 +116,16 @@ class Job:
     def scheme(self) -> Scheme:
         """The quantisation rules of the target."""
         return self.target.quantised()
+
+    @property
+    def jetpack(self) -> JetPack | None:
+        """The JetPack that a Jetson's graph is made for; None for other targets."""
+        return self.target.jetpack(self.options.jetpack)
+
+    @property
+    def carrier(self) -> Carrier:
+        """The type of everything in the target's graph that is not int8."""
+        return self.scheme.carrier if self.jetpack is None else self.jetpack.carrier
 
     @property
     def runs_here(self) -> bool:
@@ -215,8 +227,10 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
-            if job.scheme.carrier == "float16":
+            if job.carrier == "float16":
                 graph = HalfPrecision()(graph).model
+            elif job.jetpack is not None:
+                graph = Opset17()(graph).model
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)

@@ -18,7 +18,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import Job
 
-__all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
+__all__ = ["CHECKED", "batch_range", "check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
 CHECKED = "tensorrt.json"
@@ -36,7 +36,7 @@ def check_graph(job: Job, graph: ir.Model) -> None:
         return
     plans: dict[str, Any] = {}
     refusals: dict[str, str] = {}
-    for package in dict.fromkeys((RTX, _own(job))):
+    for package in dict.fromkeys(filter(None, (RTX, _own(job)))):
         try:
             if find_spec(package):
                 plans[package] = asdict(_build(job, graph, package))
@@ -52,7 +52,8 @@ def check_graph(job: Job, graph: ir.Model) -> None:
 def plan_is_due(job: Job) -> bool:
     """Whether the target's own plan is absent or damaged, and its builder is here and has not refused the graph."""
     checked = job.folder.load_json(CHECKED)
-    if checked is None or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
+    own = _own(job)
+    if checked is None or own is None or find_spec(own) is None or own in checked["refusals"]:
         return False
     plan = _plan_file(job)
     return not (job.folder.has(plan.name) and job.folder.has(sidecar_path(plan).name))
@@ -64,7 +65,7 @@ def hand_over(job: Job) -> None:
     Raises:
         EnvironmentMissing: the plan could not be built here; everything up to the ONNX file is finished.
     """
-    path, own = job.folder.path, _own(job)
+    path, own = job.folder.path, PACKAGES[job.target.engine]
     script = path / Path(str(build_plan.__file__)).name
     with atomic_path(script) as temporary:
         shutil.copyfile(str(build_plan.__file__), temporary)
@@ -72,7 +73,7 @@ def hand_over(job: Job) -> None:
         return
     found = find_spec(own) is not None
     missing = f"{own} finds no GPU, or is too old" if found else availability(job.target.engine)[1]
-    batch = ":".join(map(str, _batch(job)))
+    batch = ":".join(map(str, batch_range(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
@@ -80,25 +81,26 @@ def hand_over(job: Job) -> None:
     )
 
 
-def _own(job: Job) -> str:
-    return PACKAGES[job.target.engine]
+def _own(job: Job) -> str | None:
+    """The package that builds the target's plan here; None where that is the device's business."""
+    return PACKAGES.get(job.target.engine)
 
 
-def _batch(job: Job) -> tuple[int, int, int]:
+def batch_range(job: Job) -> tuple[int, int, int]:
     """Least, usual and largest batch of the plan."""
     size = job.options.batch
     return build_plan.BATCH if size is None else (size, size, size)
 
 
 def _plan_file(job: Job) -> Path:
-    least, _, most = _batch(job)
+    least, _, most = batch_range(job)
     source = job.folder.path / job.target.onnx
     return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
 
 
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
     """The plan by `package`, kept with its identity if that is the target's own."""
-    source, batch = job.folder.path / job.target.onnx, _batch(job)
+    source, batch = job.folder.path / job.target.onnx, batch_range(job)
     with job.stage(f"{package}, parser and builder"):
         if package != _own(job):
             with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
