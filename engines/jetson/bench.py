@@ -2,8 +2,8 @@
 """Time this bundle's engine on the Jetson, and measure its energy: `python3 bench.py`.
 
 One denoising step is one call of the engine. Latency and energy are measured one after the other, because `tegrastats`
-itself costs time. Exit codes: 0 done, 1 the engine cannot be executed, 2 usage or a damaged bundle, 3 no TensorRT, no GPU,
-or a plan that was built for something else.
+itself costs time. Exit codes: 0 done, 1 the engine cannot be executed, 2 usage or a damaged bundle, 3 no TensorRT, no
+GPU, or a plan that was built for something else.
 """
 
 from __future__ import annotations

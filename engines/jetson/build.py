@@ -56,7 +56,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--workspace", type=int, metavar="MIB", help="limit of the builder's memory (default: half of what is free)"
     )
     parser.add_argument(
-        "--dla", type=int, metavar="CORE", help="use this DLA core for the layers that it can run; the GPU does the rest"
+        "--dla",
+        type=int,
+        metavar="CORE",
+        help="use this DLA core for the layers that it can run; the GPU does the rest",
     )
     return parser.parse_args(arguments)
 

@@ -86,4 +86,4 @@ def _load() -> Any:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    raise CudaError("there is no CUDA runtime (libcudart) on the library path")
+    raise CudaError("there is no CUDA runtime (libcudart): is its folder in LD_LIBRARY_PATH?")

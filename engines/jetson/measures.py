@@ -1,4 +1,4 @@
-"""From a step that can be called to its latency and its energy: loops, percentiles, warnings, the text of the report."""
+"""From a step that can be called to its latency and its energy: loops, percentiles, warnings, text."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def warnings(timing: dict[str, dict[str, float]], clock_mhz: Sequence[int] | Non
     if clock_mhz is None:
         found.append("the GPU's clock range is unknown: run sudo jetson_clocks for figures that can be repeated")
     elif clock_mhz[0] != clock_mhz[1]:
-        found.append(f"the GPU's clock is not fixed ({clock_mhz[0]} to {clock_mhz[1]} MHz): sudo jetson_clocks fixes it")
+        span = f"{clock_mhz[0]} to {clock_mhz[1]} MHz"
+        found.append(f"the GPU's clock is not fixed ({span}): sudo jetson_clocks fixes it")
     if timing["gpu"]["p99"] > UNSTABLE * timing["gpu"]["median"]:
         found.append("unstable: the 99th percentile is far above the median")
     if timing["wall"]["median"] > HOST_BOUND * timing["gpu"]["median"]:

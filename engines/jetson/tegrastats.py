@@ -1,7 +1,7 @@
 """Power from `tegrastats`, JetPack's own monitor: which rails a line shows, and what the whole module draws.
 
-A rail is printed as `NAME current/average`, with `mW` behind both since JetPack 5 and the greatest value as a third since
-JetPack 7. Everything else with a slash (memory, temperatures) has other units.
+A rail is printed as `NAME current/average`, with `mW` behind both since JetPack 5, and with a third value since JetPack
+7, the greatest. Everything else with a slash (memory, temperatures) has other units.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rails_mw(line: str) -> dict[str, int]:
 
 
 def module_power_mw(rails: dict[str, int]) -> tuple[int, tuple[str, ...]] | None:
-    """What the module draws, in milliwatts, and the rails that were added; None where no known board has these rails."""
+    """What the module draws, in milliwatts, and the rails that were added; None where no known board has these."""
     for names in MODULE_RAILS:
         if all(name in rails for name in names):
             return sum(rails[name] for name in names), names

@@ -55,7 +55,7 @@ def _requantise(graph: ir.Graph, node: ir.Node, codes: ir.Value) -> None:
     integers, steps = codes.const_value.numpy(), _along(scale.const_value.numpy(), axis, codes.const_value.shape.rank())
     values = (integers * steps).astype(np.float32)
     _prove(values, steps, integers, str(codes.name))
-    weight = ir.Value(name=f"{codes.name}_on_grid", const_value=ir.tensor(values, name=f"{codes.name}_on_grid"))
+    weight = ir.val(f"{codes.name}_on_grid", const_value=ir.tensor(values, name=f"{codes.name}_on_grid"))
     graph.register_initializer(weight)
     quantise = ir.node(
         "QuantizeLinear",

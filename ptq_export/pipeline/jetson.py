@@ -52,7 +52,6 @@ def write_bundle(job: Job, jetpack: JetPack, graph: ir.Model) -> None:
         for name in names[:-1]:
             folder.keep(f"{BUNDLE}/{name}")
         folder.save_json(f"{BUNDLE}/{DESCRIPTION}", _describe(job, jetpack))
-    job.progress.message(f"copy {path} to the Jetson and run there: python3 {SCRIPT}")
 
 
 def build_bundle(bundle: Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
