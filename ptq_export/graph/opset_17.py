@@ -13,7 +13,8 @@ from ptq_export.errors import GateFailed
 
 __all__ = ["OPSET", "Opset17"]
 
-OPSET, IR_VERSION = 17, 8
+OPSET = 17
+IR_VERSION = 8
 _END = np.iinfo(np.int64).max
 # Attributes that came with opset 18, with the value that means the older operator (None: no value does).
 _ADDED: Mapping[str, Mapping[str, object]] = {

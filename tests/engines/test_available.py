@@ -27,7 +27,7 @@ def test_missing_tensorrt_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_lists_the_known_and_offers_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"did you mean ort\? known: ort, trt"):
+    with pytest.raises(InputError, match=r"did you mean ort\? known: jetson, ort, trt"):
         availability("orf")
 
 
