@@ -2,6 +2,7 @@
 
 TensorRT 8.5 parses operators up to opset 17, where QuantizeLinear takes float32 alone, and no int8 initialisers
 (https://github.com/onnx/onnx-tensorrt/blob/8.5-GA/docs/operators.md). TensorRT 10 parses the float16 graph of opset 20.
+JetPack 6.0 has TensorRT 8.6, which reads what 8.5 reads.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class JetPack:
 JETPACKS: Mapping[int, JetPack] = {
     5: JetPack(5, "8.5", "3.8", "float32"),
     6: JetPack(6, "10.3", "3.10", "float16"),
-    7: JetPack(7, "11.4", "3.12", "float16"),
+    7: JetPack(7, "10.13 or newer", "3.12", "float16"),
 }
 
 

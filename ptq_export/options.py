@@ -135,7 +135,7 @@ class Options:
         int | None,
         Knob(
             _ENGINE,
-            "JetPack of the device that a jetson target is for: 5 (TensorRT 8.5), 6 (10.3) or 7 (11.4).",
+            "JetPack of the Jetson: 5 (TensorRT 8.5; for JetPack 6.0 too), 6 (10.3) or 7 (10.13 or newer).",
             {"metavar": "5|6|7", "show_default": str(DEFAULT_JETPACK)},
         ),
     ] = None

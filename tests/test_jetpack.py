@@ -8,7 +8,8 @@ from ptq_export.targets import TARGETS, find_target
 
 
 @pytest.mark.parametrize(
-    ("release", "tensorrt", "carrier"), [(5, "8.5", "float32"), (6, "10.3", "float16"), (7, "11.4", "float16")]
+    ("release", "tensorrt", "carrier"),
+    [(5, "8.5", "float32"), (6, "10.3", "float16"), (7, "10.13 or newer", "float16")],
 )
 def test_each_release_has_its_tensorrt_and_what_that_parses(release: int, tensorrt: str, carrier: str) -> None:
     found = find_jetpack(release)

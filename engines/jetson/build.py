@@ -40,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE
     plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
     command = [str(HERE / bundle["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch))]
-    command += ["--timing-cache", str(HERE / "timing.cache")]
     workspace = options.workspace or _half_of_what_is_free()
     command += ["--workspace", str(workspace)] if workspace else []
     code: int = build_plan.main(command, None if options.dla is None else _onto_dla(options.dla))

@@ -29,9 +29,10 @@ class Opset17(ir.passes.FunctionalPass):
     1. An operator that is the same in both stays.
     2. Resize and Split lose the attributes that came with 18, where the older operator means the same.
     3. A Shape of some dimensions becomes a Slice of the whole shape: TensorRT 8.5 ignores `start` and `end`.
+    4. LayerNormalization, new in 17, is refused: TensorRT 8.5 has none.
 
     Raises:
-        GateFailed: a node means something that opset 17 does not know.
+        GateFailed: a node means something that opset 17, or TensorRT 8.5, does not know.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -49,6 +50,8 @@ class Opset17(ir.passes.FunctionalPass):
 
 
 def _check_operator(node: ir.Node) -> None:
+    if node.op_type == "LayerNormalization":
+        raise GateFailed(f"{node.name}: TensorRT 8.5 has no LayerNormalization", "take --jetpack 6 or newer")
     since = onnx.defs.get_schema(node.op_type, OPSET + 1, node.domain).since_version
     if since > OPSET and node.op_type not in _ADDED:
         raise GateFailed(f"{node.name}: {node.op_type} of opset {since} has no form in opset {OPSET}")

@@ -60,6 +60,7 @@ def test_an_exported_unet_keeps_its_results_and_module_paths() -> None:
             "Split with num_outputs=3",
         ),
         ("changed = ReduceMax(sample, axes)", "ReduceMax of opset 18"),
+        ("changed = LayerNormalization(sample, scales)", "TensorRT 8.5 has no LayerNormalization"),
     ],
 )
 def test_what_has_no_older_form_is_named(middle: str, message: str) -> None:
