@@ -19,12 +19,11 @@ from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
 from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
-from ptq_export.pipeline.stages import Job
+from ptq_export.pipeline.stages import CHECKED, Job
 
-__all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
+__all__ = ["check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
-CHECKED = "tensorrt.json"
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:

@@ -21,7 +21,8 @@ from ptq_export.engines.gpu import Gpu
 from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
 from ptq_export.engines.plan import RTX
-from ptq_export.pipeline import bench, latency, run, verify
+from ptq_export.errors import GateFailed
+from ptq_export.pipeline import bench, latency, run, tensorrt, verify
 from ptq_export.pipeline.stages import SILENT
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
@@ -109,3 +110,17 @@ def test_the_float16_graph_is_an_artefact_with_float_ends(finished: Path) -> Non
 def test_a_finished_run_is_timed_and_verified_again(finished: Path) -> None:
     assert verify(finished, SILENT)["parity"] > 20
     assert [step["batch"] for step in bench(finished, SILENT)["gpu"]] == [1, 2]
+
+
+def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise GateFailed("tensorrt_rtx refuses it: no kernel")
+
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setattr(tensorrt, "make_plan", refuse)
+    with pytest.raises(GateFailed, match="no kernel"):
+        run(replace(tiny.options(tmp_path / "gpu"), **OPTIONS))
+    assert read(tmp_path / "gpu" / "layers.json")["read_from"] == "graph"
+    assert "no kernel" in (tmp_path / "gpu" / "report.html").read_text()
