@@ -41,9 +41,10 @@ from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.targets import FP32, FP32_UNFOLDED, Target, find_target
+from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
+    "CHECKED",
     "QUANTISED",
     "SILENT",
     "Job",
@@ -62,6 +63,7 @@ __all__ = [
 PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
+CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
 ASKED = "kept float: asked for by --keep-float"
 
@@ -129,8 +131,9 @@ class Job:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the target's own engine can be built and run on this machine."""
-        return availability(self.target.engine)[0]
+        """Whether the target's own engine can be built and run on this machine, as far as was tried."""
+        checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
+        return availability(self.target.engine)[0] and checked["own"] not in checked["refusals"]
 
     @property
     def prover(self) -> str:
@@ -216,18 +219,20 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
     denoiser, folder = job.denoiser, job.folder
-    int8 = job.target.onnx
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
+    int8, half = job.target.onnx, job.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8, *([FP16] if half else []))):
         with job.stage("ONNX export") as share:
             graph = export_graph(denoiser, denoiser.module)
             _save(folder, FP32_UNFOLDED, graph)
             fold_time(graph, denoiser)
             _save(folder, FP32, graph)
+            if half:
+                _save(folder, FP16, HalfPrecision()(graph).model)
             share(0.5)
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
-            if job.carrier == "float16":
+            if half:
                 graph = HalfPrecision()(graph).model
             elif job.jetpack is not None:
                 graph = Opset17()(graph).model

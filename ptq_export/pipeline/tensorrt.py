@@ -11,18 +11,19 @@ import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
-from ptq_export.engines.available import availability
-from ptq_export.engines.identity import current, sidecar_path, write_identity
-from ptq_export.engines.plan import RTX, Plan, make_plan
+from ptq_export.engines.available import KINDS, availability
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.gpu import count_gpus, describe_gpu
+from ptq_export.engines.identity import sidecar_path, write_identity
+from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
-from ptq_export.pipeline.stages import Job
+from ptq_export.pipeline.stages import CHECKED, Job
 
-__all__ = ["CHECKED", "batch_range", "check_graph", "hand_over", "plan_is_due"]
+__all__ = ["check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
-CHECKED = "tensorrt.json"
-PACKAGES = {"trt": "tensorrt", "trt-rtx": RTX}
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:
@@ -65,15 +66,14 @@ def hand_over(job: Job) -> None:
     Raises:
         EnvironmentMissing: the plan could not be built here; everything up to the ONNX file is finished.
     """
-    path, own = job.folder.path, PACKAGES[job.target.engine]
+    path, own = job.folder.path, KINDS[job.target.engine].packages[0]
     script = path / Path(str(build_plan.__file__)).name
     with atomic_path(script) as temporary:
         shutil.copyfile(str(build_plan.__file__), temporary)
     if own in read_json(path / CHECKED)["plans"]:
         return
-    found = find_spec(own) is not None
-    missing = f"{own} finds no GPU, or is too old" if found else availability(job.target.engine)[1]
-    batch = ":".join(map(str, batch_range(job)))
+    missing = availability(job.target.engine)[1] or f"{own} is too old"
+    batch = ":".join(map(str, _batch(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
@@ -82,33 +82,33 @@ def hand_over(job: Job) -> None:
 
 
 def _own(job: Job) -> str | None:
-    """The package that builds the target's plan here; None where that is the device's business."""
-    return PACKAGES.get(job.target.engine)
+    """The module whose plan the target's engine loads; None where it is built on the device."""
+    return next(iter(KINDS[job.target.engine].packages), None)
 
 
-def batch_range(job: Job) -> tuple[int, int, int]:
+def _batch(job: Job) -> tuple[int, int, int]:
     """Least, usual and largest batch of the plan."""
-    size = job.options.batch
-    return build_plan.BATCH if size is None else (size, size, size)
+    return batch_range(EngineOptions(job.options.batch))
 
 
 def _plan_file(job: Job) -> Path:
-    least, _, most = batch_range(job)
     source = job.folder.path / job.target.onnx
-    return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
+    return source.with_name(plan_name(source, _batch(job)))
 
 
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
     """The plan by `package`, kept with its identity if that is the target's own."""
-    source, batch = job.folder.path / job.target.onnx, batch_range(job)
+    source, batch = job.folder.path / job.target.onnx, _batch(job)
     with job.stage(f"{package}, parser and builder"):
         if package != _own(job):
             with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
                 return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
         target = _plan_file(job)
         plan = make_plan(package, source, target, batch, graph)
-        onnx_sha256, versions = job.folder.sha256(source.name), {package: plan.version}
-        write_identity(target, current(job.target.engine, versions, onnx_sha256, {"batch": list(batch)}, isa=()))
+        gpu = describe_gpu() if count_gpus() else None
+        sha256 = job.folder.sha256(source.name)
+        request = PlanRequest(package, plan.version, source, sha256, batch, Effort(), gpu)
+        write_identity(target, request.identity)
         job.folder.keep(target.name)
         job.folder.keep(sidecar_path(target).name)
         return plan
