@@ -1,16 +1,25 @@
 """What TensorRT executes, from its inspector's JSON: layers as 8.6, 10 and 11 tell them, cut to what is read."""
 
 import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from convolutions import SIZE, Stack, quantised
 from onnx import TensorProto, helper, numpy_helper
 
+from ptq_export.engines.plan import RTX
 from ptq_export.engines.trt_layers import EngineLayer, executed_layers, layer_times_ms, parse_inspector
 from ptq_export.errors import GateFailed, InputError
+from ptq_export.graph.export import export_module
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.single_file import save_model
+from ptq_export.nn.scheme import TENSORRT
 
 LAYERS = ("conv_in", "mid.0.conv1", "mid.0.to_q", "conv_out")
 EXPECTED = dict.fromkeys(LAYERS[:3], "int8")
@@ -140,6 +149,22 @@ def test_a_layer_in_several_kernels_is_int8_only_if_all_are(source: Path) -> Non
 def test_nodes_inside_functions_keep_their_own_name() -> None:
     text = told([layer("x", "gemm", [], Metadata="[ONNX Layer: mid.0.to_q | attention (MyFunction)]")])
     assert parse_inspector(text) == [EngineLayer("x", "gemm", ("mid.0.to_q",), (), "", "")]
+
+
+@pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
+def test_the_parser_of_tensorrt_writes_our_module_paths_where_we_read_them(tmp_path: Path) -> None:
+    graph = export_module(quantised(Stack(16, 2), TENSORRT), (16, SIZE, SIZE))
+    NameLayers()(graph)
+    save_model(HalfPrecision()(graph).model, tmp_path / "net.onnx")
+    trt = import_module(RTX)
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(tmp_path / "net.onnx"))
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    products = [
+        layer(it.name, str(it.type), [], Metadata=it.metadata) for it in layers if it.type == trt.LayerType.CONVOLUTION
+    ]
+    assert [found.nodes for found in parse_inspector(told(products))] == [("layers.0",), ("layers.1",)]
 
 
 def test_an_engine_that_tells_names_only_is_refused() -> None:
