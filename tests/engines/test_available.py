@@ -48,8 +48,9 @@ def test_what_is_missing_is_named_first_package_then_gpu(monkeypatch: pytest.Mon
     assert availability("ort")[0] == (count_gpus() > 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "jetson"])  # built and run on the device
 def test_every_kind_has_its_engine(kind: str) -> None:
+    assert KINDS[kind].engine is not None
     module, name = KINDS[kind].engine
     assert issubclass(getattr(import_module(module), name), Engine)
 
