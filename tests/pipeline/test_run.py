@@ -155,3 +155,12 @@ def test_option_that_cannot_be_used_leaves_no_folder(changed: dict[str, Any], me
     with pytest.raises(InputError, match=message):
         run(options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_absent_is_refused_before_any_work(tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "run"), device="cuda")
+    for work in (run, estimate):
+        with pytest.raises(EnvironmentMissing, match="--device cuda"):
+            work(options)
+    assert not (tmp_path / "run").exists()
