@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.gpu import missing_gpu
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
 
@@ -15,19 +16,27 @@ __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class"
 
 @dataclass(frozen=True)
 class EngineKind:
-    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), and what
-    else it wants."""
+    """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is,
+    and which GPU it wants (none: it runs on the CPU)."""
 
-    package: str
+    packages: tuple[str, ...]
     install: str
-    engine: tuple[str, str] | None
-    needs: str = ""
+    engine: tuple[str, str]
+    gpu: str = ""
 
 
+CUDA = "cuda.bindings.runtime"
 KINDS = {
-    "ort": EngineKind("onnxruntime", "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
-    "trt": EngineKind("tensorrt", "tensorrt", None, "an NVIDIA GPU"),
-    "trt-rtx": EngineKind("tensorrt_rtx", "'ptq-export[trt-rtx]'", None, "an NVIDIA RTX GPU"),
+    "ort": EngineKind(("onnxruntime",), "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "trt": EngineKind(
+        ("tensorrt", CUDA), "tensorrt cuda-python", ("ptq_export.engines.trt", "TrtEngine"), "an NVIDIA GPU"
+    ),
+    "trt-rtx": EngineKind(
+        ("tensorrt_rtx", CUDA),
+        "'ptq-export[trt-rtx]'",
+        ("ptq_export.engines.trt", "TrtRtxEngine"),
+        "an NVIDIA RTX GPU",
+    ),
 }
 
 
@@ -46,8 +55,8 @@ def engine_class(kind: str) -> type[Engine]:
     """
     entry = lookup("engine kind", kind, KINDS)
     missing = _missing(entry)
-    if missing is not None or entry.engine is None:
-        raise missing or EnvironmentMissing(f"{kind} is not available")
+    if missing is not None:
+        raise missing
     module, name = entry.engine
     found: type[Engine] = getattr(import_module(module), name)
     return found
@@ -73,10 +82,18 @@ def load_files(kind: str, source: str, batch: str = "") -> Engine:
 
 
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:
-    if find_spec(kind.package) is None:
-        needs = f" (it needs {kind.needs})" if kind.needs else ""
-        return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")
-    if kind.engine is None:
-        cause = f"this version builds {kind.package} plans and does not run them yet"
-        return EnvironmentMissing(cause, f"load the plan with {kind.package}'s own runtime")
+    """What is missing first; the GPU is looked for only where the packages are."""
+    for package in kind.packages:
+        if not _is_installed(package):
+            needs = f" (it needs {kind.gpu})" if kind.gpu else ""
+            return EnvironmentMissing(f"the package {package} is not installed", f"pip install {kind.install}{needs}")
+    if kind.gpu and (cause := missing_gpu()):
+        return EnvironmentMissing(cause, f"{kind.packages[0]} engines run on {kind.gpu}: copy the run folder to one")
     return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is part of
+        return False

@@ -7,9 +7,10 @@ from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT, Scheme
 
-__all__ = ["FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
+__all__ = ["FP16", "FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
 
 
+FP16 = "denoiser.fp16.onnx"
 FP32 = "denoiser.fp32.onnx"
 FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
 
@@ -65,8 +66,25 @@ _ENTRIES = (
     ),
     Target("ort-fp32", "ort", None, FP32, (), "ONNX Runtime CPU, float32 (baseline)"),
     Target("ort-fp32-unfolded", "ort", None, FP32_UNFOLDED, (), "the same, its time embedding computed (baseline)"),
-    _int8("trt-int8", "trt", TENSORRT, (), "TensorRT on NVIDIA GPUs, int8 with float16 around it", "gpu"),
-    _int8("trt-rtx-int8", "trt-rtx", TENSORRT, (), "TensorRT for RTX, built ahead of time without a GPU", "gpu"),
+    _int8(
+        "trt-int8",
+        "trt",
+        TENSORRT,
+        ("trt-fp16", "trt-fp32"),
+        "TensorRT on NVIDIA GPUs, int8 with float16 around it",
+        "gpu",
+    ),
+    Target("trt-fp16", "trt", None, FP16, (), "TensorRT, float16 (baseline)", "gpu"),
+    Target("trt-fp32", "trt", None, FP32, (), "TensorRT, float32 with its TF32 products (baseline)", "gpu"),
+    _int8(
+        "trt-rtx-int8",
+        "trt-rtx",
+        TENSORRT,
+        ("trt-rtx-fp16",),
+        "TensorRT for RTX, built ahead of time without a GPU",
+        "gpu",
+    ),
+    Target("trt-rtx-fp16", "trt-rtx", None, FP16, (), "TensorRT for RTX, float16 (baseline)", "gpu"),
 )
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:

@@ -40,7 +40,7 @@ from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.targets import FP32, FP32_UNFOLDED, Target, find_target
+from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
     "QUANTISED",
@@ -208,18 +208,20 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
     denoiser, folder = job.denoiser, job.folder
-    int8 = job.target.onnx
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
+    int8, half = job.target.onnx, job.scheme.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8, *([FP16] if half else []))):
         with job.stage("ONNX export") as share:
             graph = export_graph(denoiser, denoiser.module)
             _save(folder, FP32_UNFOLDED, graph)
             fold_time(graph, denoiser)
             _save(folder, FP32, graph)
+            if half:
+                _save(folder, FP16, HalfPrecision()(graph).model)
             share(0.5)
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
-            if job.scheme.carrier == "float16":
+            if half:
                 graph = HalfPrecision()(graph).model
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)

@@ -11,9 +11,12 @@ import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
-from ptq_export.engines.available import availability
-from ptq_export.engines.identity import current, sidecar_path, write_identity
-from ptq_export.engines.plan import RTX, Plan, make_plan
+from ptq_export.engines.available import KINDS, availability
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.gpu import count_gpus, describe_gpu, missing_gpu
+from ptq_export.engines.identity import sidecar_path, write_identity
+from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import Job
@@ -22,7 +25,6 @@ __all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
 CHECKED = "tensorrt.json"
-PACKAGES = {"trt": "tensorrt", "trt-rtx": RTX}
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:
@@ -71,7 +73,7 @@ def hand_over(job: Job) -> None:
     if own in read_json(path / CHECKED)["plans"]:
         return
     found = find_spec(own) is not None
-    missing = f"{own} finds no GPU, or is too old" if found else availability(job.target.engine)[1]
+    missing = missing_gpu() or f"{own} is too old" if found else availability(job.target.engine)[1]
     batch = ":".join(map(str, _batch(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
@@ -81,19 +83,18 @@ def hand_over(job: Job) -> None:
 
 
 def _own(job: Job) -> str:
-    return PACKAGES[job.target.engine]
+    """The module whose plan the target's engine loads."""
+    return KINDS[job.target.engine].packages[0]
 
 
 def _batch(job: Job) -> tuple[int, int, int]:
     """Least, usual and largest batch of the plan."""
-    size = job.options.batch
-    return build_plan.BATCH if size is None else (size, size, size)
+    return batch_range(EngineOptions(job.options.batch))
 
 
 def _plan_file(job: Job) -> Path:
-    least, _, most = _batch(job)
     source = job.folder.path / job.target.onnx
-    return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
+    return source.with_name(plan_name(source, _batch(job)))
 
 
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
@@ -105,8 +106,10 @@ def _build(job: Job, graph: ir.Model, package: str) -> Plan:
                 return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
         target = _plan_file(job)
         plan = make_plan(package, source, target, batch, graph)
-        onnx_sha256, versions = job.folder.sha256(source.name), {package: plan.version}
-        write_identity(target, current(job.target.engine, versions, onnx_sha256, {"batch": list(batch)}, isa=()))
+        gpu = describe_gpu() if count_gpus() else None
+        sha256 = job.folder.sha256(source.name)
+        request = PlanRequest(package, plan.version, source, sha256, batch, Effort(), gpu)
+        write_identity(target, request.identity)
         job.folder.keep(target.name)
         job.folder.keep(sidecar_path(target).name)
         return plan
