@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -100,6 +101,15 @@ class OrtTrtEngine(SessionEngine):
             write_identity(self.context_path, identity)
         else:
             logger.warning("TensorRT did not take all of %s: there is no context model, its engines are cached", source)
+
+    def run(
+        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """In parts, where there are more samples than the engine's largest batch."""
+        size, arguments = self._batches[2], (sample, timestep, *label)
+        starts = range(0, len(sample), size)
+        parts = [SessionEngine.run(self, *(value[at : at + size] for value in arguments)) for at in starts]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         """Every conv and linear, int8 where its Q/DQ asks for that and TensorRT took it.
