@@ -8,7 +8,7 @@
 # stop the others. OUT_FOLDER then holds environment.json, summary.json, summary.txt, one log per step, the calibration
 # times and the run folders; what stands there from an earlier check is replaced.
 #
-# Exit codes: 0 every step that can run here has passed, 1 one has failed, 2 usage, 3 no GPU or no ptq-export.
+# Exit codes: 0 every step that can run here has passed, 1 one has failed, 2 usage, 3 nothing that needs a GPU can run.
 #
 # PYTHON        the interpreter (default: that of .venv, else python3)
 # LIMIT_S       seconds for everything (600)
@@ -232,5 +232,8 @@ done < <(gpu_targets)
 if grep -q "$(printf '\t')$FAILED$(printf '\t')" "$steps"; then
   finish 1
 fi
-[[ -z $absent ]] || finish 3
+# A check in which neither calibration nor an engine ran has shown nothing.
+if [[ -n $absent ]] || ! grep -qE "^(calibrate|run)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
+  finish 3
+fi
 finish 0

@@ -106,7 +106,8 @@ class OrtTrtEngine(SessionEngine):
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """In parts, where there are more samples than the engine's largest batch."""
-        size, arguments = self._batches[2], (sample, timestep, *label)
+        size = self._batches[2]
+        arguments: tuple[NDArray[Any], ...] = (sample, timestep, *label)
         starts = range(0, len(sample), size)
         parts = [SessionEngine.run(self, *(value[at : at + size] for value in arguments)) for at in starts]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]

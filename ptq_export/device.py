@@ -6,6 +6,7 @@ bfloat16 autocast would too, so calibration uses no mixed precision at all.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -34,7 +35,8 @@ def find_device(name: str) -> torch.device:
 @contextmanager
 def exact_floats() -> Iterator[None]:
     """No TF32 and no order of summation that changes from call to call, while the block (or the function) runs."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
     matmul.fp32_precision = cudnn.conv.fp32_precision = "ieee"
     cudnn.deterministic = True
