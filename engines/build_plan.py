@@ -134,7 +134,7 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
         return None
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for flag in way.builder:
+    for flag in _needed(trt, network, way.builder):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
@@ -159,6 +159,16 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, in
         profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in batches])
     if dynamic:
         config.add_optimization_profile(profile)
+
+
+def _needed(trt: Any, network: Any, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """All flags for a graph with Q/DQ nodes; else only FP16, and only where the graph has float16: a float32 baseline
+    stays one."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
+        return flags
+    types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
+    return tuple(flag for flag in flags if flag == "FP16" and trt.float16 in types)
 
 
 def _bits(known: Any, names: tuple[str, ...]) -> int:

@@ -74,7 +74,8 @@ class Graph:
 
     def __init__(self, enqueue: Callable[[int], None]) -> None:
         stream = Stream()
-        _call("cudaStreamBeginCapture", stream.handle, _cuda().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        # Relaxed: what Python gives back in the meantime must not spoil the recording.
+        _call("cudaStreamBeginCapture", stream.handle, _cuda().cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
         try:
             enqueue(stream.handle)
         finally:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrtEngine", "TrtRtxEngine"]
 
+BRIEF = 1  # builder level of parts that are run once: their arithmetic is the same, their speed is nobody's concern
+
 
 class TrtEngine(GpuEngine):
     """A denoiser on TensorRT, on the first GPU that this process sees.
@@ -105,7 +107,7 @@ class TrtEngine(GpuEngine):
     def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         source, plan = workshop() / "part.onnx", workshop() / "part.plan"
         source.write_bytes(_of_fixed_shapes(model, inputs))
-        make_plan(cls.package, source, plan, (1, 1, 1))
+        make_plan(cls.package, source, plan, (1, 1, 1), effort=Effort(BRIEF))
         result = Session(import_module(cls.package), plan.name, plan.read_bytes()).run(inputs, False)
         return result.astype(np.float32)
 

@@ -45,7 +45,7 @@ class PlanRequest:
         if self.package == RTX:
             return current("trt-rtx", versions, self.onnx_sha256, options, isa=())
         device = f"{self.gpu.name}, {self.gpu.sm}" if self.gpu is not None else "no GPU"
-        versions["cuda"] = runtime_version()
+        versions["cuda"] = _cuda_version()
         return current("trt", versions, self.onnx_sha256, options, isa=(), device=device)
 
 
@@ -103,6 +103,13 @@ def _build(request: PlanRequest, plan: Path, reasons: list[str]) -> Path:
         ) from error
     write_identity(plan, request.identity)
     return plan
+
+
+def _cuda_version() -> str:
+    try:
+        return runtime_version()
+    except EnvironmentMissing:  # without cuda-python a plan can be built, and no engine runs
+        return "unknown"
 
 
 def _writable(folder: Path) -> bool:

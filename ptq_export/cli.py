@@ -104,7 +104,9 @@ def bench(run: RunFolder, output: Output) -> None:
 
         with screen.progress() as progress:
             latency = pipeline.bench(run, progress)
-        screen.result(latency, {"Latency per denoising step": tables.latency_table(latency)})
+        shown = {"Latency per denoising step": tables.latency_table(latency)}
+        shown |= {"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}
+        screen.result(latency, shown)
 
 
 @app.command()
@@ -210,6 +212,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
         {
             "The sampling loop": tables.loop_table(latency),
             "Latency per denoising step": tables.latency_table(latency),
+            **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
         }
         if latency
         else {}

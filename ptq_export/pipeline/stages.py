@@ -43,6 +43,7 @@ from ptq_export.pipeline.folder import RunFolder
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
+    "CHECKED",
     "QUANTISED",
     "SILENT",
     "Job",
@@ -61,6 +62,7 @@ __all__ = [
 PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
+CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
 PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
@@ -119,8 +121,9 @@ class Job:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the target's own engine can be built and run on this machine."""
-        return availability(self.target.engine)[0]
+        """Whether the target's own engine can be built and run on this machine, as far as was tried."""
+        checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
+        return availability(self.target.engine)[0] and checked["own"] not in checked["refusals"]
 
     @property
     def prover(self) -> str:

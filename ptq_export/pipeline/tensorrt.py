@@ -13,18 +13,17 @@ from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
 from ptq_export.engines.available import KINDS, availability
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.gpu import count_gpus, describe_gpu, missing_gpu
+from ptq_export.engines.gpu import count_gpus, describe_gpu
 from ptq_export.engines.identity import sidecar_path, write_identity
 from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
 from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
-from ptq_export.pipeline.stages import Job
+from ptq_export.pipeline.stages import CHECKED, Job
 
-__all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
+__all__ = ["check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
-CHECKED = "tensorrt.json"
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:
@@ -75,8 +74,7 @@ def hand_over(job: Job) -> None:
         shutil.copyfile(str(build_plan.__file__), temporary)
     if own in read_json(path / CHECKED)["plans"]:
         return
-    found = find_spec(own) is not None
-    missing = missing_gpu() or f"{own} is too old" if found else availability(job.target.engine)[1]
+    missing = availability(job.target.engine)[1] or f"{own} is too old"
     batch = ":".join(map(str, _batch(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",

@@ -6,9 +6,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import build_plan
 from ptq_export.engines.build_plan import RTX, Typing, timing_cache_file, typings
+from ptq_export.graph.export import export_module
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.single_file import save_model
+from ptq_export.nn.scheme import TENSORRT
 
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 
@@ -53,6 +58,24 @@ def test_a_flag_that_a_version_has_dropped_is_left_out() -> None:
     known = import_module(RTX).NetworkDefinitionCreationFlag
     assert build_plan._bits(known, ("STRONGLY_TYPED",)) == 1 << int(known.STRONGLY_TYPED)
     assert build_plan._bits(known, ("EXPLICIT_BATCH",)) == 0
+
+
+@with_rtx
+@pytest.mark.parametrize(
+    ("half", "int8", "needed"),
+    [(True, True, ("INT8", "FP16")), (True, False, ("FP16",)), (False, False, ())],
+    ids=["int8", "float16", "float32"],
+)
+def test_a_float_baseline_is_not_turned_into_int8(
+    half: bool, int8: bool, needed: tuple[str, ...], tmp_path: Path
+) -> None:
+    graph = export_module(quantised(Stack(16, 1), TENSORRT) if int8 else Stack(16, 1), (16, SIZE, SIZE))
+    save_model(HalfPrecision()(graph).model if half else graph, tmp_path / "net.onnx")
+    trt = import_module(RTX)
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(tmp_path / "net.onnx"))
+    assert build_plan._needed(trt, network, ("INT8", "FP16")) == needed
 
 
 @with_rtx
