@@ -14,7 +14,6 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ptq_export.artifacts import digest
-from ptq_export.engines import build_plan
 from ptq_export.engines.base import EngineOptions, Signature
 from ptq_export.engines.gpu import describe_gpu
 from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, write_identity
@@ -31,6 +30,7 @@ from ptq_export.engines.ort_session import (
     session_settings,
 )
 from ptq_export.engines.signature import read_signature
+from ptq_export.engines.trt_plan import batch_range
 from ptq_export.interface import INPUTS
 
 __all__ = ["OrtCudaEngine", "OrtTrtEngine", "taken_layers", "tensorrt_options"]
@@ -81,6 +81,7 @@ class OrtTrtEngine(SessionEngine):
         _require(TENSORRT)
         self.options = options or EngineOptions()
         self.source = source
+        self._batches = batch_range(self.options)
         identity = self._identity(verified_sha256(source, sha256))
         super().__init__(read_signature(source, self.options.batch))
         least, _, most = self._batches
@@ -123,11 +124,6 @@ class OrtTrtEngine(SessionEngine):
     def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
         """None: for ONNX Runtime all that TensorRT took is one node."""
         return {}
-
-    @property
-    def _batches(self) -> tuple[int, int, int]:
-        size = self.options.batch
-        return self.options.batches or build_plan.BATCH if size is None else (size, size, size)
 
     def _identity(self, onnx_sha256: str) -> Identity:
         versions = {"onnxruntime": onnxruntime.__version__}
