@@ -17,12 +17,15 @@ __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class"
 @dataclass(frozen=True)
 class EngineKind:
     """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
-    (None: on the device, in a bundle), and which GPU it wants (none: it runs on the CPU)."""
+    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and the function that says what
+    else is missing, where there is one.
+    """
 
     packages: tuple[str, ...]
     install: str
     engine: tuple[str, str] | None
     gpu: str = ""
+    check: tuple[str, str] | None = None
 
 
 CUDA = "cuda.bindings.runtime"
@@ -36,6 +39,20 @@ KINDS = {
         "'ptq-export[trt-rtx]'",
         ("ptq_export.engines.trt", "TrtRtxEngine"),
         "an NVIDIA RTX GPU",
+    ),
+    "ort-trt": EngineKind(
+        ("onnxruntime",),
+        "onnxruntime-gpu",
+        ("ptq_export.engines.ort_gpu", "OrtTrtEngine"),
+        "an NVIDIA GPU",
+        ("ptq_export.engines.ort_providers", "missing_tensorrt"),
+    ),
+    "ort-cuda": EngineKind(
+        ("onnxruntime",),
+        "onnxruntime-gpu",
+        ("ptq_export.engines.ort_gpu", "OrtCudaEngine"),
+        "an NVIDIA GPU",
+        ("ptq_export.engines.ort_providers", "missing_cuda"),
     ),
     "jetson": EngineKind((), "", None),
 }
@@ -91,6 +108,10 @@ def _missing(kind: EngineKind) -> EnvironmentMissing | None:
         if not _is_installed(package):
             needs = f" (it needs {kind.gpu})" if kind.gpu else ""
             return EnvironmentMissing(f"the package {package} is not installed", f"pip install {kind.install}{needs}")
+    if kind.check is not None:
+        module, function = kind.check
+        found: EnvironmentMissing | None = getattr(import_module(module), function)()
+        return found
     if kind.gpu and (cause := missing_gpu()):
         return EnvironmentMissing(cause, f"{kind.packages[0]} engines run on {kind.gpu}: copy the run folder to one")
     return None

@@ -117,6 +117,10 @@ class Options:
             {"show_default": False},
         ),
     ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        Knob(_CALIBRATION, "Where calibration computes; the engine runs where its target says."),
+    ] = "cpu"
     seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": 2**31 - 1})] = 0
     held_out: Annotated[
         int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})

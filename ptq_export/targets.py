@@ -98,8 +98,23 @@ _ENTRIES = (
         "gpu",
     ),
     Target("trt-rtx-fp16", "trt-rtx", None, FP16, (), "TensorRT for RTX, float16 (baseline)", "gpu"),
+    _int8(
+        "ort-trt-int8",
+        "ort-trt",
+        TENSORRT,
+        ("ort-cuda-fp16",),
+        "ONNX Runtime's TensorRT provider, int8 with float16 around it",
+        "gpu",
+    ),
+    Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)", "gpu"),
     _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
 )
+REFUSED = {
+    "ort-cuda-int8": (
+        "ONNX Runtime's CUDA provider has no int8 convolution: it would run float kernels with Q/DQ around them",
+        "on an NVIDIA GPU take trt-int8, or ort-trt-int8, the same graph through ONNX Runtime's TensorRT provider",
+    ),
+}
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:
     if _entry.name in TARGETS:
@@ -111,6 +126,9 @@ def find_target(name: str) -> Target:
     """The target called `name`.
 
     Raises:
-        InputError: no such target; the message lists the known ones and offers the nearest.
+        InputError: no such target (the message lists the known ones and offers the nearest), or one that cannot be.
     """
+    if name in REFUSED:
+        reason, instead = REFUSED[name]
+        raise InputError(f"there is no {name}: {reason}", instead)
     return lookup("target", name, TARGETS)

@@ -16,6 +16,7 @@ from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.engines.available import availability
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
@@ -85,6 +86,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     target.quantised()
     target.jetpack(options.jetpack)
     _check_engine(target)
+    find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
     denoiser = load_denoiser(options)

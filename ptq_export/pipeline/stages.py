@@ -19,6 +19,7 @@ from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.engines.available import availability
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
@@ -65,6 +66,7 @@ QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
 CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
+PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
 
 
@@ -186,8 +188,9 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
     found = job.folder.load_tensors(PAIRS)
     if found is None:
         count, steps = given(options.samples), given(options.steps)
+        denoiser, batch = job.denoiser.on(find_device(options.device)), PAIRS_BATCH[options.device]
         with job.stage("calibration pairs", count * steps):
-            pairs = collect_pairs(job.denoiser, count, steps, options.policy, options.seed, job.progress.advance)
+            pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, job.progress.advance, batch)
         job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
         return pairs
     return CalibrationPairs(**found)
@@ -208,8 +211,9 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
         load=lambda index: folder.load_tensors(_unit_file(index)),
         save=lambda index, state: folder.save_tensors(_unit_file(index), state),
     )
+    subject = job.subject.on(find_device(options.device))
     with job.stage(f"calibration, {options.rounding} rounding", len(units)):
-        model = quantise(job.subject, job.sites, pairs, method, store, lambda _: job.progress.advance())
+        model = quantise(subject, job.sites, pairs, method, store, lambda _: job.progress.advance()).cpu()
     layers = quantised_modules(model)
     state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
     folder.save_tensors(QUANTISED, state)

@@ -37,9 +37,9 @@ def check_graph(job: Job, graph: ir.Model) -> None:
         return
     plans: dict[str, Any] = {}
     refusals: dict[str, str] = {}
-    for package in dict.fromkeys(filter(None, (RTX, _own(job)))):
+    for package in dict.fromkeys((RTX, _own(job))):
         try:
-            if find_spec(package):
+            if package and find_spec(package):
                 plans[package] = asdict(_build(job, graph, package))
         except EnvironmentMissing as error:
             job.progress.message(error.cause)
@@ -53,8 +53,7 @@ def check_graph(job: Job, graph: ir.Model) -> None:
 def plan_is_due(job: Job) -> bool:
     """Whether the target's own plan is absent or damaged, and its builder is here and has not refused the graph."""
     checked = job.folder.load_json(CHECKED)
-    own = _own(job)
-    if checked is None or own is None or find_spec(own) is None or own in checked["refusals"]:
+    if checked is None or not _own(job) or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
         return False
     plan = _plan_file(job)
     return not (job.folder.has(plan.name) and job.folder.has(sidecar_path(plan).name))
@@ -66,7 +65,10 @@ def hand_over(job: Job) -> None:
     Raises:
         EnvironmentMissing: the plan could not be built here; everything up to the ONNX file is finished.
     """
-    path, own = job.folder.path, KINDS[job.target.engine].packages[0]
+    path, own = job.folder.path, _own(job)
+    if not own:
+        _refuse_unbuilt(job)
+        return
     script = path / Path(str(build_plan.__file__)).name
     with atomic_path(script) as temporary:
         shutil.copyfile(str(build_plan.__file__), temporary)
@@ -81,9 +83,21 @@ def hand_over(job: Job) -> None:
     )
 
 
-def _own(job: Job) -> str | None:
-    """The module whose plan the target's engine loads; None where it is built on the device."""
-    return next(iter(KINDS[job.target.engine].packages), None)
+def _refuse_unbuilt(job: Job) -> None:
+    """ONNX Runtime builds its engine from the ONNX file, where its provider can be loaded."""
+    available, missing = availability(job.target.engine)
+    if not available:
+        raise EnvironmentMissing(
+            f"{job.target.name} cannot be built on this machine: {missing}",
+            f"the ONNX file is finished and proved; copy {job.folder.path} to the machine that will serve it and run "
+            "there: ptq-export bench RUN",
+        )
+
+
+def _own(job: Job) -> str:
+    """The module whose plan the target's engine loads; empty where ONNX Runtime or a Jetson builds the engine."""
+    package = next(iter(KINDS[job.target.engine].packages), "")
+    return "" if package == "onnxruntime" else package
 
 
 def _batch(job: Job) -> tuple[int, int, int]:

@@ -52,6 +52,7 @@ def test_a_board_that_tells_nothing_has_no_figure() -> None:
     assert energy._by_power(board(), None, print) is None
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(count_gpus() == 0, reason=missing_gpu())
 @pytest.mark.skipif(find_spec("pynvml") is None, reason="nvidia-ml-py is not installed")
 def test_a_gpu_s_energy_is_measured() -> None:

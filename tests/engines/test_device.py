@@ -47,6 +47,7 @@ def test_without_a_gpu_cuda_says_so(call: Callable[[], object]) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.gpu
 @with_gpu
 def test_what_goes_to_the_device_comes_back() -> None:
     stream, block, found = Stream(), Block(ARRAY.nbytes), np.zeros_like(ARRAY)
@@ -56,6 +57,7 @@ def test_what_goes_to_the_device_comes_back() -> None:
     assert np.array_equal(found, ARRAY)
 
 
+@pytest.mark.gpu
 @with_gpu
 def test_events_time_what_lies_between_them() -> None:
     stream, events = Stream(), (Event(), Event())
@@ -65,6 +67,7 @@ def test_events_time_what_lies_between_them() -> None:
     assert 0 <= events[1].elapsed_ms(events[0]) < 10
 
 
+@pytest.mark.gpu
 @with_gpu
 def test_a_graph_repeats_what_was_recorded() -> None:
     first, second, stream, found = Block(ARRAY.nbytes), Block(ARRAY.nbytes), Stream(), np.zeros_like(ARRAY)

@@ -27,6 +27,7 @@ def test_without_a_gpu_the_reason_is_said() -> None:
     assert caught.value.exit_code == 3 and caught.value.remedy
 
 
+@pytest.mark.gpu
 @with_gpu
 def test_a_gpu_is_described() -> None:
     gpu = describe_gpu()
@@ -34,6 +35,7 @@ def test_a_gpu_is_described() -> None:
     assert missing_gpu() == ""
 
 
+@pytest.mark.gpu
 @with_gpu
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(EnvironmentMissing, match="no GPU 99"):

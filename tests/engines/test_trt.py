@@ -99,6 +99,7 @@ def test_a_part_of_the_graph_is_built_for_the_shapes_at_hand(source: Path) -> No
     assert sizes == [[3, WIDTH, SIZE, SIZE], [3]]
 
 
+@pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("graphs", [False, True], ids=["kernel by kernel", "CUDA graph"])
 def test_the_engine_computes_what_onnx_runtime_computes(kind: str, graphs: bool, source: Path, tmp_path: Path) -> None:
@@ -110,6 +111,7 @@ def test_the_engine_computes_what_onnx_runtime_computes(kind: str, graphs: bool,
     assert engine.gpu_bytes > 0
 
 
+@pytest.mark.gpu
 @on_gpu
 def test_a_finished_plan_is_loaded_and_not_built(kind: str, source: Path, tmp_path: Path) -> None:
     options = EngineOptions(batch=2)
@@ -118,7 +120,9 @@ def test_a_finished_plan_is_loaded_and_not_built(kind: str, source: Path, tmp_pa
     assert build_engine(kind, source, tmp_path / "engine", options).plan_path.stat().st_mtime_ns == built
 
 
+@pytest.mark.gpu
 @on_gpu
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch was built without CUDA")
 @pytest.mark.parametrize("graphs", [False, True], ids=["kernel by kernel", "CUDA graph"])
 def test_cuda_tensors_stay_on_the_device_and_on_the_caller_s_stream(
@@ -138,6 +142,7 @@ def test_cuda_tensors_stay_on_the_device_and_on_the_caller_s_stream(
         engine(sample.half(), timestep)
 
 
+@pytest.mark.gpu
 @on_gpu
 def test_every_layer_runs_int8_and_takes_time(kind: str, source: Path, tmp_path: Path) -> None:
     engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batch=4))
@@ -148,6 +153,7 @@ def test_every_layer_runs_int8_and_takes_time(kind: str, source: Path, tmp_path:
     assert close(engine(noise(4), 500), build_engine("ort", source, tmp_path / "ort")(noise(4), 500))
 
 
+@pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("graph", [False, True])
 def test_a_step_is_timed_on_the_device(kind: str, graph: bool, source: Path, tmp_path: Path) -> None:
@@ -157,6 +163,7 @@ def test_a_step_is_timed_on_the_device(kind: str, graph: bool, source: Path, tmp
     assert all(0 < timing.compute_ms < 1e3 and 0 < timing.enqueue_ms < 1e4 for timing in timings)
 
 
+@pytest.mark.gpu
 @on_gpu
 def test_a_float32_graph_runs_alone_for_a_proof(kind: str, tmp_path: Path) -> None:
     source = write(tmp_path, int8=False)
