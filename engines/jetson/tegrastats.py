@@ -23,6 +23,7 @@ MODULE_RAILS = (
 )
 """Rails that add up to the module, by board: Thor; Xavier NX, Orin NX and Nano; Nano; AGX Orin; AGX Xavier."""
 
+PATIENCE_S = 5.0
 _RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?:/-?\d+(?:mW)?)?(?!\S)")
 
 
@@ -54,12 +55,13 @@ class Sampler:
         self._reader: Any = None
 
     def start(self) -> None:
-        """Begin to listen; returns when the first line has come, or the program has ended."""
+        """Begin to listen; returns with the first line, at the program's end, or after some seconds of silence."""
         command = [self.program, "--interval", str(self.interval_ms)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        while not self._lines and self._process.poll() is None:
+        patience = time.monotonic() + PATIENCE_S + self.interval_ms / 1000
+        while not self._lines and self._process.poll() is None and time.monotonic() < patience:
             time.sleep(0.01)
 
     def stop(self) -> None:
