@@ -26,7 +26,7 @@ def plot_latency(latency_json: Mapping[str, Any], path: Path) -> None:
     for axis, step in zip(panels, steps, strict=True):
         _draw_bars(axis, step)
         _style(axis, step)
-    machine = f"{environment['cpu']}, {environment['threads']} threads"
+    machine = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
     panels[-1].set_xlabel(
         f"ms per denoising step: median, whisker to the 90th percentile  ·  {machine}", color=QUIET, fontsize=8.5
     )

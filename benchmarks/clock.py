@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ptq_export.benchmarks.stats import Latency
 
-__all__ = ["Protocol", "call_order", "interleave"]
+__all__ = ["Protocol", "call_order", "interleave", "wall_ms"]
+
+Call: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,23 @@ class Protocol:
         return asdict(self)
 
 
+def wall_ms(call: Call) -> float:
+    """Milliseconds that a call takes."""
+    started = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - started) / 1e6
+
+
 def interleave(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Call],
     protocol: Protocol,
     progress: Callable[[float], None] | None = None,
+    duration_ms: Callable[[Call], float] = wall_ms,
 ) -> dict[str, Latency]:
     """Time the candidates in interleaved rounds; `progress` hears the share done, between rounds.
 
-    Garbage collection is off while the clock runs. Engines should not leave threads spinning after a call: they
-    would slow down whoever is called next.
+    `duration_ms` makes one call and tells its duration: by default the wall clock does. Garbage collection is off while
+    the clock runs. Engines should not leave threads spinning after a call: they would slow down whoever is called next.
     """
     names = tuple(candidates)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -44,7 +54,7 @@ def interleave(
         done, rounds = 0.0, 0
         while done < 1:
             for name in call_order(names, rounds):
-                samples[name].append(_timed_ms(candidates[name]))
+                samples[name].append(duration_ms(candidates[name]))
             rounds += 1
             done = min(_share(rounds, protocol.min_rounds), _share(time.perf_counter() - started, protocol.min_seconds))
             if progress is not None:
@@ -62,12 +72,6 @@ def call_order(names: Sequence[str], index: int) -> list[str]:
     zigzag = [(place + 1) // 2 * (1 if place % 2 else -1) for place in range(count)]  # 0, 1, -1, 2, -2, ...
     order = [names[(shift + index) % count] for shift in zigzag]
     return order[::-1] if count % 2 and index // count % 2 else order
-
-
-def _timed_ms(call: Callable[[], object]) -> float:
-    started = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - started) / 1e6
 
 
 def _share(value: float, minimum: float) -> float:

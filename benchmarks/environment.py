@@ -17,7 +17,8 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "diffusers", "numpy", "ptq-export")
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine and its software; `threads` are the logical processors this process may use.
+    """The machine and its software; `threads` are the logical processors this process may use, `gpu` is what an
+    engine on one runs on.
 
     `isa` lists the instruction sets that decide the choice of kernels; `load_average` is the mean number of
     runnable tasks over the last 1, 5 and 15 minutes.
@@ -31,13 +32,15 @@ class Environment:
     python: str
     versions: dict[str, str]
     load_average: tuple[float, ...]
+    gpu: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """`environment` in `latency.json` and `manifest.json`."""
-        return asdict(self) | {"isa": list(self.isa), "load_average": list(self.load_average)}
+        value = asdict(self) | {"isa": list(self.isa), "load_average": list(self.load_average)}
+        return value if self.gpu else {key: it for key, it in value.items() if key != "gpu"}
 
 
-def describe_environment() -> Environment:
+def describe_environment(gpu: str = "") -> Environment:
     """The environment at this moment."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Environment(
@@ -49,6 +52,7 @@ def describe_environment() -> Environment:
         python=platform.python_version(),
         versions=package_versions(),
         load_average=tuple(round(load, 2) for load in psutil.getloadavg()),
+        gpu=gpu,
     )
 
 

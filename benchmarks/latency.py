@@ -42,7 +42,7 @@ class StepLatency:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """The content of `latency.json`."""
+    """The content of `latency.json`; `gpu` holds what only a GPU's clock tells (`gpu_clock.GpuStep`, as JSON)."""
 
     environment: Environment
     protocol: Protocol
@@ -50,6 +50,7 @@ class LatencyReport:
     loops: Sequence[LoopLatency]
     size_bytes: Mapping[str, int]
     peak_memory_bytes: Mapping[str, int]
+    gpu: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The file's JSON object."""
@@ -61,7 +62,7 @@ class LatencyReport:
             "loops": [loop.to_json() for loop in self.loops],
             "size_bytes": dict(self.size_bytes),
             "peak_memory_bytes": dict(self.peak_memory_bytes),
-        }
+        } | ({"gpu": list(self.gpu)} if self.gpu else {})
 
 
 def measure_steps(

@@ -38,7 +38,7 @@ def input_grid(histogram: ChannelHistogram, metric: str, weight: Tensor) -> Grid
     clip = clip_range(histogram, metric)
     energy = weight.transpose(0, 1).flatten(1).square().sum(1)
     energy = energy if len(energy) == len(clip.low) else energy.sum(0, keepdim=True)
-    zero_points = torch.arange(LEVELS + 1, dtype=torch.float32)[:, None]
+    zero_points = torch.arange(LEVELS + 1, dtype=torch.float32, device=weight.device)[:, None]
     below = torch.where(clip.low < 0, -clip.low / zero_points, torch.zeros_like(clip.low))
     above = torch.where(clip.high > 0, clip.high / (LEVELS - zero_points), torch.zeros_like(clip.high))
     scales = torch.maximum(below, above).clamp_min(1e-8)
@@ -51,7 +51,7 @@ def symmetric_grid(histogram: ChannelHistogram, metric: str) -> Grid:
     """One int8 scale with zero point 0 for an input whose histogram pools all channels."""
     clip = clip_range(histogram, metric, symmetric=True)
     scale = (clip.high / SIGNED_MAX).clamp_min(1e-8)
-    return _squeezed(Grid(scale, torch.zeros(1, dtype=torch.int8)))
+    return _squeezed(Grid(scale, torch.zeros_like(scale, dtype=torch.int8)))
 
 
 def _squeezed(grid: Grid) -> Grid:

@@ -44,7 +44,7 @@ class ChannelHistogram:
     def __init__(self, limits: ChannelRange) -> None:
         self.limits = limits
         self.width = ((limits.high - limits.low) / BINS).clamp_min(1e-12)
-        self.counts = torch.zeros(len(limits.low), BINS)
+        self.counts = torch.zeros(len(limits.low), BINS, device=limits.low.device)
 
     def update(self, x: Tensor) -> None:
         """Count another activation."""
@@ -52,9 +52,9 @@ class ChannelHistogram:
         if len(self.limits.low) == 1:
             rows = rows.reshape(1, -1)
         index = ((rows - self.limits.low[:, None]) / self.width[:, None]).long().clamp_(0, BINS - 1)
-        index += torch.arange(len(rows))[:, None] * BINS
+        index += torch.arange(len(rows), device=rows.device)[:, None] * BINS
         self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
 
     def centres(self) -> Tensor:
         """The value in the middle of each bin `[C, BINS]`."""
-        return self.limits.low[:, None] + (torch.arange(BINS) + 0.5) * self.width[:, None]
+        return self.limits.low[:, None] + (torch.arange(BINS, device=self.width.device) + 0.5) * self.width[:, None]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ptq_export.calibrators.timesteps import draw_step_indices
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import exact_floats
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
 from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
@@ -43,12 +44,17 @@ class CalibrationPairs:
         label = () if self.label is None else (self.label[rows],)
         return (self.sample[rows], self.timestep[rows], *label)
 
+    def on(self, device: torch.device) -> "CalibrationPairs":
+        """The same pairs on `device`."""
+        return CalibrationPairs(*(value.to(device) for value in self.inputs()))
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """The arguments of the denoiser, `size` pairs at a time."""
         for first in range(0, len(self), size):
             yield self.inputs(slice(first, first + size))
 
 
+@exact_floats()
 def collect_pairs(
     denoiser: Denoiser,
     count: int,
@@ -60,7 +66,8 @@ def collect_pairs(
 ) -> CalibrationPairs:
     """One pair from each of `count` trajectories of `steps` DDIM steps; `policy` draws the step of each.
 
-    The labels of a class-conditional denoiser are drawn from all its classes.
+    The labels of a class-conditional denoiser are drawn from all its classes. The network alone computes on the
+    denoiser's device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
 
     `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed.
     """

@@ -19,6 +19,7 @@ from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.calibrators.sites import Site, Unit, find_units
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import exact_floats
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
 
@@ -49,6 +50,7 @@ class UnitStore:
     save: Callable[[int, QuantisationState], None]
 
 
+@exact_floats()
 def quantise(
     denoiser: Denoiser,
     sites: tuple[Site, ...],
@@ -57,10 +59,14 @@ def quantise(
     store: UnitStore,
     advance: Callable[[str], None],
 ) -> nn.Module:
-    """The network with integer layers where `sites` says so; `advance(unit)` is called after each finished unit."""
+    """The network with integer layers where `sites` says so; `advance(unit)` is called after each finished unit.
+
+    All of it happens on the denoiser's device, where the result stays; `store` is given states on the CPU.
+    """
     units = find_units(denoiser.module, sites)
     names = tuple(name for unit in units for name in unit.sites)
     model = copy.deepcopy(denoiser.module).requires_grad_(False)
+    pairs = pairs.on(denoiser.device)
     reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
     for index, unit in enumerate(units):
@@ -120,8 +126,11 @@ def restore(model: nn.Module, state: QuantisationState) -> None:
         name, buffer = key.rsplit(".", 1)
         layers.setdefault(name, {})[buffer] = value
     for name, buffers in layers.items():
-        model.set_submodule(name, quantised_layer(buffers, model.get_submodule(name)))
+        layer = model.get_submodule(name)
+        device = layer.get_parameter("weight").device
+        model.set_submodule(name, quantised_layer({key: value.to(device) for key, value in buffers.items()}, layer))
 
 
 def _state(model: nn.Module, names: tuple[str, ...]) -> QuantisationState:
-    return {f"{name}.{key}": value for name in names for key, value in model.get_submodule(name).state_dict().items()}
+    layers = {name: model.get_submodule(name) for name in names}
+    return {f"{name}.{key}": value.cpu() for name, layer in layers.items() for key, value in layer.state_dict().items()}

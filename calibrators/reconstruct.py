@@ -39,7 +39,7 @@ def reconstruct(module: nn.Module, soft: list[SoftLayer], data: UnitData, recipe
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(soft, recipe)
     for iteration in range(recipe.iterations):
-        rows = torch.randint(len(data.output), (recipe.batch,), generator=generator)
+        rows = torch.randint(len(data.output), (recipe.batch,), generator=generator).to(data.output.device)
         output = module(*(value[rows] for value in data.inputs))
         error = channels_first(output - data.output[rows]).square().sum(0).mean()
         loss = error + recipe.regulariser * _regulariser(soft, iteration / recipe.iterations, recipe.warm_up)
@@ -74,7 +74,7 @@ def _channel_means(module: nn.Module, path: str, data: UnitData, axis: int) -> T
 
     handle = module.get_submodule(path).register_forward_hook(hook)
     try:
-        for rows in torch.split(torch.arange(len(data.output)), BATCH):
+        for rows in torch.split(torch.arange(len(data.output), device=data.output.device), BATCH):
             module(*(value[rows] for value in data.inputs))
     finally:
         handle.remove()
@@ -92,7 +92,7 @@ def _optimizer(layers: list[SoftLayer], recipe: Recipe) -> torch.optim.Optimizer
 
 def _regulariser(soft: list[SoftLayer], progress: float, warm_up: float) -> Tensor:
     if progress < warm_up:
-        return torch.zeros(())
+        return soft[0].alpha.new_zeros(())
     b = 20 + (2 - 20) * (progress - warm_up) / (1 - warm_up)
     terms = [(1 - (2 * layer.rounding() - 1).abs().pow(b)).sum() for layer in soft]
     return torch.stack(terms).sum()

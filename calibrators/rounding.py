@@ -32,7 +32,7 @@ class SoftLayer(nn.Module):
         self.zero_point = grid.zero_point
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
-        bias = layer.bias.detach() if layer.bias is not None else torch.zeros(weight.shape[0])
+        bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(weight.shape[0])
         step = weight_scale(folded, scheme.pair_limit)
         if scheme.integer_bias:
             step = step.maximum(bias_step(bias, grid.scale.max(), output))
@@ -40,7 +40,7 @@ class SoftLayer(nn.Module):
         self.ratio = folded / _rows(self.step, folded)
         self.relative = (grid.scale / grid.scale.max()).expand(weight.shape[1]).reshape(1, -1, *[1] * (weight.ndim - 2))
         self.bias = nn.Parameter(bias.clone())
-        self.log_input_scale = nn.Parameter(torch.zeros(()))
+        self.log_input_scale = nn.Parameter(weight.new_zeros(()))
         self.base_scale = grid.scale
         fraction = self.ratio - self.ratio.floor()
         self.nearest = (fraction >= 0.5).float()

@@ -7,36 +7,61 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.gpu import missing_gpu
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
-from ptq_export.processor import instruction_sets
 
 __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files"]
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """A runtime: the package it needs, what pip calls that, where its `Engine` is (None: not written yet), what else it
-    wants, and instruction sets of which the processor must have one."""
+    """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
+    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and the function that says what
+    else is missing, where there is one.
+    """
 
-    package: str
+    packages: tuple[str, ...]
     install: str
     engine: tuple[str, str] | None
-    needs: str = ""
-    instruction_sets: tuple[str, ...] = ()
+    gpu: str = ""
+    check: tuple[str, str] | None = None
 
 
+CUDA = "cuda.bindings.runtime"
 KINDS = {
-    "ort": EngineKind("onnxruntime", "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
-    "openvino": EngineKind("openvino", "'ptq-export[openvino]'", ("ptq_export.engines.ov", "OpenVinoEngine")),
+    "ort": EngineKind(("onnxruntime",), "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "openvino": EngineKind(("openvino",), "'ptq-export[openvino]'", ("ptq_export.engines.ov", "OpenVinoEngine")),
     "openvino-bf16": EngineKind(
-        "openvino",
+        ("openvino",),
         "'ptq-export[openvino]'",
         ("ptq_export.engines.ov", "OpenVinoBf16Engine"),
-        instruction_sets=("avx512_bf16", "amx_bf16"),
+        check=("ptq_export.engines.bf16", "missing_bf16"),
     ),
-    "trt": EngineKind("tensorrt", "tensorrt", None, "an NVIDIA GPU"),
-    "trt-rtx": EngineKind("tensorrt_rtx", "'ptq-export[trt-rtx]'", None, "an NVIDIA RTX GPU"),
+    "trt": EngineKind(
+        ("tensorrt", CUDA), "tensorrt cuda-python", ("ptq_export.engines.trt", "TrtEngine"), "an NVIDIA GPU"
+    ),
+    "trt-rtx": EngineKind(
+        ("tensorrt_rtx", CUDA),
+        "'ptq-export[trt-rtx]'",
+        ("ptq_export.engines.trt", "TrtRtxEngine"),
+        "an NVIDIA RTX GPU",
+    ),
+    "ort-trt": EngineKind(
+        ("onnxruntime",),
+        "onnxruntime-gpu",
+        ("ptq_export.engines.ort_gpu", "OrtTrtEngine"),
+        "an NVIDIA GPU",
+        ("ptq_export.engines.ort_providers", "missing_tensorrt"),
+    ),
+    "ort-cuda": EngineKind(
+        ("onnxruntime",),
+        "onnxruntime-gpu",
+        ("ptq_export.engines.ort_gpu", "OrtCudaEngine"),
+        "an NVIDIA GPU",
+        ("ptq_export.engines.ort_providers", "missing_cuda"),
+    ),
+    "jetson": EngineKind((), "", None),
 }
 
 
@@ -82,12 +107,25 @@ def load_files(kind: str, source: str, batch: str = "") -> Engine:
 
 
 def _missing(kind: EngineKind) -> EnvironmentMissing | None:
-    if find_spec(kind.package) is None:
-        needs = f" (it needs {kind.needs})" if kind.needs else ""
-        return EnvironmentMissing(f"the package {kind.package} is not installed", f"pip install {kind.install}{needs}")
-    if kind.instruction_sets and not set(kind.instruction_sets) & set(instruction_sets()):
-        return EnvironmentMissing(f"this processor has none of {', '.join(kind.instruction_sets)}", "run it on another")
+    """What is missing first; the GPU is looked for only where the packages are."""
     if kind.engine is None:
-        cause = f"this version builds {kind.package} plans and does not run them yet"
-        return EnvironmentMissing(cause, f"load the plan with {kind.package}'s own runtime")
+        remedy = "copy the run's folder jetson to the device and run there: python3 build.py"
+        return EnvironmentMissing("its engine is built and runs on the device itself", remedy)
+    for package in kind.packages:
+        if not _is_installed(package):
+            needs = f" (it needs {kind.gpu})" if kind.gpu else ""
+            return EnvironmentMissing(f"the package {package} is not installed", f"pip install {kind.install}{needs}")
+    if kind.check is not None:
+        module, function = kind.check
+        found: EnvironmentMissing | None = getattr(import_module(module), function)()
+        return found
+    if kind.gpu and (cause := missing_gpu()):
+        return EnvironmentMissing(cause, f"{kind.packages[0]} engines run on {kind.gpu}: copy the run folder to one")
     return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is part of
+        return False

@@ -6,7 +6,7 @@ torch is never imported here: a server that feeds numpy arrays starts without it
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ptq_export.engines.layers import LayerRecord
     from ptq_export.engines.unet import EngineUNet
 
-__all__ = ["Engine", "EngineOptions", "Signature"]
+__all__ = ["DeviceTiming", "Engine", "EngineOptions", "GpuEngine", "Signature"]
 
 Integers: TypeAlias = "int | NDArray[Any] | Tensor"
 """One for the whole batch, or `[N]`."""
@@ -61,11 +61,29 @@ class EngineOptions:
         batch: The only batch size, for which the engine is then specialised; None serves any.
         threads: Threads of an engine on the CPU; all physical cores by default.
         arena: ONNX Runtime: keep freed buffers for the next call, which is faster, and memory stays at its peak.
+        batches: TensorRT: least, usual and largest batch of an engine that serves any; 1, 4 and 64 by default.
+        builder_level: TensorRT: 0 builds fastest, 5 searches longest; its own default is 3.
+        workspace_mib: TensorRT: limit of the builder's scratch memory.
+        cuda_graphs: TensorRT: record a step once per batch size and launch it as one: less work for the host, and
+            tensors are copied on the device to where the recording reads them.
     """
 
     batch: int | None = None
     threads: int = field(default_factory=_physical_cores)
     arena: bool = True
+    batches: tuple[int, int, int] | None = None
+    builder_level: int | None = None
+    workspace_mib: int | None = None
+    cuda_graphs: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceTiming:
+    """One step on a GPU, its inputs there already: time between two events around it, and the host's time to ask for
+    it."""
+
+    compute_ms: float
+    enqueue_ms: float
 
 
 class Engine(ABC):
@@ -141,16 +159,19 @@ class Engine(ABC):
         if _type_name(sample) != "float32":
             raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
         array = _as_array(sample)
+        self._check_shape(array.shape)
+        return np.ascontiguousarray(array)
+
+    def _check_shape(self, found: tuple[int, ...]) -> None:
         batch, shape = self.signature.batch, self.signature.sample_shape
         wanted = ("N" if batch is None else batch, *shape)
-        if array.ndim != 4 or array.shape[1:] != shape or len(array) == 0:
-            raise InputError(f"the sample is {list(array.shape)}, this engine takes [{', '.join(map(str, wanted))}]")
-        if batch not in (None, len(array)):
+        if len(found) != 4 or found[1:] != shape or found[0] == 0:
+            raise InputError(f"the sample is {list(found)}, this engine takes [{', '.join(map(str, wanted))}]")
+        if batch not in (None, found[0]):
             raise InputError(
-                f"the sample has batch {len(array)}, this engine was compiled for batch {batch}",
+                f"the sample has batch {found[0]}, this engine was compiled for batch {batch}",
                 "send that many samples, or export with a dynamic batch",
             )
-        return np.ascontiguousarray(array)
 
     def _checked_timestep(self, timestep: Any, batch: int) -> NDArray[np.int64]:
         if _type_name(timestep) in ("float16", "bfloat16"):
@@ -166,6 +187,55 @@ class Engine(ABC):
         if label is None:
             raise InputError("this engine is class-conditional", f"give labels, 0..{classes - 1}")
         return (_checked_integers("label", label, batch, classes),)
+
+
+class GpuEngine(Engine):
+    """An engine on a GPU: CUDA tensors stay on the device, and it times its steps there.
+
+    A step of CUDA tensors is put on torch's current stream (`with torch.cuda.stream(...)` gives another) and not
+    waited for. Time-steps and labels that are on the device already are not checked: that would wait for them.
+    """
+
+    gpu_bytes: int
+    """Device memory that it holds: weights, activations, buffers."""
+
+    def __call__(self, sample: Any, timestep: Integers, label: "Integers | None" = None) -> Any:
+        if not (_is_tensor(sample) and sample.is_cuda):
+            return super().__call__(sample, timestep, label)
+        if _type_name(sample) != "float32":
+            raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
+        self._check_shape(tuple(sample.shape))
+        if (label is None) != (self.signature.classes is None):
+            self._checked_label(label, len(sample))
+        given = [timestep] if label is None else [timestep, label]
+        checks = (self._checked_timestep, lambda value, batch: self._checked_label(value, batch)[0])
+        conditions = [_on_device(value, sample, check) for value, check in zip(given, checks, strict=False)]
+        return self.run_tensors(sample.detach().contiguous(), *conditions)
+
+    @abstractmethod
+    def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
+        """eps `[N, C, H, W]` of checked arguments on the device: contiguous, `[N, C, H, W]` and int64 `[N]`."""
+
+    @abstractmethod
+    def timed_step(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[], DeviceTiming]:
+        """A function that computes this step again and again, its inputs on the device, and times it: launched as one
+        CUDA graph, or kernel by kernel."""
+
+
+def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray[np.int64]]) -> "Tensor":
+    """Integers as int64 `[N]` beside `sample`, checked where they are on the host."""
+    import torch
+
+    if not (_is_tensor(value) and value.is_cuda):
+        return torch.from_numpy(check(value, len(sample))).to(sample.device, non_blocking=True)
+    if value.is_floating_point() or tuple(value.shape) not in ((), (1,), (len(sample),)):
+        raise InputError(
+            f"{_type_name(value)} {list(value.shape)} are no time-steps or labels of {len(sample)} samples"
+        )
+    tensor: Tensor = value.to(torch.int64).expand(len(sample)).contiguous()
+    return tensor
 
 
 def _checked_integers(name: str, given: Any, batch: int, end: int | None) -> NDArray[np.int64]:

@@ -1,50 +1,75 @@
 #!/usr/bin/env python3
 """Build a TensorRT plan from an ONNX graph: `python build_plan.py denoiser.trt-int8.onnx --batch 1:4:64`.
 
-This file stands alone. It runs where the plan will run, with the Python and the TensorRT (10 or 11) of that machine and
-nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because some graphs
-crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none.
+This file stands alone. It runs where the plan will run, with the Python and the TensorRT (8.5, 8.6, 10 or 11) of that
+machine and nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because
+some graphs crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["BATCH", "UNUSABLE", "main", "typings"]
+__all__ = ["BATCH", "RTX", "UNUSABLE", "Typing", "main", "timing_cache_file", "typings"]
 
 OK, REFUSED = 0, 1
 UNUSABLE = 3
 BATCH = (1, 4, 64)
+RTX = "tensorrt_rtx"
 
 
-def main() -> int:
-    """The program; the last line on stdout describes the plan as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("onnx", type=Path, help="graph with Q/DQ nodes")
-    parser.add_argument("--plan", type=Path, help="file to write (default: the graph's name with .plan)")
-    parser.add_argument("--batch", type=_batch_range, default=BATCH, metavar="MIN:OPT:MAX", help="default: 1:4:64")
-    parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
-    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="kept between builds on one device")
-    parser.add_argument("--package", default="tensorrt", choices=("tensorrt", "tensorrt_rtx"))
-    options = parser.parse_args()
-    options.plan = options.plan or options.onnx.with_suffix(".plan")
+class Typing(NamedTuple):
+    """A way to tell TensorRT which precision is meant: flags of the network and of the builder, and which graph is
+    needed where the usual one (opset 20, float16 around the Q/DQ nodes) is not read."""
+
+    network: tuple[str, ...]
+    builder: tuple[str, ...]
+    graph: str = ""
+
+
+TYPED = Typing(("STRONGLY_TYPED",), ())
+FLAGGED = Typing(("EXPLICIT_BATCH",), ("INT8", "FP16"))
+OLD = Typing(
+    ("EXPLICIT_BATCH",),
+    ("INT8", "FP16"),
+    "opset 17 or older with float32 around the Q/DQ nodes: QuantizeLinear reads float16 from opset 19 on",
+)
+VERSIONS = (
+    # from version, what to try in this order
+    ((11, 0), (TYPED,)),  # nothing else is left: weak typing and the flags INT8, FP16 are gone
+    ((10, 12), (TYPED,)),
+    ((10, 0), (TYPED, FLAGGED)),  # strong typing has gaps
+    ((8, 5), (OLD,)),  # JetPack 5; 8.6 alike
+)
+"""Everything that depends on the version of TensorRT. TensorRT for RTX, any version, is like TensorRT 11."""
+
+
+def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any, Any], None] | None = None) -> int:
+    """The program; the last line on stdout describes the plan as JSON.
+
+    `adjust(trt, builder, network, config)` is called before every build, for what only the caller knows of the device.
+    """
+    options = _arguments(arguments)
+    options.adjust = adjust
     try:
         trt = importlib.import_module(options.package)
     except ImportError as error:
         print(f"{options.package} cannot be imported: {error}", file=sys.stderr)
         return UNUSABLE
-    if not typings(trt):
-        print(
-            f"TensorRT {trt.__version__} cannot parse these graphs (opset 20): 10 or newer is needed", file=sys.stderr
-        )
+    ways = typings(trt)
+    if not ways:
+        print(f"TensorRT {trt.__version__} cannot build these graphs: 8.5 or newer is needed", file=sys.stderr)
         return UNUSABLE
     started = time.monotonic()
     logger = trt.Logger(trt.Logger.WARNING)
@@ -53,17 +78,34 @@ def main() -> int:
     except TypeError:  # what TensorRT's factory ends in without a CUDA device
         print(f"{options.package} {trt.__version__} finds no GPU", file=sys.stderr)
         return UNUSABLE
-    for strongly_typed in typings(trt):
+    for way in ways:
         config = builder.create_builder_config()
-        plan = _build(trt, builder, config, logger, options, strongly_typed)
+        plan = _build(trt, builder, config, logger, options, way)
         if plan is not None:
             _write_whole(options.plan, bytes(plan))
             _keep_timing_cache(config, options.timing_cache)
-            seconds = round(time.monotonic() - started, 2)
-            found: dict[str, Any] = {"version": trt.__version__, "strongly_typed": strongly_typed, "seconds": seconds}
-            print(json.dumps(found))
+            found: dict[str, Any] = {"version": trt.__version__, "strongly_typed": way is TYPED}
+            print(json.dumps({**found, "seconds": round(time.monotonic() - started, 2)}))
             return OK
+    if ways[-1].graph:
+        print(f"[E] TensorRT {trt.__version__} needs a graph of {ways[-1].graph}", file=sys.stderr)
     return REFUSED
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("onnx", type=Path, help="graph with Q/DQ nodes")
+    parser.add_argument("--plan", type=Path, help="file to write (default: the graph's name with .plan)")
+    parser.add_argument("--batch", type=_batch_range, default=BATCH, metavar="MIN:OPT:MAX", help="default: 1:4:64")
+    parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
+    parser.add_argument("--builder-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest")
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="default: beside the plan, one per device and version"
+    )
+    parser.add_argument("--package", default="tensorrt", choices=("tensorrt", RTX))
+    options = parser.parse_args(arguments)
+    options.plan = options.plan or options.onnx.with_suffix(".plan")
+    return options
 
 
 def _batch_range(text: str) -> tuple[int, int, int]:
@@ -75,50 +117,80 @@ def _batch_range(text: str) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def typings(trt: Any) -> list[bool]:
-    """Whether the network is strongly typed, what to try first.
-
-    | TensorRT      |                                                               |
-    |---------------|---------------------------------------------------------------|
-    | before 10     | cannot parse the graphs                                       |
-    | 10.0 to 10.11 | strong typing with gaps: else the flags INT8 and FP16         |
-    | 10.12 to 11   | strong typing; 11 knows nothing else. TensorRT for RTX alike  |
-    """
+def typings(trt: Any) -> tuple[Typing, ...]:
+    """How this version may be told the precisions, what to try first; nothing where it is too old."""
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if trt.__name__ == "tensorrt_rtx" or version >= (10, 12):
-        return [True]
-    return [True, False] if version >= (10, 0) else []
+    if trt.__name__ == RTX:
+        return VERSIONS[0][1]
+    return next((ways for least, ways in VERSIONS if version >= least), ())
 
 
-def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.Namespace, strongly_typed: bool) -> Any:
+def timing_cache_file(folder: Path, package: str, version: str, device: str) -> Path:
+    """What one device has measured with one version: another's is of no use to it."""
+    return folder / f"timing-{re.sub(r'[^A-Za-z0-9.]+', '-', f'{package}-{version}-{device}')}.cache"
+
+
+def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.Namespace, way: Typing) -> Any:
     """The serialised plan, or None after TensorRT's own messages on stderr."""
-    network = builder.create_network(_creation_flags(trt, strongly_typed))
+    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, way.network))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(options.onnx)):
         for index in range(parser.num_errors):
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
         return None
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if not strongly_typed:
-        config.set_flag(trt.BuilderFlag.INT8)
-        config.set_flag(trt.BuilderFlag.FP16)
+    for flag in _needed(trt, network, way.builder):
+        config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in options.batch])
-    config.add_optimization_profile(profile)
+    if options.builder_level is not None and hasattr(config, "builder_optimization_level"):  # from 8.6 on
+        config.builder_optimization_level = options.builder_level
+    _add_profile(builder, network, config, options.batch)
+    if options.timing_cache is None and options.package != RTX:  # whose cache asks for a GPU
+        device = _device_name()
+        options.timing_cache = timing_cache_file(options.plan.parent, options.package, trt.__version__, device)
     if options.timing_cache:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
+    if options.adjust:
+        options.adjust(trt, builder, network, config)
     return builder.build_serialized_network(network, config)
 
 
-def _creation_flags(trt: Any, strongly_typed: bool) -> int:
-    """Bits for `create_network`; a version that knows no other typing may have dropped the flag."""
-    known = trt.NetworkDefinitionCreationFlag
-    return 1 << int(known.STRONGLY_TYPED) if strongly_typed and hasattr(known, "STRONGLY_TYPED") else 0
+def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, int, int]) -> None:
+    """Let the first dimension of the inputs that leave it open be any of `batches`."""
+    profile = builder.create_optimization_profile()
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = [tensor for tensor in tensors if -1 in tuple(tensor.shape)]
+    for tensor in dynamic:
+        profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in batches])
+    if dynamic:
+        config.add_optimization_profile(profile)
+
+
+def _needed(trt: Any, network: Any, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """All flags for a graph with Q/DQ nodes; else only FP16, and only where the graph has float16: a float32 baseline
+    stays one."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
+        return flags
+    types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
+    return tuple(flag for flag in flags if flag == "FP16" and trt.float16 in types)
+
+
+def _bits(known: Any, names: tuple[str, ...]) -> int:
+    """Flags for `create_network`; a version that knows no other way may have dropped the name of it."""
+    return sum(1 << int(getattr(known, name)) for name in names if hasattr(known, name))
+
+
+def _device_name() -> str:
+    """The GPU by the name that its driver gives it."""
+    name = ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "unknown"
+    return name.value.decode() if driver.cuInit(0) + driver.cuDeviceGetName(name, 256, 0) == 0 else "unknown"
 
 
 def _keep_timing_cache(config: Any, path: Any) -> None:

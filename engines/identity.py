@@ -29,7 +29,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides the bytes of an engine; `options` holds only those that do (threads do not)."""
+    """Everything that decides the bytes of an engine; `options` holds only those that do (threads do not), `device`
+    the GPU that it is bound to."""
 
     engine: str
     versions: Mapping[str, str]
@@ -38,6 +39,7 @@ class Identity:
     os: str
     arch: str
     isa: tuple[str, ...]
+    device: str = ""
 
 
 def current(
@@ -46,11 +48,12 @@ def current(
     onnx_sha256: str,
     options: Mapping[str, Any] | None = None,
     isa: tuple[str, ...] | None = None,
+    device: str = "",
 ) -> Identity:
     """The identity of an engine built here and now from the ONNX with that sha256; `isa` is this processor's."""
     system, machine = platform.system().lower(), platform.machine().lower()
     isa = instruction_sets() if isa is None else isa
-    return Identity(engine, dict(versions), onnx_sha256, dict(options or {}), system, machine, isa)
+    return Identity(engine, dict(versions), onnx_sha256, dict(options or {}), system, machine, isa, device)
 
 
 def differences(found: Identity, wanted: Identity) -> list[str]:
@@ -126,4 +129,4 @@ def read_identity(engine_file: Path) -> tuple[Identity, str]:
 def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items()) or "nothing"
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return (" ".join(value) if isinstance(value, tuple) else str(value)) or "nothing"

@@ -19,10 +19,11 @@ import onnx_ir as ir
 from ptq_export.engines import build_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.scopes import module_path
+from ptq_export.graph.single_file import load_model
 
-__all__ = ["RTX", "Plan", "make_plan"]
+__all__ = ["RTX", "Effort", "Plan", "make_plan"]
 
-RTX = "tensorrt_rtx"
+RTX = build_plan.RTX
 # What TensorRT for RTX says on every machine without a GPU, and TensorRT's echo of the node that it names anyway.
 _NOISE = ("cudaError 35", "--- Begin node", "--- End node")
 
@@ -38,8 +39,31 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(package: str, source: Path, plan: Path, batch: tuple[int, int, int], graph: ir.Model) -> Plan:
-    """Write `plan`, the plan of the file `source` (whose graph is `graph`) for batches from `batch[0]` to `batch[2]`.
+@dataclass(frozen=True)
+class Effort:
+    """How the builder searches: `builder_level` 0 (fast) to 5 (thorough), at most `workspace_mib` of scratch memory;
+    None is its own default."""
+
+    builder_level: int | None = None
+    workspace_mib: int | None = None
+
+    def arguments(self) -> list[str]:
+        """As `build_plan.py` wants to hear it."""
+        given = {"--builder-level": self.builder_level, "--workspace": self.workspace_mib}
+        return [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+
+
+def make_plan(
+    package: str,
+    source: Path,
+    plan: Path,
+    batch: tuple[int, int, int],
+    graph: ir.Model | None = None,
+    effort: Effort | None = None,
+) -> Plan:
+    """Write `plan`, the plan of the file `source` for batches from `batch[0]` to `batch[2]`.
+
+    `graph` is the content of `source`, where it is at hand. TensorRT's timings of kernels are kept beside the plan.
 
     Raises:
         EnvironmentMissing: `package` is too old, or finds no GPU and needs one.
@@ -47,6 +71,7 @@ def make_plan(package: str, source: Path, plan: Path, batch: tuple[int, int, int
             the nodes in them came from.
     """
     arguments = [str(source), "--plan", str(plan), "--batch", ":".join(map(str, batch)), "--package", package]
+    arguments += (effort or Effort()).arguments()
     command = [sys.executable, str(build_plan.__file__), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
@@ -54,7 +79,8 @@ def make_plan(package: str, source: Path, plan: Path, batch: tuple[int, int, int
     if done.returncode == build_plan.UNUSABLE:
         raise EnvironmentMissing(log[-1] if log else f"{package} cannot be used", "")
     if done.returncode:
-        raise GateFailed(f"{package} refuses {source.name}:\n{_messages(log, done.returncode, graph)}")
+        words = _messages(log, done.returncode, graph or load_model(source))
+        raise GateFailed(f"{package} refuses {source.name}:\n{words}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     warnings = tuple(dict.fromkeys(line.partition("[W]")[2].strip() for line in log if "[W]" in line))
     return Plan(package, found["version"], plan.stat().st_size, found["seconds"], warnings)

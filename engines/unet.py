@@ -11,20 +11,29 @@ __all__ = ["EngineUNet"]
 
 
 class EngineUNet(nn.Module):
-    """The `unet` of a `DDIMPipeline` or `DDPMPipeline`, computed by `engine`; it has no parameters to move or cast."""
+    """The `unet` of a `DDIMPipeline` or `DDPMPipeline`, computed by `engine`; it has no parameters to cast.
+
+    Where it is moved to, the pipeline makes its tensors: on `cuda` those of an engine on a GPU stay there.
+    """
 
     dtype = torch.float32
-    device = torch.device("cpu")
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self.engine = engine
+        self.register_buffer("_place", torch.empty(0), persistent=False)
         channels, height, width = engine.sample_shape
         self.config = FrozenDict(
             sample_size=height if height == width else (height, width),
             in_channels=channels,
             out_channels=engine.signature.channels,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its samples are."""
+        place: Tensor = self.get_buffer("_place")
+        return place.device
 
     def forward(
         self,

@@ -20,7 +20,19 @@ from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
 from ptq_export.targets import TARGETS, find_target
 
-__all__ = ["app", "bench", "compare", "inspect", "main", "quantise", "sample", "sensitivity", "targets", "verify"]
+__all__ = [
+    "app",
+    "bench",
+    "build",
+    "compare",
+    "inspect",
+    "main",
+    "quantise",
+    "sample",
+    "sensitivity",
+    "targets",
+    "verify",
+]
 
 INTERRUPTED = 130
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
@@ -91,7 +103,7 @@ def _check(options: Options) -> None:
     """Refuse at once what needs no model to be refused."""
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
-    find_target(options.target)
+    find_target(options.target).jetpack(options.jetpack)
 
 
 @app.command()
@@ -104,7 +116,26 @@ def bench(run: RunFolder, output: Output) -> None:
 
         with screen.progress() as progress:
             latency = pipeline.bench(run, progress)
-        screen.result(latency, {"Latency per denoising step": tables.latency_table(latency)})
+        shown = {"Latency per denoising step": tables.latency_table(latency)}
+        shown |= {"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}
+        screen.result(latency, shown)
+
+
+@app.command()
+@flags_from_dataclasses
+def build(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN", help="A run's folder jetson/, or the run folder.")],
+    output: Output,
+    batch: Annotated[str | None, typer.Option(metavar="N|MIN:OPT:MAX", show_default="the bundle's")] = None,
+    dla: Annotated[int | None, typer.Option(metavar="CORE", help="Prefer this DLA core.", show_default="GPU")] = None,
+) -> None:
+    """Build the engine of a Jetson bundle on this Jetson, as the bundle's own build.py does."""
+    with _screen(output) as screen:
+        from ptq_export import pipeline
+
+        flags = {"--batch": batch, "--dla": dla}
+        given = [str(part) for pair in flags.items() if pair[1] is not None for part in pair]
+        screen.facts(pipeline.build_bundle(bundle, given))
 
 
 @app.command()
@@ -210,6 +241,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
         {
             "The sampling loop": tables.loop_table(latency),
             "Latency per denoising step": tables.latency_table(latency),
+            **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
         }
         if latency
         else {}
@@ -223,6 +255,11 @@ def _show_run(screen: Screen, folder: Path) -> None:
             **timed,
             **built,
             "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
-            "Run folder": [["report", str(folder / "report.html")]],
+            "Run folder": [["report", str(folder / "report.html")], *_bundle_row(folder)],
         },
     )
+
+
+def _bundle_row(folder: Path) -> list[list[str]]:
+    bundle = folder / "jetson"
+    return [["bundle", f"{bundle}: copy it to the Jetson and run there: python3 build.py"]] if bundle.is_dir() else []

@@ -1,7 +1,8 @@
 """A denoiser as a value: the module `(sample, timestep[, label]) -> eps`, its noise schedule, and its origin."""
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Denoiser:
 
     `module` maps a sample `[N, C, H, W]` (float32), time-steps `[N]` (int64, original training steps) and, if
     `classes` is given, labels `[N]` (int64, 0..classes-1) to eps `[N, C, H, W]`, or to `[N, 2 C, H, W]` where
-    `schedule.learns_variance`; it is in evaluation mode and on the CPU. `sample_shape` is `(C, H, W)`.
+    `schedule.learns_variance`; it is in evaluation mode, and on the CPU where `on` did not move it. `sample_shape` is
+    `(C, H, W)`.
     """
 
     module: nn.Module
@@ -59,8 +61,18 @@ class Denoiser:
 
     @torch.no_grad()
     def __call__(self, sample: Tensor, timestep: Tensor, *label: Tensor) -> Tensor:
-        output: Tensor = self.module(sample, timestep, *label)
-        return output
+        """The module's output, on the device of `sample`, wherever the module itself is."""
+        output: Tensor = self.module(*(value.to(self.device) for value in (sample, timestep, *label)))
+        return output.to(sample.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module computes."""
+        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+
+    def on(self, device: torch.device) -> "Denoiser":
+        """The denoiser on `device`: itself if it is there, else a copy."""
+        return self if self.device == device else replace(self, module=copy.deepcopy(self.module).to(device))
 
     def labels(self, count: int, seed: int) -> tuple[Tensor, ...]:
         """See `draw_labels`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ptq_export.errors import InputError
+from ptq_export.jetpack import DEFAULT_JETPACK
 
 __all__ = ["PRESETS", "Knob", "Options", "Sampling"]
 
@@ -116,6 +117,10 @@ class Options:
             {"show_default": False},
         ),
     ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        Knob(_CALIBRATION, "Where calibration computes; the engine runs where its target says."),
+    ] = "cpu"
     seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": 2**31 - 1})] = 0
     held_out: Annotated[
         int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
@@ -128,6 +133,14 @@ class Options:
             _ENGINE,
             "Batch that the engine is built for, or `dynamic`.",
             {"parser": _batch, "metavar": "N|dynamic", "show_default": "dynamic"},
+        ),
+    ] = None
+    jetpack: Annotated[
+        int | None,
+        Knob(
+            _ENGINE,
+            "JetPack of the Jetson: 5 (TensorRT 8.5; for JetPack 6.0 too), 6 (10.3) or 7 (10.13 or newer).",
+            {"metavar": "5|6|7", "show_default": str(DEFAULT_JETPACK)},
         ),
     ] = None
     split_shortcut: Annotated[

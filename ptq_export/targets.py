@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ptq_export.errors import InputError
+from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
 
-__all__ = ["FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
+__all__ = ["FP16", "FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
 
 
+FP16 = "denoiser.fp16.onnx"
 FP32 = "denoiser.fp32.onnx"
 FP32_UNFOLDED = "denoiser.fp32-unfolded.onnx"
 
@@ -47,6 +49,18 @@ class Target:
             )
         return self.scheme
 
+    def jetpack(self, release: int | None) -> JetPack | None:
+        """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.
+
+        Raises:
+            InputError: no such release, or one was asked for and the target is for no Jetson.
+        """
+        if self.engine == "jetson":
+            return find_jetpack(release)
+        if release is not None:
+            raise InputError(f"--jetpack means nothing for {self.name}", "leave it out, or take --target jetson-int8")
+        return None
+
 
 def _int8(
     name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str, device: Literal["cpu", "gpu"]
@@ -75,9 +89,42 @@ _ENTRIES = (
     ),
     Target("openvino-fp32", "openvino", None, FP32, (), "OpenVINO on x86 CPUs, float32 (baseline)"),
     Target("openvino-bf16", "openvino-bf16", None, FP32, (), "OpenVINO on x86 CPUs, bfloat16 (baseline)"),
-    _int8("trt-int8", "trt", TENSORRT, (), "TensorRT on NVIDIA GPUs, int8 with float16 around it", "gpu"),
-    _int8("trt-rtx-int8", "trt-rtx", TENSORRT, (), "TensorRT for RTX, built ahead of time without a GPU", "gpu"),
+    _int8(
+        "trt-int8",
+        "trt",
+        TENSORRT,
+        ("trt-fp16", "trt-fp32"),
+        "TensorRT on NVIDIA GPUs, int8 with float16 around it",
+        "gpu",
+    ),
+    Target("trt-fp16", "trt", None, FP16, (), "TensorRT, float16 (baseline)", "gpu"),
+    Target("trt-fp32", "trt", None, FP32, (), "TensorRT, float32 with its TF32 products (baseline)", "gpu"),
+    _int8(
+        "trt-rtx-int8",
+        "trt-rtx",
+        TENSORRT,
+        ("trt-rtx-fp16",),
+        "TensorRT for RTX, built ahead of time without a GPU",
+        "gpu",
+    ),
+    Target("trt-rtx-fp16", "trt-rtx", None, FP16, (), "TensorRT for RTX, float16 (baseline)", "gpu"),
+    _int8(
+        "ort-trt-int8",
+        "ort-trt",
+        TENSORRT,
+        ("ort-cuda-fp16",),
+        "ONNX Runtime's TensorRT provider, int8 with float16 around it",
+        "gpu",
+    ),
+    Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)", "gpu"),
+    _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
 )
+REFUSED = {
+    "ort-cuda-int8": (
+        "ONNX Runtime's CUDA provider has no int8 convolution: it would run float kernels with Q/DQ around them",
+        "on an NVIDIA GPU take trt-int8, or ort-trt-int8, the same graph through ONNX Runtime's TensorRT provider",
+    ),
+}
 TARGETS: dict[str, Target] = {}
 for _entry in _ENTRIES:
     if _entry.name in TARGETS:
@@ -89,6 +136,9 @@ def find_target(name: str) -> Target:
     """The target called `name`.
 
     Raises:
-        InputError: no such target; the message lists the known ones and offers the nearest.
+        InputError: no such target (the message lists the known ones and offers the nearest), or one that cannot be.
     """
+    if name in REFUSED:
+        reason, instead = REFUSED[name]
+        raise InputError(f"there is no {name}: {reason}", instead)
     return lookup("target", name, TARGETS)

@@ -110,6 +110,9 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["--ckpt", "embedded:digits", "--metric", "l2.5"], 2, "did you mean l2.4?"),
         (["--ckpt", "embedded:digits", "--target", "ort-fp32"], 2, "--target is one of ort-int8, "),
         (["--ckpt", "embedded:digits", "--batch", "0"], 2, "--batch"),
+        (["--ckpt", "embedded:digits", "--jetpack", "6"], 2, "--jetpack means nothing for ort-int8"),
+        (["--ckpt", "embedded:digits", "--target", "jetson-int8", "--jetpack", "4"], 2, "one of 5, 6, 7"),
+        (["build", "absent"], 2, "holds no bundle.json"),
         (["--ckpt", "embedded:digits", "--effort", "fast"], 2, "quick"),
         (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no knobs of the main job"),
         (["verify", "absent"], 2, "absent"),
@@ -271,3 +274,13 @@ def test_a_target_whose_runtime_is_absent_leaves_its_onnx_and_exits_3(tmp_path: 
     assert "trt-int8 cannot be built on this machine" in done.stderr and "python build_plan.py" in done.stderr
     assert "layers are int8 in the graph; all proofs hold" in " ".join(done.stdout.split())
     assert (tmp_path / "run" / "denoiser.trt-int8.onnx").is_file() and (tmp_path / "run" / "build_plan.py").is_file()
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_a_jetson_s_bundle_is_the_product_and_cannot_be_built_here(tmp_path: Path) -> None:
+    done = call(*LEAST, "--rounding", "nearest", "--target", "jetson-int8", "--out", "run", cwd=tmp_path)
+    printed = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    assert "UNTIMED" in printed and "run/jetson: copy it to the Jetson and run there: python3 build.py" in printed
+    built = call("build", "run", "--batch", "1", "--dla", "0", cwd=tmp_path)
+    assert (built.returncode, built.stdout) == (3, "") and "tensorrt cannot be imported" in built.stderr

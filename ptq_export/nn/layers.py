@@ -82,8 +82,8 @@ class QuantisedLayer(nn.Module):
         self.has_integer_bias = "bias_codes" in state
         self.register_buffer("zero_i8", torch.zeros_like(self.weight_scale, dtype=torch.int8), persistent=False)
         self.register_buffer("zero_i32", torch.zeros_like(self.weight_scale, dtype=torch.int32), persistent=False)
-        self.register_buffer("zero_u8", torch.tensor(0, dtype=torch.uint8), persistent=False)
-        self.register_buffer("one", torch.tensor(1.0), persistent=False)
+        self.register_buffer("zero_u8", self.weight_scale.new_zeros((), dtype=torch.uint8), persistent=False)
+        self.register_buffer("one", self.weight_scale.new_ones(()), persistent=False)
 
     def on_grid(self, x: Tensor) -> Tensor:
         """(q - z) * u: the input on its scalar grid, as the integer kernel reads it."""
@@ -163,8 +163,8 @@ class CeilingLayer(nn.Module):
 def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
     """The buffers of a layer: both grids folded into weight scales and bias, integer biases on the accumulator's."""
     unit = layer.input.scale.max()
-    sigma = layer.output.scale if layer.output else torch.tensor(1.0)
-    zeta = layer.output.zero_point if layer.output else torch.tensor(0)
+    sigma = layer.output.scale if layer.output else unit.new_ones(())
+    zeta = layer.output.zero_point if layer.output else unit.new_zeros(())
     weight_scale = layer.scale / sigma
     bias_scale = weight_scale * unit
     bias = layer.bias.double() / sigma.double() + zeta.double()

@@ -4,6 +4,7 @@ from ptq_export.engines import load_engine
 from ptq_export.pipeline.after import bench, compare, inspect, sample, verify
 from ptq_export.pipeline.api import export, quantise
 from ptq_export.pipeline.estimate import Estimate, estimate
+from ptq_export.pipeline.jetson import build_bundle
 from ptq_export.pipeline.run import run
 from ptq_export.pipeline.sensitivity import sensitivity
 from ptq_export.pipeline.stages import Progress
@@ -12,6 +13,7 @@ __all__ = [
     "Estimate",
     "Progress",
     "bench",
+    "build_bundle",
     "compare",
     "estimate",
     "export",

@@ -109,7 +109,7 @@ def verify(run: Path, progress: Progress) -> dict[str, Any]:
     inputs = (noise, times, *job.denoiser.labels(4, 0))
     progress.stage("parity, layer by layer", None)
     run_graph = engine_class(job.prover).run_graph
-    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs, job.scheme.carrier)
+    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs, job.carrier)
     differing = [row.block for row in rows if not row.ok]
     if differing:
         raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")

@@ -8,6 +8,7 @@ from ptq_export.calibrators.quantise import Method, UnitStore
 from ptq_export.calibrators.quantise import quantise as quantise_module
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.graph.single_file import save_model
 from ptq_export.options import Options
 from ptq_export.pipeline.stages import export_graph, float_sites, fold_time, given
@@ -25,11 +26,12 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     scheme = find_target(options.target).quantised()
     sites = float_sites(denoiser, scheme, options)
     count, steps = given(options.samples), given(options.steps)
-    pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, lambda _: None)
+    subject = denoiser.on(find_device(options.device))
+    pairs = collect_pairs(subject, count, steps, options.policy, options.seed, lambda _: None)
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(scheme, options.metric, recipe, options.seed)
     store = UnitStore(load=lambda _: None, save=lambda _, __: None)
-    return replace(denoiser, module=quantise_module(denoiser, sites, pairs, method, store, lambda _: None))
+    return replace(denoiser, module=quantise_module(subject, sites, pairs, method, store, lambda _: None).cpu())
 
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.options import Options
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
 from ptq_export.pipeline.stages import given, load_denoiser
@@ -32,12 +33,18 @@ class Estimate:
 
 
 def estimate(options: Options) -> Estimate:
-    """Estimate the run that `options` ask for; a factor of two either way is to be expected."""
+    """Estimate the run that `options` ask for; a factor of two either way is to be expected.
+
+    Raises:
+        EnvironmentMissing: there is no such device as `options.device`.
+    """
     options = options.resolved()
+    device = find_device(options.device)
     denoiser = load_denoiser(options)
     sample = initial_noise((BATCH, *denoiser.sample_shape), 0)
     inputs = (sample, torch.zeros(BATCH, dtype=torch.int64), *denoiser.labels(BATCH, 0))
-    per_sample_s = min(_evaluation_s(denoiser, inputs) for _ in range(3)) / len(sample)
+    measured = denoiser.on(device)
+    per_sample_s = min(_evaluation_s(measured, inputs) for _ in range(3)) / len(sample)
     samples, held_out = given(options.samples), given(options.held_out)
     units = len(find_units(denoiser.module, find_sites(denoiser, find_target(options.target).quantised())))
     evaluations = samples * (given(options.steps) + 2 + units)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from ptq_export.benchmarks.same_noise import SameNoise, same_noise_psnr
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
+from ptq_export.device import exact_floats, find_device
 from ptq_export.engines.available import build_engine, engine_class
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.engines.layers import asked_layers
@@ -140,20 +141,21 @@ def _prove_parity(
     with job.stage("parity, layer by layer"):
         run_graph = engine_class(job.prover).run_graph
         local = local_parity(
-            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.scheme.carrier
+            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.carrier
         )
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
     job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})
 
 
+@exact_floats()
 def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
-    denoiser, schedule, name = job.denoiser, job.denoiser.schedule, job.target.name
+    denoiser, schedule, name = job.denoiser.on(find_device(job.options.device)), job.denoiser.schedule, job.target.name
     count = given(job.options.held_out)
     models: dict[str, EpsModel] = {
         name: any_batch(engine),
-        "simulation": torch.no_grad()(simulation),
-        "ceiling": torch.no_grad()(_ceiling(job.subject.module, simulation)),
+        "simulation": replace(job.denoiser, module=simulation).on(denoiser.device),
+        "ceiling": replace(job.denoiser, module=_ceiling(job.subject.module, simulation)).on(denoiser.device),
     }
     labels = denoiser.labels(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:

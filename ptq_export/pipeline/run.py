@@ -16,11 +16,13 @@ from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.engines.available import availability
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.proofs import build, check_layers, failures, prove
 from ptq_export.pipeline.stages import (
@@ -70,6 +72,8 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         engine = build(job, job.target, job.prover)
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
+    if job.jetpack is not None:
+        write_bundle(job, job.jetpack, graph)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
     _write_manifest(job, started)
@@ -80,7 +84,9 @@ def prepare(options: Options, progress: Progress) -> Job:
     """Check everything that can be checked before work begins, then open the run folder."""
     target = find_target(options.target)
     target.quantised()
+    target.jetpack(options.jetpack)
     _check_engine(target)
+    find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
     denoiser = load_denoiser(options)
@@ -123,7 +129,7 @@ def _finished(job: Job) -> Path:
     if found:
         shown = "\n".join(f"  {failure}" for failure in found[:10])
         raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
-    if job.target.device == "gpu":
+    if job.target.device == "gpu" and job.jetpack is None:
         hand_over(job)
     return path
 

@@ -19,6 +19,7 @@ from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
+from ptq_export.device import find_device
 from ptq_export.engines.available import availability
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
@@ -29,20 +30,23 @@ from ptq_export.graph.fold_padding import FoldPadding
 from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.jetpack import JetPack
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
-from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.targets import FP32, FP32_UNFOLDED, Target, find_target
+from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
+    "CHECKED",
     "QUANTISED",
     "SILENT",
     "Job",
@@ -61,7 +65,9 @@ __all__ = [
 PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
+CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
+PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
 
 
@@ -117,9 +123,20 @@ class Job:
         return self.target.quantised()
 
     @property
+    def jetpack(self) -> JetPack | None:
+        """The JetPack that a Jetson's graph is made for; None for other targets."""
+        return self.target.jetpack(self.options.jetpack)
+
+    @property
+    def carrier(self) -> Carrier:
+        """The type of everything in the target's graph that is not int8."""
+        return self.scheme.carrier if self.jetpack is None else self.jetpack.carrier
+
+    @property
     def runs_here(self) -> bool:
-        """Whether the target's own engine can be built and run on this machine."""
-        return availability(self.target.engine)[0]
+        """Whether the target's own engine can be built and run on this machine, as far as was tried."""
+        checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
+        return availability(self.target.engine)[0] and checked["own"] not in checked["refusals"]
 
     @property
     def prover(self) -> str:
@@ -172,8 +189,9 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
     found = job.folder.load_tensors(PAIRS)
     if found is None:
         count, steps = given(options.samples), given(options.steps)
+        denoiser, batch = job.denoiser.on(find_device(options.device)), PAIRS_BATCH[options.device]
         with job.stage("calibration pairs", count * steps):
-            pairs = collect_pairs(job.denoiser, count, steps, options.policy, options.seed, job.progress.advance)
+            pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, job.progress.advance, batch)
         job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
         return pairs
     return CalibrationPairs(**found)
@@ -194,8 +212,9 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
         load=lambda index: folder.load_tensors(_unit_file(index)),
         save=lambda index, state: folder.save_tensors(_unit_file(index), state),
     )
+    subject = job.subject.on(find_device(options.device))
     with job.stage(f"calibration, {options.rounding} rounding", len(units)):
-        model = quantise(job.subject, job.sites, pairs, method, store, lambda _: job.progress.advance())
+        model = quantise(subject, job.sites, pairs, method, store, lambda _: job.progress.advance()).cpu()
     layers = quantised_modules(model)
     state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
     folder.save_tensors(QUANTISED, state)
@@ -205,21 +224,25 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
     """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
     denoiser, folder = job.denoiser, job.folder
-    int8 = job.target.onnx
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8)):
+    int8, half = job.target.onnx, job.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8, *([FP16] if half else []))):
         with job.stage("ONNX export") as share:
             graph = export_graph(denoiser, denoiser.module)
             _save(folder, FP32_UNFOLDED, graph)
             fold_time(graph, denoiser)
             _save(folder, FP32, graph)
+            if half:
+                _save(folder, FP16, HalfPrecision()(graph).model)
             share(0.5)
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             PinLayout()(graph)
             if not job.scheme.weight_zero_point:
                 DropWeightZeroPoints()(graph)
-            if job.scheme.carrier == "float16":
+            if half:
                 graph = HalfPrecision()(graph).model
+            elif job.jetpack is not None:
+                graph = Opset17()(graph).model
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)

@@ -11,18 +11,19 @@ import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
-from ptq_export.engines.available import availability
-from ptq_export.engines.identity import current, sidecar_path, write_identity
-from ptq_export.engines.plan import RTX, Plan, make_plan
+from ptq_export.engines.available import KINDS, availability
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.gpu import count_gpus, describe_gpu
+from ptq_export.engines.identity import sidecar_path, write_identity
+from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
-from ptq_export.pipeline.stages import Job
+from ptq_export.pipeline.stages import CHECKED, Job
 
-__all__ = ["CHECKED", "check_graph", "hand_over", "plan_is_due"]
+__all__ = ["check_graph", "hand_over", "plan_is_due"]
 
 SCHEMA = 1
-CHECKED = "tensorrt.json"
-PACKAGES = {"trt": "tensorrt", "trt-rtx": RTX}
 
 
 def check_graph(job: Job, graph: ir.Model) -> None:
@@ -38,7 +39,7 @@ def check_graph(job: Job, graph: ir.Model) -> None:
     refusals: dict[str, str] = {}
     for package in dict.fromkeys((RTX, _own(job))):
         try:
-            if find_spec(package):
+            if package and find_spec(package):
                 plans[package] = asdict(_build(job, graph, package))
         except EnvironmentMissing as error:
             job.progress.message(error.cause)
@@ -52,7 +53,7 @@ def check_graph(job: Job, graph: ir.Model) -> None:
 def plan_is_due(job: Job) -> bool:
     """Whether the target's own plan is absent or damaged, and its builder is here and has not refused the graph."""
     checked = job.folder.load_json(CHECKED)
-    if checked is None or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
+    if checked is None or not _own(job) or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
         return False
     plan = _plan_file(job)
     return not (job.folder.has(plan.name) and job.folder.has(sidecar_path(plan).name))
@@ -65,13 +66,15 @@ def hand_over(job: Job) -> None:
         EnvironmentMissing: the plan could not be built here; everything up to the ONNX file is finished.
     """
     path, own = job.folder.path, _own(job)
+    if not own:
+        _refuse_unbuilt(job)
+        return
     script = path / Path(str(build_plan.__file__)).name
     with atomic_path(script) as temporary:
         shutil.copyfile(str(build_plan.__file__), temporary)
     if own in read_json(path / CHECKED)["plans"]:
         return
-    found = find_spec(own) is not None
-    missing = f"{own} finds no GPU, or is too old" if found else availability(job.target.engine)[1]
+    missing = availability(job.target.engine)[1] or f"{own} is too old"
     batch = ":".join(map(str, _batch(job)))
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
@@ -80,20 +83,31 @@ def hand_over(job: Job) -> None:
     )
 
 
+def _refuse_unbuilt(job: Job) -> None:
+    """ONNX Runtime builds its engine from the ONNX file, where its provider can be loaded."""
+    available, missing = availability(job.target.engine)
+    if not available:
+        raise EnvironmentMissing(
+            f"{job.target.name} cannot be built on this machine: {missing}",
+            f"the ONNX file is finished and proved; copy {job.folder.path} to the machine that will serve it and run "
+            "there: ptq-export bench RUN",
+        )
+
+
 def _own(job: Job) -> str:
-    return PACKAGES[job.target.engine]
+    """The module whose plan the target's engine loads; empty where ONNX Runtime or a Jetson builds the engine."""
+    package = next(iter(KINDS[job.target.engine].packages), "")
+    return "" if package == "onnxruntime" else package
 
 
 def _batch(job: Job) -> tuple[int, int, int]:
     """Least, usual and largest batch of the plan."""
-    size = job.options.batch
-    return build_plan.BATCH if size is None else (size, size, size)
+    return batch_range(EngineOptions(job.options.batch))
 
 
 def _plan_file(job: Job) -> Path:
-    least, _, most = _batch(job)
     source = job.folder.path / job.target.onnx
-    return source.with_name(f"{source.stem}.batch{least}-{most}.plan")
+    return source.with_name(plan_name(source, _batch(job)))
 
 
 def _build(job: Job, graph: ir.Model, package: str) -> Plan:
@@ -105,8 +119,10 @@ def _build(job: Job, graph: ir.Model, package: str) -> Plan:
                 return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
         target = _plan_file(job)
         plan = make_plan(package, source, target, batch, graph)
-        onnx_sha256, versions = job.folder.sha256(source.name), {package: plan.version}
-        write_identity(target, current(job.target.engine, versions, onnx_sha256, {"batch": list(batch)}, isa=()))
+        gpu = describe_gpu() if count_gpus() else None
+        sha256 = job.folder.sha256(source.name)
+        request = PlanRequest(package, plan.version, source, sha256, batch, Effort(), gpu)
+        write_identity(target, request.identity)
         job.folder.keep(target.name)
         job.folder.keep(sidecar_path(target).name)
         return plan

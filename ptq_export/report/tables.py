@@ -26,6 +26,7 @@ __all__ = [
     "float_layers",
     "footprint_table",
     "global_parity_table",
+    "gpu_table",
     "latency_table",
     "layers_summary",
     "local_parity_table",
@@ -59,6 +60,23 @@ def _speed(step: Json, name: str) -> float | None:
         return None
     of_int8 = float(next(iter(step["speedup"].values())))
     return of_int8 / float(step["speedup"].get(name, 1.0))
+
+
+def gpu_table(latency: Json) -> Rows:
+    """What only a GPU's clock tells (`latency.json`, `gpu`): medians of a step as one CUDA graph, kernel by kernel with
+    the host's time to ask for it, and with transfers."""
+    rows = [
+        ["batch", "engine", "CUDA graph ms", "kernels ms", "enqueue ms", "with transfers ms", "mJ per step", "note"]
+    ]
+    for step in latency["gpu"]:
+        for name, timing in step["candidates"].items():
+            graph, kernels = timing["graph"], timing["kernels"]
+            figures = [graph["compute"], kernels["compute"], kernels["enqueue"], timing["with_transfers"]]
+            notes = [f"{kind}: {', '.join(it['warnings'])}" for kind, it in (("graph", graph), ("kernels", kernels))]
+            told = [note for note in notes if not note.endswith(": ")]
+            row = [*(milliseconds(figure["median_ms"]) for figure in figures), milliseconds(timing["energy_mj"])]
+            rows.append([str(step["batch"]), precision_label(name), *row, "; ".join(told) or ABSENT])
+    return rows
 
 
 def loop_table(latency: Json) -> Rows:

@@ -12,7 +12,7 @@ import pytest
 from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import build_plan
-from ptq_export.engines.plan import RTX, make_plan
+from ptq_export.engines.plan import RTX, Effort, make_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
@@ -116,11 +116,24 @@ def test_the_script_without_tensorrt_says_so() -> None:
     assert (done.returncode, done.stdout) == (3, "") and "tensorrt cannot be imported" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("version", "tried"),
-    [("8.6.1", []), ("10.3.0", [True, False]), ("10.12.0", [True]), ("11.4.1", [True])],
-)
-def test_typing_by_version(version: str, tried: list[bool]) -> None:
-    module = type(sys)("tensorrt")
-    module.__version__ = version  # type: ignore[attr-defined]
-    assert build_plan.typings(module) == tried
+@with_rtx
+def test_how_hard_the_builder_searches_reaches_it(tmp_path: Path) -> None:
+    graph = graph_of(quantised(Stack(16, 1), TENSORRT), 16)
+    save_model(graph, tmp_path / "net.onnx")
+    plan = make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph, Effort(0, 64))
+    assert plan.size_bytes == (tmp_path / "net.plan").stat().st_size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.plan"]
+
+
+@with_rtx
+def test_a_graph_without_an_open_dimension_needs_no_profile(tmp_path: Path) -> None:
+    graph = graph_of(quantised(Stack(16, 1), TENSORRT), 16)
+    for value in graph.graph.inputs:
+        value.shape = ir.Shape([2, *(value.shape or ())[1:]])
+    save_model(graph, tmp_path / "net.onnx")
+    assert make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph).size_bytes > 0
+
+
+def test_effort_is_told_only_where_it_is_given() -> None:
+    assert Effort().arguments() == []
+    assert Effort(5, 512).arguments() == ["--builder-level", "5", "--workspace", "512"]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks.fidelity import sqnr_db
 from ptq_export.calibrators.quantise import quantised_modules, restore
 from ptq_export.engines import load_engine
-from ptq_export.errors import InputError
+from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Options
-from ptq_export.pipeline import run
+from ptq_export.pipeline import estimate, run
 from ptq_export.sampling import initial_noise
 
 RESULTS = {
@@ -155,3 +156,12 @@ def test_option_that_cannot_be_used_leaves_no_folder(changed: dict[str, Any], me
     with pytest.raises(InputError, match=message):
         run(options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_absent_is_refused_before_any_work(tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "run"), device="cuda")
+    for work in (run, estimate):
+        with pytest.raises(EnvironmentMissing, match="--device cuda"):
+            work(options)
+    assert not (tmp_path / "run").exists()

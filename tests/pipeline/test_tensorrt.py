@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.engines.available import availability
 from ptq_export.engines.plan import RTX
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.single_file import load_model
@@ -111,6 +112,18 @@ def test_without_tensorrt_the_finished_onnx_and_the_build_script_are_left(tmp_pa
     with pytest.raises(EnvironmentMissing, match="pip install tensorrt"):
         run(options)
     assert (tmp_path / "trt" / "denoiser.trt-int8.onnx").read_bytes() == again
+
+
+@pytest.mark.skipif(availability("ort-trt")[0], reason="ONNX Runtime's TensorRT provider can be loaded here")
+def test_without_its_provider_ort_trt_is_proved_written_and_refused(tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "run"), target="ort-trt-int8", **NEAREST)
+    with pytest.raises(EnvironmentMissing, match=r"onnxruntime-gpu|NVIDIA") as caught:
+        run(options)
+    assert caught.value.exit_code == 3 and "ptq-export bench" in caught.value.remedy
+    manifest = read(tmp_path / "run" / "manifest.json")
+    assert manifest["verdict"]["ok"] and manifest["options"]["device"] == "cpu"
+    assert {"denoiser.ort-trt-int8.onnx", "denoiser.fp16.onnx", "tensorrt.json"} <= set(manifest["artefacts"])
+    assert read(tmp_path / "run" / "tensorrt.json")["findings"] == []
 
 
 @with_rtx

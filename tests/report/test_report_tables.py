@@ -23,6 +23,18 @@ def test_latency_rows_state_percentiles_and_speed_relative_to_fp32() -> None:
     assert {len(row) for row in rows} == {11}
 
 
+def test_gpu_rows_state_both_ways_to_launch_and_what_to_doubt() -> None:
+    def timed(compute_ms: float, enqueue_ms: float, *warnings: str) -> dict[str, object]:
+        figures = {"compute": {"median_ms": compute_ms}, "enqueue": {"median_ms": enqueue_ms}}
+        return figures | {"warnings": list(warnings)}
+
+    timing = {"graph": timed(0.5, 0.01), "kernels": timed(0.9, 1.1, "host-bound", "unstable")}
+    timing |= {"with_transfers": {"median_ms": 1.25}, "energy_mj": 80.0}
+    rows = tables.gpu_table({"gpu": [{"batch": 4, "candidates": {"trt-int8": timing}}]})
+    shown = ["4", "TensorRT int8", "0.500", "0.900", "1.10", "1.25", "80.0", "kernels: host-bound, unstable"]
+    assert rows[1] == shown and len(rows[0]) == len(shown)
+
+
 def test_loop_and_footprint_rows() -> None:
     latency = synthetic_run.latency()
     assert tables.loop_table(latency)[3] == ["DPM-Solver++", "20", "1", "ORT int8", "0.070", "3.48", "4.8 %"]

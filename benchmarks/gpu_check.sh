@@ -1,0 +1,239 @@
+#!/usr/bin/env bash
+# All that needs an NVIDIA GPU, in one go: the GPU tests, calibration on CUDA, every engine that this machine allows,
+# int8 timed against FP16 and FP32.
+#
+#   benchmarks/gpu_check.sh OUT_FOLDER [WHEEL_FOLDER]
+#
+# Run it in a clone. Nothing is installed but the wheels of WHEEL_FOLDER, from that folder alone. A failed step does not
+# stop the others. OUT_FOLDER then holds environment.json, summary.json, summary.txt, one log per step, the calibration
+# times and the run folders; what stands there from an earlier check is replaced.
+#
+# Exit codes: 0 every step that can run here has passed, 1 one has failed, 2 usage, 3 nothing that needs a GPU can run.
+#
+# PYTHON        the interpreter (default: that of .venv, else python3)
+# LIMIT_S       seconds for everything (600)
+# ITERATIONS    learned rounding of the timed calibration, iterations per block (300; the paper's are 20000)
+set -uo pipefail
+
+OK=ok FAILED=failed MISSING=missing
+readonly OK FAILED MISSING
+
+usage() {
+  echo "usage: $0 OUT_FOLDER [WHEEL_FOLDER]" >&2
+  exit 2
+}
+
+(($# == 1 || $# == 2)) || usage
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+mkdir -p "$1/logs" || usage
+out=$(cd "$1" && pwd)
+wheels=
+if (($# == 2)); then
+  wheels=$(cd "$2" 2>/dev/null && pwd) || usage
+fi
+if [[ -z ${PYTHON:-} ]]; then
+  PYTHON=python3
+  [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
+fi
+limit=${LIMIT_S:-600}
+iterations=${ITERATIONS:-300}
+# In a clone, the folder ptq_export/ would hide the installed package.
+export PYTHONSAFEPATH=1 PYTHON out
+cd "$root" || exit 2
+rm -rf "$out"/{summary,environment,calibration}.* "$out"/logs/* "$out"/run-*
+steps=$out/steps.tsv
+: >"$steps"
+
+ptq_export() { "$PYTHON" -m ptq_export "$@"; }
+
+# record NAME STATUS SECONDS NOTE
+record() {
+  printf '%s\t%s\t%s\t%s\n' "$@" >>"$steps"
+  printf '%-28s %-8s %5s s  %s\n' "$@"
+}
+
+# step NAME TIMEOUT_S COMMAND...: run it, its output in a log, and record what came of it.
+step() {
+  local name=$1 seconds=$2 log=$out/logs/$1.log started=$SECONDS code note=
+  shift 2
+  local left=$((limit - SECONDS))
+  if ((left < 5)); then
+    record "$name" "$FAILED" 0 "no time left of LIMIT_S=$limit"
+    return 1
+  fi
+  ((seconds < left)) || seconds=$left
+  timeout --kill-after=10 "$seconds" bash -c '"$@"' step "$@" >"$log" 2>&1
+  code=$?
+  if ((code == 0)); then
+    record "$name" "$OK" $((SECONDS - started)) ""
+    return 0
+  fi
+  note="exit $code: $(grep -v '^ *$' "$log" | tail -n 1 | tr '\t' ' ' | cut -c1-160)"
+  ((code == 124 || code == 137)) && note="no end after $seconds s"
+  record "$name" "$FAILED" $((SECONDS - started)) "$note"
+  return 1
+}
+
+# shellcheck disable=SC2317 # `step` calls it, in a shell of its own
+environment() {
+  nvidia-smi || echo "there is no nvidia-smi"
+  "$PYTHON" - "$out/environment.json" <<'PYTHON'
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+FIELDS = "name,compute_cap,driver_version,memory.total,power.limit,clocks.max.sm"
+NAMES = ("cuda", "nvidia", "onnx", "ptq", "tensorrt", "torch", "diffusers", "numpy")
+try:
+    query = ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader"]
+    gpus = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+except (OSError, subprocess.CalledProcessError):
+    gpus = []
+names = {found.metadata["Name"]: found.version for found in distributions()}
+kept = {name: names[name] for name in sorted(names) if name and name.lower().startswith(NAMES)}
+value = {"gpus": [dict(zip(FIELDS.split(","), line.split(", "))) for line in gpus], "python": platform.python_version()}
+Path(sys.argv[1]).write_text(json.dumps(value | {"platform": platform.platform(), "packages": kept}, indent=1) + "\n")
+print(json.dumps(kept, indent=1))
+PYTHON
+}
+
+# calibrate CKPT SAMPLES STEPS ITERATIONS NAME: pairs and learned rounding on CUDA, timed, without any engine.
+# shellcheck disable=SC2317
+calibrate() {
+  "$PYTHON" - "$@" "$out" <<'PYTHON'
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ptq_export import Options
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.pipeline.api import quantise
+from ptq_export.pipeline.stages import load_denoiser
+
+ckpt, samples, steps, iterations, name, out = sys.argv[1:]
+numbers = {"samples": int(samples), "steps": int(steps), "iterations": int(iterations)}
+options = Options(ckpt, "trt-int8", device="cuda", **numbers)
+denoiser = load_denoiser(options)
+started = time.monotonic()
+layers = quantised_modules(quantise(denoiser, options).module)
+torch.cuda.synchronize()
+found = {"ckpt": ckpt, **numbers, "seconds": round(time.monotonic() - started, 1), "int8_layers": len(layers)}
+found |= {"peak_gpu_bytes": torch.cuda.max_memory_allocated(), "gpu": torch.cuda.get_device_name()}
+Path(out, f"calibration.{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+print(json.dumps(found))
+PYTHON
+}
+
+export -f ptq_export environment calibrate
+
+# gpu_targets: the int8 targets of GPUs, one a line: name, yes or no, what is missing.
+gpu_targets() {
+  ptq_export targets --json 2>/dev/null | "$PYTHON" -c '
+import json, sys
+for name, entry in json.load(sys.stdin)["targets"].items():
+    if name.endswith("-int8") and name not in ("ort-int8", "openvino-int8", "jetson-int8"):
+        print(name, "yes" if entry["available"] else "no", entry["missing"], sep="\t")'
+}
+
+summarise() {
+  "$PYTHON" - "$steps" "$out" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+steps, out = Path(sys.argv[1]), Path(sys.argv[2])
+rows = [line.split("\t") for line in steps.read_text().splitlines()]
+value = {"steps": [dict(zip(("name", "status", "seconds", "note"), row)) for row in rows]}
+for file in sorted(out.glob("calibration.*.json")):
+    value.setdefault("calibration", []).append(json.loads(file.read_text()))
+for file in sorted(out.glob("run-*/latency.json")):
+    entries = json.loads(file.read_text())["steps"]
+    value.setdefault("latency", {})[file.parent.name.removeprefix("run-")] = [
+        {"batch": step["batch"], "speedup": step["speedup"], "valid": step["valid"]}
+        | {name: latency["median_ms"] for name, latency in step["candidates"].items()}
+        for step in entries
+    ]
+(out / "summary.json").write_text(json.dumps(value, indent=1) + "\n")
+lines = [f"{row[0]:<28} {row[1]:<8} {row[2]:>5} s  {row[3]}" for row in rows]
+for run, entries in value.get("latency", {}).items():
+    lines += [f"{run}, batch {entry['batch']}: {entry}" for entry in entries]
+lines += [f"calibration of {entry['ckpt']}: {entry['seconds']} s" for entry in value.get("calibration", [])]
+(out / "summary.txt").write_text("\n".join(lines) + "\n")
+PYTHON
+}
+
+# finish CODE: the table of steps, then the end.
+finish() {
+  echo
+  if summarise >"$out/logs/summary.log" 2>&1; then
+    cat "$out/summary.txt"
+  else
+    cat "$steps"
+  fi
+  exit "$1"
+}
+
+if [[ -n $wheels ]]; then
+  step wheels 120 "$PYTHON" -m pip --disable-pip-version-check install --no-index --find-links "$wheels" "$wheels"/*.whl
+else
+  record wheels "$OK" 0 "none given"
+fi
+step environment 60 environment
+
+absent=
+"$PYTHON" -c 'import ptq_export' 2>/dev/null || absent="ptq-export is not installed for $PYTHON"
+gpus=$(nvidia-smi -L 2>/dev/null) && [[ $gpus == GPU* ]] || absent="no NVIDIA GPU: nvidia-smi lists none${absent:+; $absent}"
+cuda=$absent
+if [[ -z $absent ]]; then
+  "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || cuda="torch finds no CUDA device"
+fi
+
+if [[ -n $absent ]]; then
+  record tests "$MISSING" 0 "$absent"
+elif "$PYTHON" -c 'import pytest' 2>/dev/null; then
+  step tests 120 "$PYTHON" -m pytest -m gpu tests
+else
+  record tests "$MISSING" 0 "pytest is not installed for $PYTHON"
+fi
+
+if [[ -n $cuda ]]; then
+  record calibrate-digits "$MISSING" 0 "$cuda"
+  record calibrate-cifar10 "$MISSING" 0 "$cuda"
+else
+  step calibrate-digits 90 calibrate embedded:digits 128 20 80 digits
+  step calibrate-cifar10 240 calibrate random:ddim-cifar10 1024 250 "$iterations" cifar10
+fi
+
+# The job's own proofs and timings are brief here, rounding is to nearest: it changes no latency.
+device=cpu
+[[ -z $cuda ]] && device=cuda
+brief=(--effort quick --rounding nearest --held-out 4 --device "$device")
+while IFS=$'\t' read -r target available missing; do
+  if [[ -n $absent || $available == no ]]; then
+    record "run-$target" "$MISSING" 0 "${missing:-$absent}"
+    record "bench-$target" "$MISSING" 0 "${missing:-$absent}"
+    continue
+  fi
+  run=$out/run-$target
+  if step "run-$target" 240 ptq_export --ckpt random:ddim-cifar10 --target "$target" "${brief[@]}" --rounds 10 \
+    --seconds 1 --out "$run"; then
+    step "bench-$target" 90 ptq_export bench "$run" --json
+  else
+    record "bench-$target" "$FAILED" 0 "there is no run to time"
+  fi
+done < <(gpu_targets)
+
+if grep -q "$(printf '\t')$FAILED$(printf '\t')" "$steps"; then
+  finish 1
+fi
+# A check in which neither calibration nor an engine ran has shown nothing.
+if [[ -n $absent ]] || ! grep -qE "^(calibrate|run)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
+  finish 3
+fi
+finish 0

@@ -1,0 +1,147 @@
+"""Latency per denoising step on a GPU, by CUDA events: as one CUDA graph and kernel by kernel, and with transfers.
+
+The events lie around the step alone: its inputs are on the device before, eps stays there. Two warnings as NVIDIA's
+trtexec gives them (https://github.com/NVIDIA/TensorRT/tree/main/samples/trtexec): host-bound, where asking for the step
+takes as long as computing it, so that the GPU waits; unstable, where its times spread by more than 1 % of their mean,
+as clocks that are not locked let them.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ptq_export.benchmarks.clock import Protocol, interleave
+from ptq_export.benchmarks.latency import StepLatency
+from ptq_export.benchmarks.stats import Latency, judge
+from ptq_export.engines.base import DeviceTiming, GpuEngine
+from ptq_export.sampling import initial_noise
+
+__all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps"]
+
+MAX_VARIATION = 0.01
+Energy = Callable[[Callable[[], object]], float | None]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One way to launch a step: time on the GPU, and the host's time to ask for it."""
+
+    compute: Latency
+    enqueue: Latency
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """`host-bound`, `unstable`, both or none."""
+        variation = float(np.std(self.compute.raw_ms) / np.mean(self.compute.raw_ms))
+        found = {
+            "host-bound": self.enqueue.median_ms >= self.compute.median_ms,
+            "unstable": variation > MAX_VARIATION,
+        }
+        return tuple(name for name, holds in found.items() if holds)
+
+    def to_json(self) -> dict[str, Any]:
+        """`graph` and `kernels` of a candidate in `latency.json`."""
+        return {
+            "compute": _figures(self.compute),
+            "enqueue": _figures(self.enqueue),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class GpuTiming:
+    """A candidate at one batch size: its step as one CUDA graph, kernel by kernel, and with transfers from and to the
+    host; `energy_mj` is what the whole board took per step, where NVML tells it."""
+
+    graph: Timed
+    kernels: Timed
+    with_transfers: Latency
+    energy_mj: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `candidates` in `gpu` of `latency.json`."""
+        return {
+            "graph": self.graph.to_json(),
+            "kernels": self.kernels.to_json(),
+            "with_transfers": _figures(self.with_transfers),
+            "energy_mj": None if self.energy_mj is None else round(self.energy_mj, 4),
+        }
+
+
+@dataclass(frozen=True)
+class GpuStep:
+    """One denoising step at one batch size, all candidates in the same rounds."""
+
+    batch: int
+    candidates: Mapping[str, GpuTiming]
+
+    @property
+    def step(self) -> StepLatency:
+        """The step as one CUDA graph, as the CPU's clock would tell it: by this one candidates are judged."""
+        latencies = {name: timing.graph.compute for name, timing in self.candidates.items()}
+        return StepLatency(self.batch, latencies, judge(latencies))
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `gpu` in `latency.json`."""
+        return {"batch": self.batch, "candidates": {name: it.to_json() for name, it in self.candidates.items()}}
+
+
+def measure_gpu_steps(
+    engines: Mapping[str, GpuEngine],
+    batches: Sequence[int],
+    sample_shape: tuple[int, int, int],
+    protocol: Protocol,
+    timestep: int,
+    classes: int | None = None,
+    energy: Energy | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> list[GpuStep]:
+    """Time one denoising step of every engine at every batch size, in interleaved rounds.
+
+    The engines get the same standard normal sample `[batch, C, H, W]`, the same `timestep`, and labels of all `classes`
+    if they have any. `energy(call)` tells the millijoules of a call.
+    """
+    results, parts = [], itertools.count()
+
+    def part() -> Callable[[float], None] | None:
+        index = next(parts)
+        return None if progress is None else lambda done: progress((index + done) / (3 * len(batches)))
+
+    for batch in batches:
+        sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
+        label = () if classes is None else (np.arange(batch) % classes,)
+        inputs = (sample, np.full(batch, timestep), *label)
+        steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
+        graph = _timed(steps, protocol, part())
+        kernels = _timed(
+            {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}, protocol, part()
+        )
+        whole = interleave({name: partial(engine, *inputs) for name, engine in engines.items()}, protocol, part())
+        energy_mj = {name: None if energy is None else energy(step) for name, step in steps.items()}
+        timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
+        results.append(GpuStep(batch, timings))
+    return results
+
+
+def _timed(
+    steps: Mapping[str, Callable[[], DeviceTiming]], protocol: Protocol, progress: Callable[[float], None] | None
+) -> dict[str, Timed]:
+    enqueue_ms: dict[str, list[float]] = {name: [] for name in steps}
+
+    def noted(name: str) -> float:
+        timing = steps[name]()
+        enqueue_ms[name].append(timing.enqueue_ms)
+        return timing.compute_ms
+
+    calls = {name: partial(noted, name) for name in steps}
+    compute = interleave(calls, protocol, progress, duration_ms=lambda call: call())
+    warmup = protocol.warmup
+    return {name: Timed(compute[name], Latency.from_samples(enqueue_ms[name][warmup:])) for name in steps}
+
+
+def _figures(latency: Latency) -> dict[str, Any]:
+    return {key: value for key, value in latency.to_json().items() if key != "raw_ms"}

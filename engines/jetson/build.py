@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Build this bundle's engine on the Jetson that will run it: `python3 build.py`.
+
+It needs JetPack alone (its Python and its TensorRT) and leaves `denoiser.plan` with a sidecar that says for which
+device, TensorRT and ONNX file it was built. The last line on stdout is that sidecar. Exit codes: 0 done, 1 TensorRT
+refuses the graph, 2 usage or a damaged bundle, 3 no TensorRT or no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import build_plan
+import cuda_runtime
+import device
+
+__all__ = ["main"]
+
+HERE = Path(__file__).resolve().parent
+USAGE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program."""
+    options = _parse(arguments)
+    try:
+        bundle = device.read_description(HERE)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    batch = options.batch or (bundle["batch"] if options.dla is None else bundle["batch"][:1])
+    if options.dla is not None and len(set(batch)) > 1:
+        print("the DLA takes one batch size only: give --batch N", file=sys.stderr)
+        return USAGE
+    plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
+    command = [str(HERE / bundle["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch))]
+    workspace = options.workspace or _half_of_what_is_free()
+    command += ["--workspace", str(workspace)] if workspace else []
+    code: int = build_plan.main(command, None if options.dla is None else _onto_dla(options.dla))
+    if code == 0:
+        _write_sidecar(plan, bundle, {"batch": (batch * 3)[:3], "dla": options.dla})
+    return code
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--batch", type=_batch, metavar="N or MIN:OPT:MAX", help="default: the bundle's")
+    parser.add_argument(
+        "--workspace", type=int, metavar="MIB", help="limit of the builder's memory (default: half of what is free)"
+    )
+    parser.add_argument(
+        "--dla",
+        type=int,
+        metavar="CORE",
+        help="use this DLA core for the layers that it can run; the GPU does the rest",
+    )
+    return parser.parse_args(arguments)
+
+
+def _batch(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split(":")]
+    if len(sizes) not in (1, 3) or sizes[0] < 1 or sizes != sorted(sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not N or MIN:OPT:MAX")
+    return sizes
+
+
+def _half_of_what_is_free() -> int | None:
+    """The builder shares the memory with everything else: weights, tactics and the desktop take the other half."""
+    free = device.available_mib()
+    return max(64, free // 2) if free else None
+
+
+def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
+    """Prefer the DLA, and print every layer that stays on the GPU.
+
+    Raises (when called):
+        SystemExit: this Jetson has no such core.
+    """
+
+    def adjust(trt: Any, builder: Any, network: Any, config: Any) -> None:
+        if core >= builder.num_DLA_cores:
+            print(f"this Jetson has {builder.num_DLA_cores} DLA cores; leave out --dla", file=sys.stderr)
+            raise SystemExit(build_plan.UNUSABLE)
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        fallen = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+        print(f"{len(layers) - len(fallen)} of {len(layers)} layers can run on DLA core {core}", file=sys.stderr)
+        for name in fallen:
+            print(f"  on the GPU: {name}", file=sys.stderr)
+
+    return adjust
+
+
+def _write_sidecar(plan: Path, bundle: dict[str, Any], options: dict[str, Any]) -> None:
+    """Written after the plan: one without the other is not loaded."""
+    import tensorrt
+
+    gpu = cuda_runtime.CudaRuntime().compute_capability()
+    here = device.identity(bundle, tensorrt.__version__, gpu)
+    here.update(options=options, file_sha256=device.sha256_file(plan), file_bytes=plan.stat().st_size)
+    sidecar = device.sidecar_path(plan)
+    temporary = sidecar.with_suffix(".new")
+    temporary.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
+    os.replace(str(temporary), str(sidecar))  # noqa: PTH105
+    print(json.dumps(here))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

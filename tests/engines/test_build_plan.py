@@ -1,0 +1,100 @@
+"""What depends on the version of TensorRT, in one table; how the builder is told is tried on TensorRT for RTX."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from convolutions import SIZE, Stack, quantised
+
+from ptq_export.engines import build_plan
+from ptq_export.engines.build_plan import RTX, Typing, timing_cache_file, typings
+from ptq_export.graph.export import export_module
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.single_file import save_model
+from ptq_export.nn.scheme import TENSORRT
+
+with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
+
+
+def tensorrt(version: str, name: str = "tensorrt") -> ModuleType:
+    module = ModuleType(name)
+    module.__version__ = version  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("version", "network", "builder"),
+    [
+        ("8.4.3", [], []),
+        ("8.5.2.2", [("EXPLICIT_BATCH",)], [("INT8", "FP16")]),
+        ("8.6.1", [("EXPLICIT_BATCH",)], [("INT8", "FP16")]),
+        ("10.3.0", [("STRONGLY_TYPED",), ("EXPLICIT_BATCH",)], [(), ("INT8", "FP16")]),
+        ("10.12.0", [("STRONGLY_TYPED",)], [()]),
+        ("11.4.1", [("STRONGLY_TYPED",)], [()]),
+    ],
+)
+def test_the_precisions_are_told_by_version(
+    version: str, network: list[tuple[str, ...]], builder: list[tuple[str, ...]]
+) -> None:
+    ways = typings(tensorrt(version))
+    assert [way.network for way in ways] == network
+    assert [way.builder for way in ways] == builder
+
+
+@pytest.mark.parametrize(("version", "said"), [("8.5.2", True), ("8.6.1", True), ("10.3", False), ("11.0", False)])
+def test_a_version_that_needs_another_graph_says_which(version: str, said: bool) -> None:
+    graph = typings(tensorrt(version))[-1].graph
+    assert ("opset 17" in graph and "float32" in graph) == said
+
+
+def test_tensorrt_for_rtx_counts_its_own_versions() -> None:
+    assert typings(tensorrt("1.7.1", RTX)) == typings(tensorrt("11.0"))
+
+
+@with_rtx
+def test_a_flag_that_a_version_has_dropped_is_left_out() -> None:
+    known = import_module(RTX).NetworkDefinitionCreationFlag
+    assert build_plan._bits(known, ("STRONGLY_TYPED",)) == 1 << int(known.STRONGLY_TYPED)
+    assert build_plan._bits(known, ("EXPLICIT_BATCH",)) == 0
+
+
+@with_rtx
+@pytest.mark.parametrize(
+    ("half", "int8", "needed"),
+    [(True, True, ("INT8", "FP16")), (True, False, ("FP16",)), (False, False, ())],
+    ids=["int8", "float16", "float32"],
+)
+def test_a_float_baseline_is_not_turned_into_int8(
+    half: bool, int8: bool, needed: tuple[str, ...], tmp_path: Path
+) -> None:
+    graph = export_module(quantised(Stack(16, 1), TENSORRT) if int8 else Stack(16, 1), (16, SIZE, SIZE))
+    save_model(HalfPrecision()(graph).model if half else graph, tmp_path / "net.onnx")
+    trt = import_module(RTX)
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(tmp_path / "net.onnx"))
+    assert build_plan._needed(trt, network, ("INT8", "FP16")) == needed
+
+
+@with_rtx
+def test_what_is_asked_of_every_version_exists_in_the_newest() -> None:
+    trt = import_module(RTX)
+    config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 64 << 20)
+    config.builder_optimization_level = 5
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
+    assert config.builder_optimization_level == 5 and config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+
+
+def test_timings_are_kept_per_device_and_version() -> None:
+    file = timing_cache_file(Path("run"), "tensorrt", "10.12.0", "NVIDIA GeForce RTX 4090")
+    assert file == Path("run/timing-tensorrt-10.12.0-NVIDIA-GeForce-RTX-4090.cache")
+    others = [("tensorrt", "11.0", "NVIDIA GeForce RTX 4090"), ("tensorrt", "10.12.0", "Orin")]
+    assert len({file, *(timing_cache_file(Path("run"), *other) for other in others)}) == 3
+
+
+def test_a_way_is_a_plain_value() -> None:
+    assert Typing((), ()) == ((), (), "")

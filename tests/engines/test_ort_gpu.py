@@ -1,0 +1,100 @@
+"""ONNX Runtime's GPU providers: refused where they cannot be loaded, never replaced by the CPU in silence."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from ptq_export.engines import availability, build_engine
+from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.layers import LayerRecord, asked_layers
+from ptq_export.engines.ort_gpu import RECORD, taken_layers, tensorrt_options
+from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error
+from ptq_export.engines.ort_session import CPU, Level, open_session, session_settings
+from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.targets import find_target
+
+Write = Callable[..., Path]
+KINDS = {"ort-trt": TENSORRT, "ort-cuda": CUDA}
+SAMPLE = np.random.default_rng(1).standard_normal((3, 2, 4, 4)).astype(np.float32)
+TIMESTEP = np.array([0, 9, 4])
+ONE = EngineOptions(threads=1)
+cpu_build = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed")
+
+
+def needs(provider: str) -> pytest.MarkDecorator:
+    missing = provider_error(provider)
+    return pytest.mark.skipif(missing is not None, reason=missing.cause if missing else "")
+
+
+@cpu_build
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_package_for_the_cpu_is_refused_with_the_remedy(kind: str, denoiser_onnx: Write, tmp_path: Path) -> None:
+    available, missing = availability(kind)
+    assert not available and f"no {KINDS[kind]}" in missing and "onnxruntime-gpu" in missing
+    with pytest.raises(EnvironmentMissing, match="pip uninstall onnxruntime") as caught:
+        build_engine(kind, denoiser_onnx(), tmp_path / "engine", ONE)
+    assert caught.value.exit_code == 3 and not (tmp_path / "engine").exists()
+
+
+@cpu_build
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("provider", KINDS.values())
+def test_a_session_never_falls_back_to_the_cpu(provider: str, denoiser_onnx: Write) -> None:
+    settings = session_settings(ONE, Level.ORT_DISABLE_ALL)
+    with pytest.raises(EnvironmentMissing, match=f"{provider} and would have run .* on CPUExecutionProvider"):
+        open_session(denoiser_onnx(), settings, [(provider, {}), CPU])
+
+
+def test_ort_cuda_int8_is_refused_with_the_reason_and_what_to_take() -> None:
+    with pytest.raises(InputError, match=r"no int8 convolution(.|\n)*trt-int8, or ort-trt-int8"):
+        find_target("ort-cuda-int8")
+
+
+def test_tensorrt_is_given_a_profile_and_no_precision() -> None:
+    options = tensorrt_options(Signature((3, 32, 32), 3, None, 1000, 10), (1, 4, 64), EngineOptions(workspace_mib=2))
+    assert options == {
+        "trt_profile_min_shapes": "sample:1x3x32x32,timestep:1,label:1",
+        "trt_profile_opt_shapes": "sample:4x3x32x32,timestep:4,label:4",
+        "trt_profile_max_shapes": "sample:64x3x32x32,timestep:64,label:64",
+        "trt_max_workspace_size": "2097152",
+    }
+
+
+def test_a_layer_counts_as_int8_only_where_the_provider_took_it(denoiser_onnx: Write) -> None:
+    settings = session_settings(ONE, Level.ORT_DISABLE_ALL)
+    settings.add_session_config_entry(RECORD, "1")
+    source = denoiser_onnx()
+    session = open_session(source, settings, [CPU])
+    asked = [LayerRecord("stem", "Conv", "", "int8", "int8", "")]
+    (taken,) = taken_layers(asked, session, CPU[0])
+    assert (taken.precision, taken.executed) == ("int8", CPU[0]) and "asks for int8" in taken.reason
+    (left,) = taken_layers(asked, session, TENSORRT)
+    assert left.precision == "float" and left.reason == f"{TENSORRT} left it to {CPU[0]}"
+    (float_one,) = taken_layers(asked_layers(source, {}), session, CPU[0])
+    assert (float_one.precision, float_one.reason) == ("float", "kept float")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(name)) for kind, name in KINDS.items()])
+def test_the_gpu_computes_what_the_graph_says(
+    kind: str, denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    engine = build_engine(kind, denoiser_onnx(), tmp_path / "engine", ONE)
+    np.testing.assert_allclose(engine(SAMPLE, TIMESTEP), reference(SAMPLE, TIMESTEP), rtol=5e-3, atol=5e-3)
+    assert [record.name for record in engine.executed_layers({})] == ["stem"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(name)) for kind, name in KINDS.items()])
+def test_the_second_start_takes_what_the_first_has_built(
+    kind: str, denoiser_onnx: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = denoiser_onnx()
+    first = build_engine(kind, source, tmp_path / "engine", ONE)(SAMPLE, TIMESTEP)
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
+        second = build_engine(kind, source, tmp_path / "engine", ONE)(SAMPLE, TIMESTEP)
+    assert caplog.messages == [] and np.array_equal(first, second)

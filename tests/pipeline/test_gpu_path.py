@@ -1,0 +1,126 @@
+"""The main job where a GPU is: no GPU is needed to try the order of things, so ONNX Runtime plays TensorRT's part."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+
+from ptq_export.engines import KINDS
+from ptq_export.engines.available import EngineKind
+from ptq_export.engines.base import DeviceTiming, GpuEngine
+from ptq_export.engines.gpu import Gpu
+from ptq_export.engines.layers import LayerRecord, asked_layers
+from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.plan import RTX
+from ptq_export.errors import GateFailed
+from ptq_export.pipeline import bench, latency, run, tensorrt, verify
+from ptq_export.pipeline.stages import SILENT
+
+pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
+OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}
+
+
+class Understudy(OrtEngine, GpuEngine):
+    """ONNX Runtime behind the interface of a GPU's engine; it takes the graph's word for the layers' precision."""
+
+    gpu_bytes = 12_000_000
+
+    def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
+        return asked_layers(self.source, expected)
+
+    def layer_times_ms(self, inputs: Sequence[np.ndarray]) -> dict[str, float]:
+        return {record.name: 0.1 for record in asked_layers(self.source, {})}
+
+    def run_tensors(self, sample: torch.Tensor, timestep: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.run(sample.numpy(), timestep.numpy(), *(value.numpy() for value in label)))
+
+    def timed_step(self, graph: bool, *inputs: np.ndarray) -> Callable[[], DeviceTiming]:
+        def step() -> DeviceTiming:
+            started = time.perf_counter()
+            self.run(*inputs)
+            return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4)
+
+        return step
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of target trt-rtx-int8 with everything that a GPU adds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+        patch.setattr(latency, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
+        patch.setattr(latency, "GPU_BATCHES", (1, 2))
+        yield run(replace(tiny.options(tmp_path_factory.mktemp("runs") / "gpu"), **OPTIONS))
+
+
+def read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+def test_the_engine_s_own_layers_are_read_and_timed(finished: Path) -> None:
+    layers = read(finished / "layers.json")
+    assert layers["read_from"] == "engine"
+    assert all(row["ms"] == row["float_ms"] == 0.1 for row in layers["layers"])
+
+
+def test_int8_is_timed_against_float16_in_the_same_rounds(finished: Path) -> None:
+    found = read(finished / "latency.json")
+    assert [step["batch"] for step in found["steps"]] == [step["batch"] for step in found["gpu"]] == [1, 2]
+    for step, gpu in zip(found["steps"], found["gpu"], strict=True):
+        assert list(step["candidates"]) == list(gpu["candidates"]) == ["trt-rtx-int8", "trt-rtx-fp16"]
+        assert list(step["speedup"]) == ["trt-rtx-fp16"]
+        for timing in gpu["candidates"].values():
+            assert "host-bound" in timing["kernels"]["warnings"] and timing["energy_mj"] is None
+    assert found["environment"]["gpu"] == "NVIDIA Understudy (sm89), driver for CUDA 13.0"
+    assert found["peak_memory_bytes"] == dict.fromkeys(("trt-rtx-int8", "trt-rtx-fp16"), 12_000_000)
+    assert len(found["loops"]) == 2
+
+
+def test_the_report_and_the_verdict_name_the_baseline(finished: Path) -> None:
+    verdict = read(finished / "manifest.json")["verdict"]
+    assert verdict["ok"] and verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
+    page = (finished / "report.html").read_text()
+    assert "On the GPU, medians" in page and "host-bound" in page and "RTX FP16" in page
+
+
+def test_the_float16_graph_is_an_artefact_with_float_ends(finished: Path) -> None:
+    assert "denoiser.fp16.onnx" in read(finished / "manifest.json")["artefacts"]
+    graph = onnx.load(finished / "denoiser.fp16.onnx").graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    assert kinds == {
+        "sample": onnx.TensorProto.FLOAT,
+        "timestep": onnx.TensorProto.INT64,
+        "eps": onnx.TensorProto.FLOAT,
+    }
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    assert all(weights[node.input[1]].data_type == onnx.TensorProto.FLOAT16 for node in convs)
+
+
+def test_a_finished_run_is_timed_and_verified_again(finished: Path) -> None:
+    assert verify(finished, SILENT)["parity"] > 20
+    assert [step["batch"] for step in bench(finished, SILENT)["gpu"]] == [1, 2]
+
+
+def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise GateFailed("tensorrt_rtx refuses it: no kernel")
+
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setattr(tensorrt, "make_plan", refuse)
+    with pytest.raises(GateFailed, match="no kernel"):
+        run(replace(tiny.options(tmp_path / "gpu"), **OPTIONS))
+    assert read(tmp_path / "gpu" / "layers.json")["read_from"] == "graph"
+    assert "no kernel" in (tmp_path / "gpu" / "report.html").read_text()
