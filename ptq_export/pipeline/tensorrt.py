@@ -90,7 +90,7 @@ def _refuse_unbuilt(job: Job) -> None:
         raise EnvironmentMissing(
             f"{job.target.name} cannot be built on this machine: {missing}",
             f"the ONNX file is finished and proved; copy {job.folder.path} to the machine that will serve it and run "
-            "there: ptq-export bench RUN",
+            f"there: ptq-export bench {job.folder.path.name}",
         )
 
 

@@ -122,7 +122,6 @@ def test_a_finished_plan_is_loaded_and_not_built(kind: str, source: Path, tmp_pa
 
 @pytest.mark.gpu
 @on_gpu
-@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch was built without CUDA")
 @pytest.mark.parametrize("graphs", [False, True], ids=["kernel by kernel", "CUDA graph"])
 def test_cuda_tensors_stay_on_the_device_and_on_the_caller_s_stream(
