@@ -23,6 +23,7 @@ __all__ = ["Session", "messages_to", "profiler_of"]
 logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 WARMUP, CALLS = 3, 20
+ALIGNMENT = 256
 
 
 class Session:
@@ -38,8 +39,8 @@ class Session:
             EnvironmentMissing: this TensorRT on this GPU refuses it; with TensorRT's own messages.
         """
         heard: list[str] = []
-        # Whatever is loaded lives as long as the runtime does.
-        self._runtime = trt.Runtime(messages_to(trt, heard))
+        self._log = messages_to(trt, heard)
+        self._runtime = trt.Runtime(self._log)
         self._runtime.engine_host_code_allowed = False
         self._trt, self._engine = trt, self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -72,16 +73,17 @@ class Session:
     def enqueue(self, addresses: Mapping[str, int], shapes: Shapes, stream: int, graph: bool) -> None:
         """Put one step on `stream`, reading and writing device memory at `addresses`; does not wait for it.
 
-        A CUDA graph has addresses of its own: with `graph` the data is copied there and back, on the device.
+        A CUDA graph has addresses of its own: with `graph` the data is copied there and back, on the device. So it is
+        where an address does not begin at a multiple of 256 bytes, as TensorRT wants it.
         """
         self._follow(stream)
         self._set_shapes(shapes)
-        if not graph:
+        if not graph and not any(address % ALIGNMENT for address in addresses.values()):
             self._execute(addresses, stream)
             return
         for name in self.inputs:
             copy(self._blocks[name].address, addresses[name], self._bytes(name), stream)
-        self._step(True, stream)
+        self._step(graph, stream)
         copy(addresses[self.output], self._blocks[self.output].address, self._bytes(self.output), stream)
 
     def timed_step(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> Callable[[], DeviceTiming]:
@@ -149,7 +151,7 @@ class Session:
         """Tell the context; buffers grow where they must, and a graph of other shapes is worth nothing any more."""
         if all(self._shapes.get(name) == shapes[name] for name in self.inputs):
             return
-        self._graph = None
+        self._graph, self._shapes = None, {}
         for name in self.inputs:
             if not self._context.set_input_shape(name, shapes[name]):
                 raise EnvironmentMissing(

@@ -49,7 +49,7 @@ def noise(batch: int) -> np.ndarray:
 def close(found: np.ndarray, wanted: np.ndarray) -> bool:
     """Within what float16 between integers moves, by SQNR of 35 dB."""
     error = np.mean((np.asarray(found) - wanted) ** 2)
-    return bool(10 * np.log10(np.mean(wanted**2) / error) > 35)
+    return bool(np.mean(wanted**2) > 10**3.5 * error)
 
 
 @pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU here")
@@ -104,7 +104,7 @@ def test_a_part_of_the_graph_is_built_for_the_shapes_at_hand(source: Path) -> No
 def test_the_engine_computes_what_onnx_runtime_computes(kind: str, graphs: bool, source: Path, tmp_path: Path) -> None:
     engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batches=(1, 2, 4), cuda_graphs=graphs))
     reference = build_engine("ort", source, tmp_path / "ort")
-    for batch in (1, 4, 1, 7, 7, 2):  # 7: in parts of 4 and 3
+    for batch in (1, 4, 1, 7, 7, 2):  # 7: in two parts of 4
         wanted = reference(noise(batch), 500)
         assert close(engine(noise(batch), 500), wanted) and close(engine(noise(batch), 500), wanted)
     assert engine.gpu_bytes > 0
