@@ -69,7 +69,7 @@ class TrtEngine(GpuEngine):
     ) -> NDArray[np.float32]:
         arguments: tuple[NDArray[Any], ...] = (sample, timestep, *label)
         eps = np.empty((len(sample), self.signature.channels, *self.sample_shape[1:]), np.float32)
-        for part in self._parts(len(sample)):
+        for part in _parts(len(sample), self._largest):
             eps[part] = self._session.run(self._feeds(*(value[part] for value in arguments)), self._graphs)
         return eps
 
@@ -81,7 +81,7 @@ class TrtEngine(GpuEngine):
         channels, height, width = self.signature.channels, *self.sample_shape[1:]
         eps = torch.empty((len(sample), channels, height, width), dtype=torch.float32, device=sample.device)
         stream = torch.cuda.current_stream(sample.device).cuda_stream
-        for part in self._parts(len(sample)):
+        for part in _parts(len(sample), self._largest):
             tensors = self._feeds(*(value[part] for value in (sample, timestep, *label)))
             addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
             addresses[self._session.output] = eps[part].data_ptr()
@@ -109,11 +109,6 @@ class TrtEngine(GpuEngine):
         result = Session(import_module(cls.package), plan.name, plan.read_bytes()).run(inputs, False)
         return result.astype(np.float32)
 
-    def _parts(self, batch: int) -> list[slice]:
-        """Parts of one size, that of the largest batch; the last overlaps: another size would need another graph."""
-        size = min(batch, self._largest)
-        return [slice(first, first + size) for first in (min(at, batch - size) for at in range(0, batch, size))]
-
     @property
     def _graphs(self) -> bool:
         return self.options.cuda_graphs
@@ -134,6 +129,12 @@ class TrtRtxEngine(TrtEngine):
     """A denoiser on TensorRT for RTX, which finishes a plan for the GPU at hand when it is loaded."""
 
     package: ClassVar[str] = RTX
+
+
+def _parts(batch: int, largest: int) -> list[slice]:
+    """Parts of one size, `largest` at most; the last overlaps: another size would need another CUDA graph."""
+    size = min(batch, largest)
+    return [slice(first, first + size) for first in (min(at, batch - size) for at in range(0, batch, size))]
 
 
 def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:

@@ -3,7 +3,6 @@
 Device buffers, streams and graphs come from cuda-python, as in NVIDIA's own samples since TensorRT 10.14.
 """
 
-import logging
 import math
 import time
 from collections import defaultdict
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Block, Event, Graph, Stream, copy
+from ptq_export.engines.trt_callbacks import messages_to, profiler_of
 from ptq_export.errors import EnvironmentMissing
 
-__all__ = ["Session", "messages_to", "profiler_of"]
+__all__ = ["Session"]
 
-logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 WARMUP, CALLS = 3, 20
 ALIGNMENT = 256
@@ -195,32 +194,3 @@ def _create_context(trt: Any, engine: Any) -> Any:
     settings = engine.create_runtime_config()
     settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     return engine.create_execution_context(settings)
-
-
-def messages_to(trt: Any, heard: list[str]) -> Any:
-    """A logger for TensorRT: errors are kept in `heard` too."""
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            serious = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            if serious:
-                heard.append(message)
-            logger.log(logging.ERROR if serious else logging.DEBUG, "TensorRT: %s", message)
-
-    return Listener()
-
-
-def profiler_of(trt: Any, times_ms: Mapping[str, list[float]]) -> Any:
-    """A profiler that appends the milliseconds of each layer to its list in `times_ms`."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            times_ms[layer_name].append(ms)
-
-    return Profiler()

@@ -13,8 +13,9 @@ from convolutions import SIZE, Stack, quantised
 from ptq_export.engines import EngineOptions, availability, build_engine
 from ptq_export.engines.gpu import count_gpus
 from ptq_export.engines.plan import RTX
-from ptq_export.engines.trt import TrtEngine, TrtRtxEngine, _of_fixed_shapes
-from ptq_export.engines.trt_session import Session, messages_to, profiler_of
+from ptq_export.engines.trt import TrtEngine, TrtRtxEngine, _of_fixed_shapes, _parts
+from ptq_export.engines.trt_callbacks import messages_to, profiler_of
+from ptq_export.engines.trt_session import Session
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
@@ -90,6 +91,12 @@ def test_the_times_of_layers_are_collected() -> None:
     for name, ms in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
         profiler.report_layer_time(name, ms)
     assert times_ms == {"a": [1.0, 3.0], "b": [2.0]}
+
+
+@pytest.mark.parametrize(("batch", "firsts"), [(1, [0]), (4, [0]), (5, [0, 1]), (8, [0, 4]), (11, [0, 4, 7])], ids=str)
+def test_many_samples_are_parts_of_one_size(batch: int, firsts: list[int]) -> None:
+    size = min(batch, 4)
+    assert _parts(batch, 4) == [slice(first, first + size) for first in firsts]
 
 
 def test_a_part_of_the_graph_is_built_for_the_shapes_at_hand(source: Path) -> None:
