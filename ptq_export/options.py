@@ -33,12 +33,8 @@ def _preset_rows() -> str:
     return "; ".join(rows)
 
 
-def _batch(text: str | int) -> int | None:
-    if text == "dynamic":
-        return None
-    if int(text) < 1:
-        raise ValueError("a batch is 1 or more")
-    return int(text)
+def _batch(text: str) -> str | None:
+    return None if text == "dynamic" else text
 
 
 _MAIN, _CALIBRATION, _ENGINE, _MEASURE = "Main job", "Calibration", "Engine", "Measurement"
@@ -128,11 +124,11 @@ class Options:
     rounds: Annotated[int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "metavar": "N"})] = 30
     seconds: Annotated[float, Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "metavar": "S"})] = 5.0
     batch: Annotated[
-        int | None,
+        str | None,
         Knob(
             _ENGINE,
-            "Batch that the engine is built for, or `dynamic`.",
-            {"parser": _batch, "metavar": "N|dynamic", "show_default": "dynamic"},
+            "Batch that the engine is built for, `dynamic`, or TensorRT's least, usual and largest.",
+            {"parser": _batch, "metavar": "N|MIN:OPT:MAX|dynamic", "show_default": "dynamic"},
         ),
     ] = None
     jetpack: Annotated[
@@ -161,6 +157,34 @@ class Options:
         """The same options with every knob that `effort` governs filled in."""
         missing: dict[str, Any] = {k: value for k, value in PRESETS[self.effort].items() if getattr(self, k) is None}
         return replace(self, **missing)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch that the engine serves.
+
+        Raises:
+            InputError: `batch` is no batch, nor a range of them.
+        """
+        sizes = self._batch_sizes()
+        return sizes[0] if len(sizes) == 1 else None
+
+    @property
+    def batch_range(self) -> tuple[int, int, int] | None:
+        """Least, usual and largest batch of a TensorRT engine, where `batch` gives them.
+
+        Raises:
+            InputError: `batch` is no batch, nor a range of them.
+        """
+        sizes = self._batch_sizes()
+        return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else None
+
+    def _batch_sizes(self) -> list[int]:
+        """Of `8` or `1:4:16`; empty for a dynamic batch."""
+        parts = [] if self.batch is None else str(self.batch).split(":")
+        sizes = [int(part) if part.isdecimal() else 0 for part in parts]
+        if len(sizes) not in (0, 1, 3) or sizes != sorted(sizes) or 0 in sizes:
+            raise InputError(f"--batch {self.batch} is no batch", "give N, dynamic, or MIN:OPT:MAX in rising order")
+        return sizes
 
     @property
     def assumptions(self) -> dict[str, str]:

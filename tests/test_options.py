@@ -29,3 +29,16 @@ def test_layers_to_keep_are_patterns_or_a_number_of_db(
 ) -> None:
     options = Options(keep_float=text)
     assert (options.keep_float_db, options.keep_float_patterns) == (db, patterns)
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed", "span"), [(None, None, None), ("8", 8, None), (8, 8, None), ("1:4:16", None, (1, 4, 16))]
+)
+def test_a_batch_is_one_or_a_range(text: str | None, fixed: int | None, span: tuple[int, int, int] | None) -> None:
+    assert (Options(batch=text).fixed_batch, Options(batch=text).batch_range) == (fixed, span)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "four", "1:4", "4:1:16", "0:1:2", ""])
+def test_what_is_no_batch_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no batch"):
+        _ = Options(batch=text).fixed_batch

@@ -17,7 +17,6 @@ import onnx_ir as ir
 from ptq_export.artifacts import atomic_path, sha256_file
 from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines import build_plan
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.trt_plan import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.requantise_weights import RequantiseWeights
@@ -110,7 +109,7 @@ def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
         "python": jetpack.python,
         "onnx": GRAPH,
         "onnx_sha256": sha256_file(job.folder.path / BUNDLE / GRAPH),
-        "batch": list(batch_range(EngineOptions(job.options.batch))),
+        "batch": list(batch_range(job.engine_options)),
         "sample_shape": list(denoiser.sample_shape),
         "num_train_timesteps": denoiser.schedule.num_train_timesteps,
         "classes": denoiser.classes,

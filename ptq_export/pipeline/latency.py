@@ -50,8 +50,10 @@ def measure_latency(job: Job) -> dict[str, Any]:
 
 
 def _batches(job: Job) -> tuple[int, ...]:
-    if job.options.batch is not None:
-        return (job.options.batch,)
+    if job.options.fixed_batch is not None:
+        return (job.options.fixed_batch,)
+    if job.options.batch_range is not None:
+        return tuple(sorted(set(job.options.batch_range)))
     return GPU_BATCHES if job.target.device == "gpu" else BATCHES
 
 
@@ -92,6 +94,6 @@ def _peak_memory(job: Job, target: Target, engine: Engine) -> int:
     if isinstance(engine, GpuEngine):
         return engine.gpu_bytes
     source = Path(job.folder.path / target.onnx).resolve()
-    fixed = [] if job.options.batch is None else [str(job.options.batch)]
+    fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
     shape, labelled = (_batches(job)[0], *job.denoiser.sample_shape), job.denoiser.classes is not None
     return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], shape, labelled)

@@ -21,7 +21,7 @@ from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.device import exact_floats, find_device
 from ptq_export.engines.available import build_engine, engine_class
-from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.base import Engine
 from ptq_export.engines.layers import asked_layers
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
@@ -39,10 +39,8 @@ SCHEMA = 1
 
 def build(job: Job, target: Target, kind: str | None = None) -> Engine:
     """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it."""
-    batch, threads = job.options.batch, job.options.threads
-    options = EngineOptions(batch) if threads is None else EngineOptions(batch, threads)
     source, cache = job.folder.path / target.onnx, job.folder.path / "engine"
-    return build_engine(kind or target.engine, source, cache, options, job.folder.sha256(target.onnx))
+    return build_engine(kind or target.engine, source, cache, job.engine_options, job.folder.sha256(target.onnx))
 
 
 def any_batch(engine: Engine) -> EpsModel:
@@ -91,7 +89,7 @@ def check_layers(job: Job, engine: Engine) -> None:
 
 def _one_call(job: Job) -> list[NDArray[Any]]:
     """Arguments of the denoiser at the smallest batch that the engine takes."""
-    batch = job.options.batch or 1
+    batch = job.options.fixed_batch or 1
     time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)
     noise = initial_noise((batch, *job.denoiser.sample_shape), 0)
     return [value.numpy() for value in (noise, time, *job.denoiser.labels(batch, 0))]

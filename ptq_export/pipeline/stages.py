@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import availability
+from ptq_export.engines.base import EngineOptions
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.drop_neutral import DropNeutral
@@ -131,6 +132,13 @@ class Job:
     def carrier(self) -> Carrier:
         """The type of everything in the target's graph that is not int8."""
         return self.scheme.carrier if self.jetpack is None else self.jetpack.carrier
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """How the engines of this job are built and run."""
+        options = self.options
+        built = EngineOptions(batch=options.fixed_batch, batches=options.batch_range)
+        return built if options.threads is None else replace(built, threads=options.threads)
 
     @property
     def runs_here(self) -> bool:

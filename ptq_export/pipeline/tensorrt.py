@@ -12,7 +12,6 @@ import onnx_ir as ir
 from ptq_export.artifacts import atomic_path, read_json
 from ptq_export.engines import build_plan
 from ptq_export.engines.available import KINDS, availability
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.gpu import count_gpus, describe_gpu
 from ptq_export.engines.identity import sidecar_path, write_identity
 from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
@@ -102,7 +101,7 @@ def _own(job: Job) -> str:
 
 def _batch(job: Job) -> tuple[int, int, int]:
     """Least, usual and largest batch of the plan."""
-    return batch_range(EngineOptions(job.options.batch))
+    return batch_range(job.engine_options)
 
 
 def _plan_file(job: Job) -> Path:
