@@ -68,11 +68,10 @@ class TrtEngine(GpuEngine):
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         arguments: tuple[NDArray[Any], ...] = (sample, timestep, *label)
-        parts = [
-            self._session.run(self._feeds(*(value[first : first + self._largest] for value in arguments)), self._graphs)
-            for first in range(0, len(sample), self._largest)
-        ]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        eps = np.empty((len(sample), self.signature.channels, *self.sample_shape[1:]), np.float32)
+        for part in _parts(len(sample), self._largest):
+            eps[part] = self._session.run(self._feeds(*(value[part] for value in arguments)), self._graphs)
+        return eps
 
     def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
         import torch
@@ -80,10 +79,9 @@ class TrtEngine(GpuEngine):
         if sample.device.index != 0:
             raise InputError(f"the sample is on {sample.device}, this engine on cuda:0", "move it there")
         channels, height, width = self.signature.channels, *self.sample_shape[1:]
-        eps = torch.empty((len(sample), channels, height, width), device=sample.device)
+        eps = torch.empty((len(sample), channels, height, width), dtype=torch.float32, device=sample.device)
         stream = torch.cuda.current_stream(sample.device).cuda_stream
-        for first in range(0, len(sample), self._largest):
-            part = slice(first, first + self._largest)
+        for part in _parts(len(sample), self._largest):
             tensors = self._feeds(*(value[part] for value in (sample, timestep, *label)))
             addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
             addresses[self._session.output] = eps[part].data_ptr()
@@ -131,6 +129,12 @@ class TrtRtxEngine(TrtEngine):
     """A denoiser on TensorRT for RTX, which finishes a plan for the GPU at hand when it is loaded."""
 
     package: ClassVar[str] = RTX
+
+
+def _parts(batch: int, largest: int) -> list[slice]:
+    """Parts of one size, `largest` at most; the last overlaps: another size would need another CUDA graph."""
+    size = min(batch, largest)
+    return [slice(first, first + size) for first in (min(at, batch - size) for at in range(0, batch, size))]
 
 
 def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:

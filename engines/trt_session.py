@@ -3,7 +3,6 @@
 Device buffers, streams and graphs come from cuda-python, as in NVIDIA's own samples since TensorRT 10.14.
 """
 
-import logging
 import math
 import time
 from collections import defaultdict
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Block, Event, Graph, Stream, copy
+from ptq_export.engines.trt_callbacks import messages_to, profiler_of
 from ptq_export.errors import EnvironmentMissing
 
-__all__ = ["Session", "messages_to", "profiler_of"]
+__all__ = ["Session"]
 
-logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 WARMUP, CALLS = 3, 20
+ALIGNMENT = 256
 
 
 class Session:
@@ -38,8 +38,8 @@ class Session:
             EnvironmentMissing: this TensorRT on this GPU refuses it; with TensorRT's own messages.
         """
         heard: list[str] = []
-        # Whatever is loaded lives as long as the runtime does.
-        self._runtime = trt.Runtime(messages_to(trt, heard))
+        self._log = messages_to(trt, heard)
+        self._runtime = trt.Runtime(self._log)
         self._runtime.engine_host_code_allowed = False
         self._trt, self._engine = trt, self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -72,16 +72,17 @@ class Session:
     def enqueue(self, addresses: Mapping[str, int], shapes: Shapes, stream: int, graph: bool) -> None:
         """Put one step on `stream`, reading and writing device memory at `addresses`; does not wait for it.
 
-        A CUDA graph has addresses of its own: with `graph` the data is copied there and back, on the device.
+        A CUDA graph has addresses of its own: with `graph` the data is copied there and back, on the device. So it is
+        where an address does not begin at a multiple of 256 bytes, as TensorRT wants it.
         """
         self._follow(stream)
         self._set_shapes(shapes)
-        if not graph:
+        if not graph and not any(address % ALIGNMENT for address in addresses.values()):
             self._execute(addresses, stream)
             return
         for name in self.inputs:
             copy(self._blocks[name].address, addresses[name], self._bytes(name), stream)
-        self._step(True, stream)
+        self._step(graph, stream)
         copy(addresses[self.output], self._blocks[self.output].address, self._bytes(self.output), stream)
 
     def timed_step(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> Callable[[], DeviceTiming]:
@@ -149,7 +150,7 @@ class Session:
         """Tell the context; buffers grow where they must, and a graph of other shapes is worth nothing any more."""
         if all(self._shapes.get(name) == shapes[name] for name in self.inputs):
             return
-        self._graph = None
+        self._graph, self._shapes = None, {}
         for name in self.inputs:
             if not self._context.set_input_shape(name, shapes[name]):
                 raise EnvironmentMissing(
@@ -193,32 +194,3 @@ def _create_context(trt: Any, engine: Any) -> Any:
     settings = engine.create_runtime_config()
     settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     return engine.create_execution_context(settings)
-
-
-def messages_to(trt: Any, heard: list[str]) -> Any:
-    """A logger for TensorRT: errors are kept in `heard` too."""
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            serious = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            if serious:
-                heard.append(message)
-            logger.log(logging.ERROR if serious else logging.DEBUG, "TensorRT: %s", message)
-
-    return Listener()
-
-
-def profiler_of(trt: Any, times_ms: Mapping[str, list[float]]) -> Any:
-    """A profiler that appends the milliseconds of each layer to its list in `times_ms`."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            times_ms[layer_name].append(ms)
-
-    return Profiler()
