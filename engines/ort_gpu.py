@@ -68,7 +68,7 @@ class OrtTrtEngine(SessionEngine):
     version has built is never read.
     """
 
-    # For the parts of a proof, of which there are many: what they compute does not depend on how long TensorRT searches.
+    # For the parts of a proof, which are many: what they compute does not depend on how long TensorRT searches.
     providers: ClassVar[tuple[Provider, ...]] = ((TENSORRT, {"trt_builder_optimization_level": BRIEF}), (CUDA, {}), CPU)
 
     def __init__(
