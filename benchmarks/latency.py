@@ -49,7 +49,7 @@ class LatencyReport:
     steps: Sequence[StepLatency]
     loops: Sequence[LoopLatency]
     size_bytes: Mapping[str, int]
-    peak_memory_bytes: Mapping[str, int]
+    peak_memory_bytes: Mapping[str, int | None]
     gpu: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:

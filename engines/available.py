@@ -46,6 +46,7 @@ KINDS = {
         "'ptq-export[trt-rtx]'",
         ("ptq_export.engines.trt", "TrtRtxEngine"),
         "an NVIDIA RTX GPU",
+        ("ptq_export.engines.rtx_gpu", "missing_rtx_gpu"),
     ),
     "ort-trt": EngineKind(
         ("onnxruntime",),

@@ -7,6 +7,7 @@ from ptq_export.artifacts import read_json
 from ptq_export.engines.available import build_engine
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import InputError
+from ptq_export.options import Options
 from ptq_export.targets import find_target
 
 __all__ = ["load_engine"]
@@ -14,6 +15,8 @@ __all__ = ["load_engine"]
 
 def load_engine(run: Path | str, which: str | None = None, options: EngineOptions | None = None) -> Engine:
     """The engine of a finished run, or its baseline, e.g. `which="ort-fp32"`; its ONNX is the one in the manifest.
+
+    Without `options` an engine on a GPU is the one that the run was made for, one on the CPU serves any batch.
 
     Raises:
         EnvironmentMissing: this machine cannot run the engine.
@@ -25,7 +28,17 @@ def load_engine(run: Path | str, which: str | None = None, options: EngineOption
     manifest = read_json(folder / "manifest.json")
     target = find_target(which or str(manifest.get("target")))
     name = target.onnx
+    if options is None and target.device == "gpu":
+        options = _as_built(manifest)
     return build_engine(target.engine, folder / name, folder / "engine", options, _sha256(manifest, name, folder))
+
+
+def _as_built(manifest: dict[str, Any]) -> EngineOptions:
+    """The options of the plan that the run holds: with others it would be built again."""
+    asked = manifest.get("options", {})
+    given = Options(batch=asked.get("batch"))
+    effort = {"builder_level": asked.get("builder_level"), "workspace_mib": asked.get("workspace")}
+    return EngineOptions(batch=given.fixed_batch, batches=given.batch_range, **effort)
 
 
 def _sha256(manifest: dict[str, Any], name: str, folder: Path) -> str:

@@ -103,10 +103,7 @@ def _check(options: Options) -> None:
     """Refuse at once what needs no model to be refused."""
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
-    target = find_target(options.target)
-    target.jetpack(options.jetpack)
-    if options.batch_range is not None and target.device == "cpu":
-        raise InputError(f"{target.name} has no range of batches", "give one --batch, or dynamic")
+    find_target(options.target).check(options)
 
 
 @app.command()

@@ -139,6 +139,22 @@ class Options:
             {"metavar": "5|6|7", "show_default": str(DEFAULT_JETPACK)},
         ),
     ] = None
+    builder_level: Annotated[
+        int | None,
+        Knob(
+            _ENGINE,
+            "TensorRT: 0 builds fastest, 5 searches longest.",
+            {"min": 0, "max": 5, "metavar": "N", "show_default": "TensorRT's own, 3"},
+        ),
+    ] = None
+    workspace: Annotated[
+        int | None,
+        Knob(
+            _ENGINE,
+            "TensorRT: limit of the builder's scratch memory, in MiB.",
+            {"min": 1, "metavar": "MIB", "show_default": "all of the GPU's"},
+        ),
+    ] = None
     split_shortcut: Annotated[
         bool,
         Knob(

@@ -7,6 +7,7 @@ from ptq_export.errors import InputError
 from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
+from ptq_export.options import Options
 
 __all__ = ["FP16", "FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
 
@@ -48,6 +49,19 @@ class Target:
                 f"{self.name} is a baseline: there is nothing to quantise", f"--target is one of {quantised}"
             )
         return self.scheme
+
+    def check(self, options: Options) -> None:
+        """Refuse what means nothing for this target.
+
+        Raises:
+            InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch.
+        """
+        self.jetpack(options.jetpack)
+        builder = {"--builder-level": options.builder_level, "--workspace": options.workspace}
+        given = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
+        foreign = {"cpu": given, "gpu": builder if self.engine == "jetson" else {}}[self.device]
+        for flag in (flag for flag, value in foreign.items() if value is not None):
+            raise InputError(f"{flag} means nothing for {self.name}", "leave it out, or take a target of TensorRT")
 
     def jetpack(self, release: int | None) -> JetPack | None:
         """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.

@@ -19,7 +19,7 @@ from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
-from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.proofs import any_batch
 from ptq_export.pipeline.reopened import finished_manifest, reopen, simulate
 from ptq_export.pipeline.stages import Progress
@@ -41,8 +41,7 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
     latency = measure_latency(reopen(run, progress))
     for name in ("latency.json", "latency.png"):
         manifest["artefacts"][name] = describe_file(run / name)
-    step = latency["steps"][0]
-    manifest["verdict"] |= {"speedup": next(iter(step["speedup"].values())), "valid": step["valid"]}
+    manifest["verdict"] |= timing_verdict(latency)
     write_json(run / "manifest.json", manifest)
     build_report(run)
     return latency

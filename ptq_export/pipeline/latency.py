@@ -19,7 +19,7 @@ from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
 from ptq_export.targets import Target, find_target
 
-__all__ = ["measure_latency"]
+__all__ = ["measure_latency", "timing_verdict"]
 
 BATCHES, GPU_BATCHES = (1, 16), (1, 4, 16, 64)
 LOOPS = (("ddim", 20), ("dpm-solver++", 20))
@@ -47,6 +47,13 @@ def measure_latency(job: Job) -> dict[str, Any]:
     plot_latency(report, job.folder.path / "latency.png")
     job.folder.keep("latency.png")
     return report
+
+
+def timing_verdict(latency: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`valid`, `speedup` and `baseline` of the manifest's verdict, from the first batch size of `latency.json`."""
+    step = latency["steps"][0] if latency else {"valid": None, "speedup": {}}
+    baseline = next(iter(step["speedup"]), None)
+    return {"valid": step["valid"], "speedup": step["speedup"].get(baseline), "baseline": baseline}
 
 
 def _batches(job: Job) -> tuple[int, ...]:
@@ -89,10 +96,10 @@ def _gpu_name() -> str:
     return f"{gpu.name} ({gpu.sm}), driver for CUDA {gpu.driver_cuda}"
 
 
-def _peak_memory(job: Job, target: Target, engine: Engine) -> int:
-    """Of a process that runs the engine and nothing else; for one on a GPU what it holds there."""
-    if isinstance(engine, GpuEngine):
-        return engine.gpu_bytes
+def _peak_memory(job: Job, target: Target, engine: Engine) -> int | None:
+    """Of a process that runs the engine and nothing else; for one on a GPU what it holds there, where it tells."""
+    if target.device == "gpu":
+        return engine.gpu_bytes if isinstance(engine, GpuEngine) else None
     source = Path(job.folder.path / target.onnx).resolve()
     fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
     shape, labelled = (_batches(job)[0], *job.denoiser.sample_shape), job.denoiser.classes is not None

@@ -23,7 +23,7 @@ from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.jetson import write_bundle
-from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.proofs import build, check_layers, failures, prove
 from ptq_export.pipeline.stages import (
     SILENT,
@@ -84,7 +84,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     """Check everything that can be checked before work begins, then open the run folder."""
     target = find_target(options.target)
     target.quantised()
-    target.jetpack(options.jetpack)
+    target.check(options)
     _check_engine(target)
     find_device(options.device)
     find_policy(options.policy)
@@ -180,13 +180,10 @@ def _verdict(job: Job) -> dict[str, Any]:
     latency = job.folder.load_json("latency.json")
     found = failures(job)
     name = job.target.name
-    step = latency["steps"][0] if latency else None
     rows = layers["layers"]
     return {
         "ok": not found,
-        "valid": step["valid"] if step else None,
-        "speedup": next(iter(step["speedup"].values())) if step else None,
-        "baseline": job.target.baselines[0] if step else None,
+        **timing_verdict(latency),
         "psnr_db": fidelity["psnr"]["values"][name]["mean_db"],
         "median_sqnr_db": round(median(fidelity["curves"][name]["sqnr_db"]), 2),
         "int8_layers": sum(row["precision"] == "int8" for row in rows),

@@ -137,7 +137,12 @@ class Job:
     def engine_options(self) -> EngineOptions:
         """How the engines of this job are built and run."""
         options = self.options
-        built = EngineOptions(batch=options.fixed_batch, batches=options.batch_range)
+        built = EngineOptions(
+            batch=options.fixed_batch,
+            batches=options.batch_range,
+            builder_level=options.builder_level,
+            workspace_mib=options.workspace,
+        )
         return built if options.threads is None else replace(built, threads=options.threads)
 
     @property

@@ -78,7 +78,8 @@ def hand_over(job: Job) -> None:
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-        f"python {script.name} {job.target.onnx} --package {own} --batch {batch}",
+        f"python {script.name} {job.target.onnx} --package {own} --batch {batch} "
+        f"(where this package is installed too: ptq-export bench {path.name})",
     )
 
 
@@ -116,11 +117,12 @@ def _build(job: Job, graph: ir.Model, package: str) -> Plan:
         if package != _own(job):
             with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
                 return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
+        effort = Effort(job.options.builder_level, job.options.workspace)
         target = _plan_file(job)
-        plan = make_plan(package, source, target, batch, graph)
+        plan = make_plan(package, source, target, batch, graph, effort)
         gpu = describe_gpu() if count_gpus() else None
         sha256 = job.folder.sha256(source.name)
-        request = PlanRequest(package, plan.version, source, sha256, batch, Effort(), gpu)
+        request = PlanRequest(package, plan.version, source, sha256, batch, effort, gpu)
         write_identity(target, request.identity)
         job.folder.keep(target.name)
         job.folder.keep(sidecar_path(target).name)

@@ -21,12 +21,15 @@ from ptq_export.engines.gpu import Gpu
 from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
 from ptq_export.engines.plan import RTX
+from ptq_export.engines.rtx_gpu import missing_rtx_gpu
 from ptq_export.errors import GateFailed
-from ptq_export.pipeline import bench, latency, run, tensorrt, verify
+from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
 from ptq_export.pipeline.stages import SILENT
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}
+
+AS_REGISTERED = KINDS["trt-rtx"]
 
 
 class Understudy(OrtEngine, GpuEngine):
@@ -124,3 +127,18 @@ def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
         run(replace(tiny.options(tmp_path / "gpu"), **OPTIONS))
     assert read(tmp_path / "gpu" / "layers.json")["read_from"] == "graph"
     assert "no kernel" in (tmp_path / "gpu" / "report.html").read_text()
+
+
+@pytest.mark.skipif(missing_rtx_gpu() is None, reason="there is a GPU here")
+def test_a_run_finished_without_a_gpu_is_timed_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "trt-rtx", AS_REGISTERED)
+    folder = run(replace(tiny.options(tmp_path / "rtx"), **OPTIONS, batch="1:2:4", builder_level=1))
+    assert read(folder / "manifest.json")["verdict"]["speedup"] is None
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setattr(latency, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
+    options = load_engine(folder).options
+    assert (options.batch, options.batches, options.builder_level) == (None, (1, 2, 4), 1)
+    assert [step["batch"] for step in bench(folder, SILENT)["steps"]] == [1, 2, 4]
+    verdict = read(folder / "manifest.json")["verdict"]
+    assert verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
+    assert "per step than TensorRT RTX FP16" in (folder / "report.html").read_text()

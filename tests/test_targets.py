@@ -1,0 +1,37 @@
+"""What a target refuses, and that each names baselines that exist."""
+
+import pytest
+
+from ptq_export.errors import InputError
+from ptq_export.options import Options
+from ptq_export.targets import TARGETS, find_target
+
+BUILDER = {
+    "--batch MIN:OPT:MAX": {"batch": "1:4:16"},
+    "--builder-level": {"builder_level": 5},
+    "--workspace": {"workspace": 512},
+}
+
+
+@pytest.mark.parametrize("flag", BUILDER)
+@pytest.mark.parametrize("name", ["ort-int8", "openvino-int8"])
+def test_a_cpu_target_refuses_the_options_of_tensorrts_builder(name: str, flag: str) -> None:
+    with pytest.raises(InputError, match=f"{flag} means nothing for {name}"):
+        find_target(name).check(Options(**BUILDER[flag]))
+
+
+@pytest.mark.parametrize("flag", BUILDER)
+@pytest.mark.parametrize("name", ["trt-int8", "trt-rtx-int8", "ort-trt-int8"])
+def test_tensorrts_targets_take_them(name: str, flag: str) -> None:
+    find_target(name).check(Options(**BUILDER[flag]))
+
+
+def test_a_jetson_builds_for_itself_and_takes_a_range_of_batches() -> None:
+    find_target("jetson-int8").check(Options(batch="1:4:16"))
+    with pytest.raises(InputError, match="--workspace means nothing for jetson-int8"):
+        find_target("jetson-int8").check(Options(workspace=512))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_baselines_are_float_targets(name: str) -> None:
+    assert all(TARGETS[baseline].scheme is None for baseline in TARGETS[name].baselines)
