@@ -47,7 +47,7 @@ class Understudy(OrtEngine, GpuEngine):
         def step() -> DeviceTiming:
             started = time.perf_counter()
             self.run(*inputs)
-            return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4)
+            return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4, graph)
 
         return step
 
