@@ -55,10 +55,15 @@ VERSIONS = (
 """Everything that depends on the version of TensorRT. TensorRT for RTX, any version, is like TensorRT 11."""
 
 
-def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any, Any], None] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    adjust: Callable[[Any, Any, Any, Any], None] | None = None,
+    logger: Any = None,
+) -> int:
     """The program; the last line on stdout describes the plan as JSON.
 
     `adjust(trt, builder, network, config)` is called before every build, for what only the caller knows of the device.
+    TensorRT's messages go to the console, or to `logger`, an `ILogger`.
     """
     options = _arguments(arguments)
     options.adjust = adjust
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any
         print(f"TensorRT {trt.__version__} cannot build these graphs: 8.5 or newer is needed", file=sys.stderr)
         return UNUSABLE
     started = time.monotonic()
-    logger = trt.Logger(trt.Logger.WARNING)
+    logger = logger or trt.Logger(trt.Logger.WARNING)
     try:
         builder = trt.Builder(logger)
     except TypeError:  # what TensorRT's factory ends in without a CUDA device

@@ -9,9 +9,10 @@ import onnx
 
 from ptq_export.errors import InputError
 
-__all__ = ["MOVES", "SOURCE_OPS", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
+__all__ = ["CALLS", "MOVES", "SOURCE_OPS", "WARMUP", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
 
 SOURCE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+WARMUP, CALLS = 3, 20  # of a model, to time its layers
 MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Block, Event, Graph, Stream, copy
+from ptq_export.engines.layers import CALLS, WARMUP
 from ptq_export.engines.trt_callbacks import messages_to, profiler_of
 from ptq_export.errors import EnvironmentMissing
 
 __all__ = ["Session"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-WARMUP, CALLS = 3, 20
 ALIGNMENT = 256
 
 
