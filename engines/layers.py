@@ -12,7 +12,9 @@ from ptq_export.errors import InputError
 __all__ = ["CALLS", "MOVES", "SOURCE_OPS", "WARMUP", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
 
 SOURCE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-WARMUP, CALLS = 3, 20  # of a model, to time its layers
+# Calls of a model, to time its layers.
+WARMUP = 3
+CALLS = 20
 MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 
 
