@@ -23,7 +23,7 @@ import device
 __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
-USAGE = 2
+USAGE, UNUSABLE = 2, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         here = _identity(bundle)
     except ImportError as error:
         print(f"tensorrt cannot be imported: {error}", file=sys.stderr)
-        return build_plan.UNUSABLE
+        return UNUSABLE
     except cuda_runtime.CudaError as error:
         print(f"this machine cannot run the engine: {error}", file=sys.stderr)
-        return build_plan.UNUSABLE
+        return UNUSABLE
     plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
     command = [str(HERE / bundle["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch))]
     workspace = options.workspace or _half_of_what_is_free()
@@ -90,7 +90,7 @@ def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
     def adjust(trt: Any, builder: Any, network: Any, config: Any) -> None:
         if core >= builder.num_DLA_cores:
             print(f"this Jetson has {builder.num_DLA_cores} DLA cores; leave out --dla", file=sys.stderr)
-            raise SystemExit(build_plan.UNUSABLE)
+            raise SystemExit(UNUSABLE)
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = core
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -106,7 +106,9 @@ def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
 def _identity(bundle: dict[str, Any]) -> dict[str, Any]:
     import tensorrt
 
-    return device.identity(bundle, tensorrt.__version__, cuda_runtime.CudaRuntime().compute_capability())
+    gpu = cuda_runtime.CudaRuntime().compute_capability()
+    here: dict[str, Any] = device.identity(bundle, tensorrt.__version__, gpu)
+    return here
 
 
 def _write_sidecar(plan: Path, here: dict[str, Any]) -> None:
