@@ -1,9 +1,10 @@
 """Latency per denoising step on a GPU, by CUDA events: as one CUDA graph and kernel by kernel, and with transfers.
 
-The events lie around the step alone: its inputs are on the device before, eps stays there. Two warnings as NVIDIA's
-trtexec gives them (https://github.com/NVIDIA/TensorRT/tree/main/samples/trtexec): host-bound, where asking for the step
-takes as long as computing it, so that the GPU waits; unstable, where its times spread by more than 1 % of their mean,
-as clocks that are not locked let them.
+The events lie around the step alone: its inputs are on the device before, eps stays there, and another step runs ahead.
+Two warnings as NVIDIA's trtexec gives them (https://github.com/NVIDIA/TensorRT/tree/main/samples/trtexec): host-bound,
+where asking for the step takes more than 0.8 of the time of computing it, so that the GPU may wait; unstable, where its
+times spread by more than 1 % of their mean, as clocks that are not locked let them. A third is our own: not recorded,
+where a step that was to be one CUDA graph was launched kernel by kernel.
 """
 
 import itertools
@@ -23,23 +24,27 @@ from ptq_export.sampling import initial_noise
 __all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps"]
 
 MAX_VARIATION = 0.01
+MAX_ENQUEUE = 0.8
 Energy = Callable[[Callable[[], object]], float | None]
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One way to launch a step: time on the GPU, and the host's time to ask for it."""
+    """One way to launch a step: time on the GPU, and the host's time to ask for it; `as_asked` is False where a step
+    that was to be one CUDA graph was not."""
 
     compute: Latency
     enqueue: Latency
+    as_asked: bool = True
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """`host-bound`, `unstable`, both or none."""
+        """Those of `host-bound`, `unstable` and `not recorded` that hold."""
         variation = float(np.std(self.compute.raw_ms) / np.mean(self.compute.raw_ms))
         found = {
-            "host-bound": self.enqueue.median_ms >= self.compute.median_ms,
+            "host-bound": self.enqueue.median_ms > MAX_ENQUEUE * self.compute.median_ms,
             "unstable": variation > MAX_VARIATION,
+            "not recorded": not self.as_asked,
         }
         return tuple(name for name, holds in found.items() if holds)
 
@@ -116,10 +121,9 @@ def measure_gpu_steps(
         label = () if classes is None else (np.arange(batch) % classes,)
         inputs = (sample, np.full(batch, timestep), *label)
         steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
-        graph = _timed(steps, protocol, part())
-        kernels = _timed(
-            {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}, protocol, part()
-        )
+        graph = _timed(steps, True, protocol, part())
+        plain = {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}
+        kernels = _timed(plain, False, protocol, part())
         whole = interleave({name: partial(engine, *inputs) for name, engine in engines.items()}, protocol, part())
         energy_mj = {name: None if energy is None else energy(step) for name, step in steps.items()}
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
@@ -128,19 +132,28 @@ def measure_gpu_steps(
 
 
 def _timed(
-    steps: Mapping[str, Callable[[], DeviceTiming]], protocol: Protocol, progress: Callable[[float], None] | None
+    steps: Mapping[str, Callable[[], DeviceTiming]],
+    graph: bool,
+    protocol: Protocol,
+    progress: Callable[[float], None] | None,
 ) -> dict[str, Timed]:
-    enqueue_ms: dict[str, list[float]] = {name: [] for name in steps}
+    timings: dict[str, list[DeviceTiming]] = {name: [] for name in steps}
 
     def noted(name: str) -> float:
-        timing = steps[name]()
-        enqueue_ms[name].append(timing.enqueue_ms)
-        return timing.compute_ms
+        timings[name].append(steps[name]())
+        return timings[name][-1].compute_ms
 
     calls = {name: partial(noted, name) for name in steps}
     compute = interleave(calls, protocol, progress, duration_ms=lambda call: call())
-    warmup = protocol.warmup
-    return {name: Timed(compute[name], Latency.from_samples(enqueue_ms[name][warmup:])) for name in steps}
+    kept = {name: timings[name][protocol.warmup :] for name in steps}
+    return {
+        name: Timed(
+            compute[name],
+            Latency.from_samples([it.enqueue_ms for it in kept[name]]),
+            not graph or all(it.recorded for it in kept[name]),
+        )
+        for name in steps
+    }
 
 
 def _figures(latency: Latency) -> dict[str, Any]:

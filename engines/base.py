@@ -79,11 +79,12 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class DeviceTiming:
-    """One step on a GPU, its inputs there already: time between two events around it, and the host's time to ask for
-    it."""
+    """One step on a GPU, its inputs there already: time between two events around it, the host's time to ask for it,
+    and whether it was launched as one recorded CUDA graph."""
 
     compute_ms: float
     enqueue_ms: float
+    recorded: bool
 
 
 class Engine(ABC):

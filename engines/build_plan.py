@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["BATCH", "RTX", "UNUSABLE", "Typing", "main", "timing_cache_file", "typings"]
+__all__ = ["BATCH", "RTX", "UNUSABLE", "Typing", "batch_sizes", "main", "timing_cache_file", "typings"]
 
 OK, REFUSED = 0, 1
 UNUSABLE = 3
@@ -55,10 +55,15 @@ VERSIONS = (
 """Everything that depends on the version of TensorRT. TensorRT for RTX, any version, is like TensorRT 11."""
 
 
-def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any, Any], None] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    adjust: Callable[[Any, Any, Any, Any], None] | None = None,
+    logger: Any = None,
+) -> int:
     """The program; the last line on stdout describes the plan as JSON.
 
     `adjust(trt, builder, network, config)` is called before every build, for what only the caller knows of the device.
+    TensorRT's messages go to the console, or to `logger`, an `ILogger`.
     """
     options = _arguments(arguments)
     options.adjust = adjust
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None, adjust: Callable[[Any, Any, Any
         print(f"TensorRT {trt.__version__} cannot build these graphs: 8.5 or newer is needed", file=sys.stderr)
         return UNUSABLE
     started = time.monotonic()
-    logger = trt.Logger(trt.Logger.WARNING)
+    logger = logger or trt.Logger(trt.Logger.WARNING)
     try:
         builder = trt.Builder(logger)
     except TypeError:  # what TensorRT's factory ends in without a CUDA device
@@ -96,7 +101,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("onnx", type=Path, help="graph with Q/DQ nodes")
     parser.add_argument("--plan", type=Path, help="file to write (default: the graph's name with .plan)")
-    parser.add_argument("--batch", type=_batch_range, default=BATCH, metavar="MIN:OPT:MAX", help="default: 1:4:64")
+    parser.add_argument("--batch", type=batch_sizes, default=BATCH, metavar="MIN:OPT:MAX", help="default: 1:4:64")
     parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     parser.add_argument("--builder-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest")
     parser.add_argument(
@@ -108,7 +113,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _batch_range(text: str) -> tuple[int, int, int]:
+def batch_sizes(text: str) -> tuple[int, int, int]:
     """`4` or `1:4:16` as least, usual and largest batch."""
     sizes = [int(part) for part in text.split(":")]
     sizes = sizes * 3 if len(sizes) == 1 else sizes
@@ -139,7 +144,7 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
         return None
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for flag in _needed(trt, network, way.builder):
+    for flag in (*_needed(trt, network, way.builder), *_recordable(trt)):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
@@ -176,6 +181,12 @@ def _needed(trt: Any, network: Any, flags: tuple[str, ...]) -> tuple[str, ...]:
         return flags
     types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
     return tuple(flag for flag in flags if flag == "FP16" and trt.float16 in types)
+
+
+def _recordable(trt: Any) -> tuple[str, ...]:
+    """The flag without which TensorRT for RTX, from 1.2 on, may allocate in a step: no CUDA graph can hold that."""
+    flag = "REQUIRE_USER_ALLOCATION"
+    return (flag,) if trt.__name__ == RTX and hasattr(trt.BuilderFlag, flag) else ()
 
 
 def _bits(known: Any, names: tuple[str, ...]) -> int:

@@ -78,8 +78,12 @@ class Graph:
         _call("cudaStreamBeginCapture", stream.handle, _cuda().cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
         try:
             enqueue(stream.handle)
-        finally:
-            recorded = _call("cudaStreamEndCapture", stream.handle)
+        except BaseException:  # which says more than CUDA's own error for a recording that was broken off
+            error, partial = _cuda().cudaStreamEndCapture(stream.handle)
+            if not error:
+                _release("cudaGraphDestroy", partial)
+            raise
+        recorded = _call("cudaStreamEndCapture", stream.handle)
         try:
             self._executable = _call("cudaGraphInstantiate", recorded, 0)
         finally:

@@ -31,6 +31,11 @@ class Gpu:
         """`sm86` for compute capability 8.6."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
+    @property
+    def label(self) -> str:
+        """What a plan is bound to, e.g. `NVIDIA GeForce RTX 4090, sm89`."""
+        return f"{self.name}, {self.sm}"
+
 
 def missing_gpu() -> str:
     """Why CUDA offers no GPU to this process; empty where it offers one."""

@@ -3,14 +3,19 @@
 A sidecar and not the head of the engine file: other programs load that file too.
 """
 
+import logging
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ptq_export.artifacts import read_json, sha256_file, write_json
+from ptq_export.artifacts import atomic_path, read_json, sha256_file, write_json
 from ptq_export.errors import InputError
 from ptq_export.processor import instruction_sets
 
@@ -18,13 +23,17 @@ __all__ = [
     "Identity",
     "current",
     "differences",
+    "kept",
     "read_identity",
     "sidecar_path",
     "stale_reasons",
     "verified_sha256",
+    "workshop",
     "writable",
     "write_identity",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,38 @@ def stale_reasons(engine_file: Path, wanted: Identity) -> list[str]:
     if sha256_file(engine_file) != file_sha256:
         return [f"{engine_file.name} is damaged: its sha256 is not the one in {sidecar_path(engine_file).name}"]
     return differences(found, wanted)
+
+
+def kept(
+    path: Path,
+    identity: Identity,
+    build: Callable[[Path], object],
+    doing: str,
+    done: str,
+    owner: object | None = None,
+) -> Path:
+    """`path`, if it lies there with that `identity`; else it is what `build(file)` writes into the file that it is
+    given. The log says what is being done and what is `done` "at every start", where the folder cannot be written: a
+    run folder that is served from a read-only disk. Then the file lasts as long as its `owner`, or this process.
+    """
+    reasons = stale_reasons(path, identity)
+    if not reasons:
+        return path
+    logger.info("%s: %s", doing, "; ".join(reasons))
+    if not writable(path.parent):
+        logger.warning("%s cannot be written: %s at every start", path.parent, done)
+        path = Path(tempfile.mkdtemp(dir=workshop())) / path.name
+        if owner is not None:
+            weakref.finalize(owner, shutil.rmtree, path.parent, ignore_errors=True)
+    with atomic_path(path) as file:
+        build(file)
+    write_identity(path, identity)
+    return path
+
+
+def workshop() -> Path:
+    """A folder that lasts as long as this process, for engines that nobody keeps."""
+    return Path(_temporary_folder().name)
 
 
 def verified_sha256(source: Path, sha256: str | None) -> str:
@@ -124,6 +165,11 @@ def read_identity(engine_file: Path) -> tuple[Identity, str]:
         return Identity(**value | {"isa": tuple(value["isa"])}), file_sha256
     except (KeyError, TypeError) as error:
         raise InputError(f"{path.name} is not the identity of an engine: {error}") from error
+
+
+@cache
+def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="ptq-export-")
 
 
 def _plain(value: object) -> str:

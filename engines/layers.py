@@ -9,9 +9,12 @@ import onnx
 
 from ptq_export.errors import InputError
 
-__all__ = ["MOVES", "SOURCE_OPS", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
+__all__ = ["CALLS", "MOVES", "SOURCE_OPS", "WARMUP", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
 
 SOURCE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Calls of a model, to time its layers.
+WARMUP = 3
+CALLS = 20
 MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 
 

@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.artifacts import atomic_path
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, writable, write_identity
+from ptq_export.engines.identity import Identity, current, kept, verified_sha256
 from ptq_export.engines.layers import LayerRecord
 from ptq_export.engines.ort_layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort_profile import node_times_ms
@@ -21,8 +19,6 @@ from ptq_export.engines.signature import read_signature
 from ptq_export.interface import INPUTS
 
 __all__ = ["OrtEngine"]
-
-logger = logging.getLogger(__name__)
 
 
 class OrtEngine(SessionEngine):
@@ -47,17 +43,9 @@ class OrtEngine(SessionEngine):
         identity = self._identity(verified_sha256(source, sha256))
         super().__init__(read_signature(source, self.options.batch))
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
-        self.optimised_path = cache / f"{source.stem}{batch}.{self.suffix}"
-        reasons = stale_reasons(self.optimised_path, identity)
-        if reasons:
-            logger.info("optimising %s: %s", source.name, "; ".join(reasons))
-            if not writable(cache):
-                # A run folder that is served from a read-only disk: the graph lives as long as the engine.
-                logger.warning("%s cannot be written: %s is optimised at every start", cache, source.name)
-                self._folder = tempfile.TemporaryDirectory(prefix="ptq-export-")
-                self.optimised_path = Path(self._folder.name) / self.optimised_path.name
-            self._optimise()
-            write_identity(self.optimised_path, identity)
+        path = cache / f"{source.stem}{batch}.{self.suffix}"
+        doing, done = f"optimising {source.name}", f"{source.name} is optimised"
+        self.optimised_path = kept(path, identity, self._optimise, doing, done, self)
         self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
@@ -79,14 +67,13 @@ class OrtEngine(SessionEngine):
         versions = {"onnxruntime": onnxruntime.__version__}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
-    def _optimise(self) -> None:
-        """Write the graph as ONNX Runtime would execute it here: fused, and laid out for this processor."""
+    def _optimise(self, path: Path) -> None:
+        """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
         settings = session_settings(self.options, Level.ORT_ENABLE_ALL)
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
-        with atomic_path(self.optimised_path) as path:
-            settings.optimized_model_filepath = str(path)
-            open_session(self.source, settings, self.providers)
+        settings.optimized_model_filepath = str(path)
+        open_session(self.source, settings, self.providers)
 
     def _open(self, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return open_session(self.optimised_path, settings, self.providers)

@@ -19,7 +19,7 @@ from ptq_export.engines.gpu import describe_gpu
 from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, writable, write_identity
 from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
-from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error
+from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error, tensorrt_version
 from ptq_export.engines.ort_session import (
     CPU,
     Level,
@@ -29,7 +29,8 @@ from ptq_export.engines.ort_session import (
     session_settings,
 )
 from ptq_export.engines.signature import read_signature
-from ptq_export.engines.trt_plan import batch_range
+from ptq_export.engines.trt_plan import batch_range, fitted
+from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
 
 __all__ = ["OrtCudaEngine", "OrtTrtEngine", "taken_layers", "tensorrt_options"]
@@ -90,8 +91,11 @@ class OrtTrtEngine(SessionEngine):
         self._engines = f"ort-trt-{digest(asdict(identity))[:16]}"
         reasons = stale_reasons(self.context_path, identity)
         if not reasons:
-            self.session = self._open(self.context_path)
-            return
+            try:
+                self.session = self._open(self.context_path)
+                return
+            except InputError as error:
+                reasons = [error.cause]
         logger.info("building %s: %s", source.name, "; ".join(reasons))
         if not self._cache_options():
             logger.warning("%s cannot be written: %s is built at every start", cache, source.name)
@@ -107,12 +111,13 @@ class OrtTrtEngine(SessionEngine):
     def run(
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """In parts, where there are more samples than the engine's largest batch."""
-        size = self._batches[2]
-        arguments: tuple[NDArray[Any], ...] = (sample, timestep, *label)
-        starts = range(0, len(sample), size)
-        parts = [SessionEngine.run(self, *(value[at : at + size] for value in arguments)) for at in starts]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        """In parts, where there are more samples than the engine's largest batch; fewer than its least are made as
+        many."""
+        arguments, parts = fitted((sample, timestep, *label), self._batches)
+        eps = np.empty((len(arguments[0]), self.signature.channels, *self.sample_shape[1:]), np.float32)
+        for part in parts:
+            eps[part] = SessionEngine.run(self, *(value[part] for value in arguments))
+        return eps[: len(sample)]
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         """Every conv and linear, int8 where its Q/DQ asks for that and TensorRT took it.
@@ -127,8 +132,12 @@ class OrtTrtEngine(SessionEngine):
         return {}
 
     def _identity(self, onnx_sha256: str) -> Identity:
-        versions = {"onnxruntime": onnxruntime.__version__}
-        options = {"batch": list(self._batches), "builder_level": self.options.builder_level}
+        versions = {"onnxruntime": onnxruntime.__version__, "tensorrt": tensorrt_version()}
+        options = {
+            "batch": list(self._batches),
+            "builder_level": self.options.builder_level,
+            "workspace_mib": self.options.workspace_mib,
+        }
         return current("ort-trt", versions, onnx_sha256, options, isa=(), device=_device())
 
     def _open(self, model: Path, dump: bool = False) -> onnxruntime.InferenceSession:
@@ -203,4 +212,4 @@ def _require(provider: str) -> None:
 
 def _device() -> str:
     gpu = describe_gpu()
-    return f"{gpu.name}, {gpu.sm}, CUDA {gpu.driver_cuda}"
+    return f"{gpu.label}, CUDA {gpu.driver_cuda}"

@@ -9,9 +9,9 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-__all__ = ["node_times_ms"]
+from ptq_export.engines.layers import CALLS, WARMUP
 
-WARMUP, CALLS = 3, 20
+__all__ = ["node_times_ms"]
 
 
 def node_times_ms(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:

@@ -1,10 +1,13 @@
 """What ONNX Runtime's GPU providers want, asked without an engine: the right package, a GPU, and their libraries."""
 
+import ctypes
+import os
 import sys
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import onnxruntime
 from onnx import TensorProto, helper
@@ -13,7 +16,7 @@ from ptq_export.engines.gpu import missing_gpu
 from ptq_export.engines.ort_session import FATAL_ONLY, Provider, open_session
 from ptq_export.errors import EnvironmentMissing, InputError
 
-__all__ = ["CUDA", "TENSORRT", "missing_cuda", "missing_tensorrt", "provider_error"]
+__all__ = ["CUDA", "TENSORRT", "missing_cuda", "missing_tensorrt", "provider_error", "tensorrt_version"]
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -56,6 +59,18 @@ def provider_error(name: str) -> EnvironmentMissing | None:
     except (EnvironmentMissing, InputError) as error:
         return EnvironmentMissing(f"{name} does not load: {error.cause}", LIBRARIES[name])
     return None
+
+
+def tensorrt_version() -> str:
+    """The number by which the TensorRT that the provider is linked with calls itself, e.g. `101200` for 10.12.0;
+    `unknown` where the provider is not loaded."""
+    name = "onnxruntime_providers_tensorrt.dll" if sys.platform == "win32" else "libonnxruntime_providers_tensorrt.so"
+    provider = Path(onnxruntime.__file__).parent / "capi" / name
+    try:
+        # A symbol is looked up in what a library needs, too: other versions may be loaded in this process.
+        return str(ctypes.CDLL(str(provider), mode=getattr(os, "RTLD_NOLOAD", 0)).getInferLibVersion())
+    except (OSError, AttributeError):
+        return "unknown"
 
 
 def _preload_libraries() -> None:

@@ -5,7 +5,6 @@ six. Floats are float32, or bfloat16 where the processor has it, which OpenVINO 
 """
 
 import io
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from ptq_export.artifacts import atomic_path
 from ptq_export.engines.base import Engine, EngineOptions
-from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, writable, write_identity
-from ptq_export.engines.layers import LayerRecord
+from ptq_export.engines.identity import Identity, current, kept, verified_sha256
+from ptq_export.engines.layers import CALLS, WARMUP, LayerRecord
 from ptq_export.engines.ov_layers import executed_layers, layer_of_nodes
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
@@ -26,10 +24,8 @@ from ptq_export.interface import INPUTS
 
 __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
 
-logger = logging.getLogger(__name__)
 DEVICE = "CPU"
 BATCHES_KEPT = 8
-WARMUP, CALLS = 3, 20
 
 
 class OpenVinoEngine(Engine):
@@ -111,20 +107,15 @@ class OpenVinoEngine(Engine):
 
     def _load(self, batch: int) -> openvino.CompiledModel:
         """The graph compiled for `batch` samples, from the cache where it stands there."""
-        blob = self.cache / f"{self.source.stem}.{self.precision}.batch{batch}.compiled.blob"
-        identity = self._identity(batch)
-        reasons = stale_reasons(blob, identity)
-        if not reasons:
-            return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
-        logger.info("compiling %s for batch %d: %s", self.source.name, batch, "; ".join(reasons))
-        compiled = _compile(self._core, self.source, batch, self._settings())
-        if not writable(self.cache):
-            logger.warning("%s cannot be written: %s is compiled at every start", self.cache, self.source.name)
-            return compiled
-        with atomic_path(blob) as path:
+
+        def build(path: Path) -> None:
+            compiled = _compile(self._core, self.source, batch, self._settings())
             path.write_bytes(compiled.export_model().getvalue())
-        write_identity(blob, identity)
-        return compiled
+
+        path = self.cache / f"{self.source.stem}.{self.precision}.batch{batch}.compiled.blob"
+        doing, done = f"compiling {self.source.name} for batch {batch}", f"{self.source.name} is compiled"
+        blob = kept(path, self._identity(batch), build, doing, done, self)
+        return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
 
     def _identity(self, batch: int) -> Identity:
         options = {"batch": batch, "precision": self.precision, "threads": self.options.threads}

@@ -5,11 +5,13 @@ plan is loaded (https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inferen
 and builder are TensorRT's relatives: what they accept is a strong hint for TensorRT itself, and no proof.
 """
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from typing import Any
 import onnx_ir as ir
 
 from ptq_export.engines import build_plan
+from ptq_export.engines.trt_callbacks import messages_to
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.scopes import module_path
 from ptq_export.graph.single_file import load_model
 
-__all__ = ["RTX", "Effort", "Plan", "make_plan"]
+__all__ = ["RTX", "Effort", "Plan", "make_plan", "make_plan_here"]
 
 RTX = build_plan.RTX
 # What TensorRT for RTX says on every machine without a GPU, and TensorRT's echo of the node that it names anyway.
@@ -84,6 +87,25 @@ def make_plan(
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     warnings = tuple(dict.fromkeys(line.partition("[W]")[2].strip() for line in log if "[W]" in line))
     return Plan(package, found["version"], plan.stat().st_size, found["seconds"], warnings)
+
+
+def make_plan_here(trt: Any, source: Path, plan: Path, effort: Effort) -> None:
+    """Write the plan of a graph of fixed shapes in this process, with the package `trt`: at once, and it may crash us.
+
+    Raises:
+        EnvironmentMissing: `trt` is too old, or finds no GPU and needs one.
+        GateFailed: the parser or the builder refuses the graph.
+    """
+    heard: list[str] = []
+    said = io.StringIO()
+    arguments = [str(source), "--plan", str(plan), "--package", trt.__name__, *effort.arguments()]
+    with redirect_stdout(said), redirect_stderr(said):
+        code = build_plan.main(arguments, logger=messages_to(trt, heard))
+    log = [*said.getvalue().splitlines(), *(f"[E] {message}" for message in heard)]
+    if code == build_plan.UNUSABLE:
+        raise EnvironmentMissing(log[-1], "")
+    if code:
+        raise GateFailed(f"{trt.__name__} refuses {source.name}:\n{_messages(log, code, load_model(source))}")
 
 
 def _messages(log: list[str], code: int, graph: ir.Model) -> str:

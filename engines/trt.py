@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
 from ptq_export.engines.device import free_bytes
 from ptq_export.engines.gpu import describe_gpu
-from ptq_export.engines.identity import verified_sha256
+from ptq_export.engines.identity import verified_sha256, workshop
 from ptq_export.engines.layers import LayerRecord
-from ptq_export.engines.plan import RTX, Effort, make_plan
+from ptq_export.engines.plan import RTX, Effort, make_plan, make_plan_here
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt_layers import executed_layers, layer_times_ms
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, ready_plan, workshop
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, fitted, ready_plan
 from ptq_export.engines.trt_session import Session
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
@@ -33,7 +33,7 @@ BRIEF = 1  # builder level of parts that are run once: their arithmetic is the s
 class TrtEngine(GpuEngine):
     """A denoiser on TensorRT, on the first GPU that this process sees.
 
-    More samples than the plan's largest batch are computed in parts.
+    More samples than the plan's largest batch are computed in parts; fewer than its least are made as many.
     """
 
     package: ClassVar[str] = "tensorrt"
@@ -55,10 +55,9 @@ class TrtEngine(GpuEngine):
         gpu = describe_gpu()
         trt = import_module(self.package)
         effort = Effort(self.options.builder_level, self.options.workspace_mib)
-        batch = batch_range(self.options)
-        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, batch, effort, gpu)
+        self._batches = batch_range(self.options)
+        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, effort, gpu)
         self.plan_path = ready_plan(request, cache)
-        self._largest = batch[2]
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
         self._session.run(self._feeds(*self._nothing()), False)
@@ -67,11 +66,11 @@ class TrtEngine(GpuEngine):
     def run(
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        arguments: tuple[NDArray[Any], ...] = (sample, timestep, *label)
-        eps = np.empty((len(sample), self.signature.channels, *self.sample_shape[1:]), np.float32)
-        for part in _parts(len(sample), self._largest):
+        arguments, parts = fitted((sample, timestep, *label), self._batches)
+        eps = np.empty((len(arguments[0]), self.signature.channels, *self.sample_shape[1:]), np.float32)
+        for part in parts:
             eps[part] = self._session.run(self._feeds(*(value[part] for value in arguments)), self._graphs)
-        return eps
+        return eps[: len(sample)]
 
     def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
         import torch
@@ -79,15 +78,16 @@ class TrtEngine(GpuEngine):
         if sample.device.index != 0:
             raise InputError(f"the sample is on {sample.device}, this engine on cuda:0", "move it there")
         channels, height, width = self.signature.channels, *self.sample_shape[1:]
-        eps = torch.empty((len(sample), channels, height, width), dtype=torch.float32, device=sample.device)
+        arguments, parts = fitted((sample, timestep, *label), self._batches)
+        eps = torch.empty((len(arguments[0]), channels, height, width), dtype=torch.float32, device=sample.device)
         stream = torch.cuda.current_stream(sample.device).cuda_stream
-        for part in _parts(len(sample), self._largest):
-            tensors = self._feeds(*(value[part] for value in (sample, timestep, *label)))
+        for part in parts:
+            tensors = self._feeds(*(value[part] for value in arguments))
             addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
             addresses[self._session.output] = eps[part].data_ptr()
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             self._session.enqueue(addresses, shapes, stream, self._graphs)
-        return eps
+        return eps[: len(sample)]
 
     def timed_step(
         self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
@@ -105,9 +105,14 @@ class TrtEngine(GpuEngine):
     def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         source, plan = workshop() / "part.onnx", workshop() / "part.plan"
         source.write_bytes(_of_fixed_shapes(model, inputs))
-        make_plan(cls.package, source, plan, (1, 1, 1), effort=Effort(BRIEF))
+        cls._make_part(source, plan)
         result = Session(import_module(cls.package), plan.name, plan.read_bytes()).run(inputs, False)
         return result.astype(np.float32)
+
+    @classmethod
+    def _make_part(cls, source: Path, plan: Path) -> None:
+        """In this process: parts are many, and small enough not to crash the builder."""
+        make_plan_here(import_module(cls.package), source, plan, Effort(BRIEF))
 
     @property
     def _graphs(self) -> bool:
@@ -119,7 +124,7 @@ class TrtEngine(GpuEngine):
 
     def _nothing(self) -> list[NDArray[Any]]:
         """Arguments of the smallest batch, to have everything allocated."""
-        batch = batch_range(self.options)[0]
+        batch = self._batches[0]
         zeros = np.zeros(batch, np.int64)
         sample = np.zeros((batch, *self.sample_shape), np.float32)
         return [sample, zeros] if self.signature.classes is None else [sample, zeros, zeros]
@@ -130,11 +135,10 @@ class TrtRtxEngine(TrtEngine):
 
     package: ClassVar[str] = RTX
 
-
-def _parts(batch: int, largest: int) -> list[slice]:
-    """Parts of one size, `largest` at most; the last overlaps: another size would need another CUDA graph."""
-    size = min(batch, largest)
-    return [slice(first, first + size) for first in (min(at, batch - size) for at in range(0, batch, size))]
+    @classmethod
+    def _make_part(cls, source: Path, plan: Path) -> None:
+        """In a process of its own: some graphs crash this builder."""
+        make_plan(cls.package, source, plan, (1, 1, 1), effort=Effort(BRIEF))
 
 
 def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:

@@ -5,21 +5,20 @@ crashes. A plan of TensorRT is bound to its GPU; one of TensorRT for RTX is not,
 """
 
 import logging
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
-from ptq_export.artifacts import atomic_path
 from ptq_export.engines import build_plan
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.device import runtime_version
 from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.identity import Identity, current, stale_reasons, writable, write_identity
+from ptq_export.engines.identity import Identity, current, kept, stale_reasons
 from ptq_export.engines.plan import RTX, Effort, make_plan
 from ptq_export.errors import EnvironmentMissing
 
-__all__ = ["PlanRequest", "batch_range", "plan_name", "ready_plan", "workshop"]
+__all__ = ["PlanRequest", "batch_range", "fitted", "plan_name", "ready_plan"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class PlanRequest:
         versions = {self.package: self.version}
         if self.package == RTX:
             return current("trt-rtx", versions, self.onnx_sha256, options, isa=())
-        device = f"{self.gpu.name}, {self.gpu.sm}" if self.gpu is not None else "no GPU"
+        device = self.gpu.label if self.gpu is not None else "no GPU"
         versions["cuda"] = _cuda_version()
         return current("trt", versions, self.onnx_sha256, options, isa=(), device=device)
 
@@ -53,6 +52,22 @@ def batch_range(options: EngineOptions) -> tuple[int, int, int]:
     if options.batch is not None:
         return options.batch, options.batch, options.batch
     return options.batches or build_plan.BATCH
+
+
+def fitted(arguments: Sequence[Any], batch: tuple[int, int, int]) -> tuple[list[Any], list[slice]]:
+    """Arrays or tensors `[N, ...]` as a plan of these batches takes them, and the parts in which to compute them.
+
+    Row 0 is repeated where there are fewer rows than the least batch: drop them from the answer. The parts are of one
+    size, so the last may overlap: another size would need another CUDA graph.
+    """
+    least, _, most = batch
+    given = len(arguments[0])
+    if given < least:
+        rows = [*range(given), *[0] * (least - given)]
+        return [values[rows] for values in arguments], [slice(0, least)]
+    size = min(given, most)
+    starts = (min(start, given - size) for start in range(0, given, size))
+    return list(arguments), [slice(start, start + size) for start in starts]
 
 
 def plan_name(source: Path, batch: tuple[int, int, int]) -> str:
@@ -71,37 +86,30 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
     shipped = request.source.with_name(plan_name(request.source, request.batch))
     # What stands before the first full stop from the right names the sidecar.
     cached = folder / f"{request.source.stem}.{request.package}-batch{least}-{most}.engine.plan"
-    reasons: list[str] = []
-    for plan in (shipped, cached):
-        found = stale_reasons(plan, request.identity)
-        if not found:
-            return plan
-        reasons += [reason for reason in found if plan.exists()]
-    logger.info("building a plan of %s: %s", request.source.name, "; ".join(reasons) or "there is none")
-    if writable(folder):
-        return _build(request, cached, reasons)
-    # A run folder that is served from a read-only disk.
-    logger.warning("%s cannot be written: the plan of %s is built at every start", folder, request.source.name)
-    return _build(request, workshop() / cached.name, reasons)
+    reasons = stale_reasons(shipped, request.identity)
+    if not reasons:
+        return shipped
+    if shipped.exists():
+        logger.info("%s is not used: %s", shipped.name, "; ".join(reasons))
+    name = request.source.name
 
-
-def workshop() -> Path:
-    """A folder that lasts as long as this process, for plans that nobody keeps; they share TensorRT's timings."""
-    return Path(_temporary_folder().name)
-
-
-def _build(request: PlanRequest, plan: Path, reasons: list[str]) -> Path:
-    try:
-        with atomic_path(plan) as path:
+    def build(path: Path) -> None:
+        try:
             make_plan(request.package, request.source, path, request.batch, effort=request.effort)
-    except EnvironmentMissing as error:
-        was = f"its plan is not of this machine ({'; '.join(reasons)})" if reasons else "it has no plan yet"
-        raise EnvironmentMissing(
-            f"{request.source.name}: {was}, and none can be built here: {error.cause}",
-            f"build it where {request.package} and its GPU are",
-        ) from error
-    write_identity(plan, request.identity)
-    return plan
+        except EnvironmentMissing as error:
+            raise _not_here(request, (shipped, cached), error) from error
+
+    return kept(cached, request.identity, build, f"building a plan of {name}", f"the plan of {name} is built")
+
+
+def _not_here(request: PlanRequest, plans: Sequence[Path], error: EnvironmentMissing) -> EnvironmentMissing:
+    """`error` of the builder, with what is wrong with the `plans` that are there."""
+    reasons = [reason for plan in plans if plan.exists() for reason in stale_reasons(plan, request.identity)]
+    was = f"its plan is not of this machine ({'; '.join(reasons)})" if reasons else "it has no plan yet"
+    return EnvironmentMissing(
+        f"{request.source.name}: {was}, and none can be built here: {error.cause}",
+        f"build it where {request.package} and its GPU are",
+    )
 
 
 def _cuda_version() -> str:
@@ -109,8 +117,3 @@ def _cuda_version() -> str:
         return runtime_version()
     except EnvironmentMissing:  # without cuda-python a plan can be built, and no engine runs
         return "unknown"
-
-
-@cache
-def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="ptq-export-")

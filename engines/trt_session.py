@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Block, Event, Graph, Stream, copy
+from ptq_export.engines.layers import CALLS, WARMUP
 from ptq_export.engines.trt_callbacks import messages_to, profiler_of
 from ptq_export.errors import EnvironmentMissing
 
 __all__ = ["Session"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-WARMUP, CALLS = 3, 20
 ALIGNMENT = 256
 
 
@@ -79,14 +79,19 @@ class Session:
         self._set_shapes(shapes)
         if not graph and not any(address % ALIGNMENT for address in addresses.values()):
             self._execute(addresses, stream)
+            self._leave(stream)
             return
         for name in self.inputs:
             copy(self._blocks[name].address, addresses[name], self._bytes(name), stream)
         self._step(graph, stream)
         copy(addresses[self.output], self._blocks[self.output].address, self._bytes(self.output), stream)
+        self._leave(stream)
 
     def timed_step(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> Callable[[], DeviceTiming]:
-        """A function that computes the step of `feeds` again and times it; nothing is copied in it."""
+        """A function that computes the step of `feeds` again and times it; nothing is copied in it.
+
+        One more step runs ahead of it, unmeasured: the GPU is busy while the host asks, as it is in a loop.
+        """
         start, end, stream = Event(), Event(), self._stream.handle
 
         def step() -> DeviceTiming:
@@ -94,13 +99,15 @@ class Session:
             if any(self._shapes.get(name) != array.shape for name, array in feeds.items()):
                 self._stage(feeds, stream)
             self._stream.synchronise()
+            self._step(graph, stream)
             start.record(stream)
             began = time.perf_counter_ns()
-            self._step(graph, stream)
+            recorded = self._step(graph, stream)
             enqueue_ms = (time.perf_counter_ns() - began) / 1e6
             end.record(stream)
+            self._leave(stream)
             end.synchronise()
-            return DeviceTiming(end.elapsed_ms(start), enqueue_ms)
+            return DeviceTiming(end.elapsed_ms(start), enqueue_ms, recorded)
 
         return step
 
@@ -112,6 +119,7 @@ class Session:
 
     def layer_times_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Median milliseconds of each of the engine's layers, by its name."""
+        self._follow(self._stream.handle)
         self._stage(feeds, self._stream.handle)
         times_ms: dict[str, list[float]] = defaultdict(list)
         profiler = profiler_of(self._trt, times_ms)
@@ -132,11 +140,14 @@ class Session:
         return context
 
     def _follow(self, stream: int) -> None:
-        """Let `stream` wait for what the last call put on another."""
+        """Let `stream` wait for what the last call left on another."""
         if stream != self._last_stream:
-            self._handover.record(self._last_stream)
             self._handover.hold(stream)
-            self._last_stream = stream
+
+    def _leave(self, stream: int) -> None:
+        """Note the end of a call that is not waited for; now: its stream may be gone when the next one comes."""
+        self._handover.record(stream)
+        self._last_stream = stream
 
     def _stage(self, feeds: Mapping[str, NDArray[Any]], stream: int) -> tuple[int, ...]:
         """Copy inputs to their buffers; the output's shape."""
@@ -164,15 +175,17 @@ class Session:
     def _bytes(self, name: str) -> int:
         return math.prod(self._shapes[name]) * int(self.dtypes[name].itemsize)
 
-    def _step(self, graph: bool, stream: int) -> None:
-        """One step on the buffers; the first with these shapes is run plainly and then recorded."""
+    def _step(self, graph: bool, stream: int) -> bool:
+        """One step on the buffers; the first with these shapes is run plainly and then recorded. Whether a recording
+        was launched."""
         if graph and self._graph is not None:
             self._graph.launch(stream)
-            return
+            return True
         addresses = {name: block.address for name, block in self._blocks.items()}
         self._execute(addresses, stream)
         if graph and self._can_record():
             self._graph = Graph(lambda recording: self._execute(addresses, recording))
+        return False
 
     def _can_record(self) -> bool:
         # TensorRT for RTX may still be compiling kernels.

@@ -128,12 +128,16 @@ def build(
     output: Output,
     batch: Annotated[str | None, typer.Option(metavar="N|MIN:OPT:MAX", show_default="the bundle's")] = None,
     dla: Annotated[int | None, typer.Option(metavar="CORE", help="Prefer this DLA core.", show_default="GPU")] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(metavar="MIB", min=1, help="Limit of the builder's memory.", show_default="half of what is free"),
+    ] = None,
 ) -> None:
     """Build the engine of a Jetson bundle on this Jetson, as the bundle's own build.py does."""
     with _screen(output) as screen:
         from ptq_export import pipeline
 
-        flags = {"--batch": batch, "--dla": dla}
+        flags = {"--batch": batch, "--dla": dla, "--workspace": workspace}
         given = [str(part) for pair in flags.items() if pair[1] is not None for part in pair]
         screen.facts(pipeline.build_bundle(bundle, given))
 

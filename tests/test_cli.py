@@ -284,5 +284,5 @@ def test_a_jetson_s_bundle_is_the_product_and_cannot_be_built_here(tmp_path: Pat
     printed = " ".join(done.stdout.split())
     assert done.returncode == 0, done.stderr
     assert "UNTIMED" in printed and "run/jetson: copy it to the Jetson and run there: python3 build.py" in printed
-    built = call("build", "run", "--batch", "1", "--dla", "0", cwd=tmp_path)
+    built = call("build", "run", "--batch", "1", "--dla", "0", "--workspace", "64", cwd=tmp_path)
     assert (built.returncode, built.stdout) == (3, "") and "tensorrt cannot be imported" in built.stderr

@@ -3,7 +3,7 @@
 
 It needs JetPack alone (its Python and its TensorRT) and leaves `denoiser.plan` with a sidecar that says for which
 device, TensorRT and ONNX file it was built. The last line on stdout is that sidecar. Exit codes: 0 done, 1 TensorRT
-refuses the graph, 2 usage or a damaged bundle, 3 no TensorRT or no GPU.
+refuses the graph, 2 usage or a damaged bundle, 3 no TensorRT or no GPU, which is found out before the long build.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import device
 __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
-USAGE = 2
+USAGE, UNUSABLE = 2, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,19 +38,30 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dla is not None and len(set(batch)) > 1:
         print("the DLA takes one batch size only: give --batch N", file=sys.stderr)
         return USAGE
+    try:
+        here = _identity(bundle)
+    except ImportError as error:
+        print(f"tensorrt cannot be imported: {error}", file=sys.stderr)
+        return UNUSABLE
+    except cuda_runtime.CudaError as error:
+        print(f"this machine cannot run the engine: {error}", file=sys.stderr)
+        return UNUSABLE
     plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
     command = [str(HERE / bundle["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch))]
     workspace = options.workspace or _half_of_what_is_free()
     command += ["--workspace", str(workspace)] if workspace else []
     code: int = build_plan.main(command, None if options.dla is None else _onto_dla(options.dla))
     if code == 0:
-        _write_sidecar(plan, bundle, {"batch": (batch * 3)[:3], "dla": options.dla})
+        here["options"] = {"batch": (list(batch) * 3)[:3], "dla": options.dla}
+        _write_sidecar(plan, here)
     return code
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--batch", type=_batch, metavar="N or MIN:OPT:MAX", help="default: the bundle's")
+    parser.add_argument(
+        "--batch", type=build_plan.batch_sizes, metavar="N or MIN:OPT:MAX", help="default: the bundle's"
+    )
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="limit of the builder's memory (default: half of what is free)"
     )
@@ -61,13 +72,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="use this DLA core for the layers that it can run; the GPU does the rest",
     )
     return parser.parse_args(arguments)
-
-
-def _batch(text: str) -> list[int]:
-    sizes = [int(part) for part in text.split(":")]
-    if len(sizes) not in (1, 3) or sizes[0] < 1 or sizes != sorted(sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} is not N or MIN:OPT:MAX")
-    return sizes
 
 
 def _half_of_what_is_free() -> int | None:
@@ -86,7 +90,7 @@ def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
     def adjust(trt: Any, builder: Any, network: Any, config: Any) -> None:
         if core >= builder.num_DLA_cores:
             print(f"this Jetson has {builder.num_DLA_cores} DLA cores; leave out --dla", file=sys.stderr)
-            raise SystemExit(build_plan.UNUSABLE)
+            raise SystemExit(UNUSABLE)
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = core
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -99,13 +103,17 @@ def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
     return adjust
 
 
-def _write_sidecar(plan: Path, bundle: dict[str, Any], options: dict[str, Any]) -> None:
-    """Written after the plan: one without the other is not loaded."""
+def _identity(bundle: dict[str, Any]) -> dict[str, Any]:
     import tensorrt
 
     gpu = cuda_runtime.CudaRuntime().compute_capability()
-    here = device.identity(bundle, tensorrt.__version__, gpu)
-    here.update(options=options, file_sha256=device.sha256_file(plan), file_bytes=plan.stat().st_size)
+    here: dict[str, Any] = device.identity(bundle, tensorrt.__version__, gpu)
+    return here
+
+
+def _write_sidecar(plan: Path, here: dict[str, Any]) -> None:
+    """Written after the plan: one without the other is not loaded."""
+    here.update(file_sha256=device.sha256_file(plan), file_bytes=plan.stat().st_size)
     sidecar = device.sidecar_path(plan)
     temporary = sidecar.with_suffix(".new")
     temporary.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")

@@ -93,7 +93,7 @@ def _loops(job: Job, engines: Mapping[str, Engine]) -> list[LoopLatency]:
 
 def _gpu_name() -> str:
     gpu = describe_gpu()
-    return f"{gpu.name} ({gpu.sm}), driver for CUDA {gpu.driver_cuda}"
+    return f"{gpu.label}, driver for CUDA {gpu.driver_cuda}"
 
 
 def _peak_memory(job: Job, target: Target, engine: Engine) -> int | None:

@@ -21,6 +21,7 @@ class Metronome(GpuEngine):
     """Its steps take what it is told, in turns; kernel by kernel the host needs twice as long as the GPU."""
 
     gpu_bytes = 0
+    records = True
 
     def __init__(self, *times_ms: float, classes: int | None = None) -> None:
         super().__init__(Signature((1, 2, 2), 1, classes=classes))
@@ -39,7 +40,7 @@ class Metronome(GpuEngine):
 
         def step() -> DeviceTiming:
             compute_ms = next(times)
-            return DeviceTiming(compute_ms, 0.001 if graph else 2 * compute_ms)
+            return DeviceTiming(compute_ms, 0.001 if graph else 2 * compute_ms, graph and self.records)
 
         return step
 
@@ -84,7 +85,8 @@ def test_every_batch_is_timed_both_ways_on_the_same_inputs() -> None:
     ("compute_ms", "enqueue_ms", "warnings"),
     [
         ([1.0] * 20, 0.5, ()),
-        ([1.0] * 20, 1.0, ("host-bound",)),
+        ([1.0] * 20, 0.79, ()),
+        ([1.0] * 20, 0.81, ("host-bound",)),
         ([1.0, 1.04] * 10, 0.5, ("unstable",)),
         ([1.0, 1.004] * 10, 0.5, ()),
         ([1.0, 1.04] * 10, 1.5, ("host-bound", "unstable")),
@@ -92,6 +94,14 @@ def test_every_batch_is_timed_both_ways_on_the_same_inputs() -> None:
 )
 def test_warnings(compute_ms: list[float], enqueue_ms: float, warnings: tuple[str, ...]) -> None:
     assert Timed(Latency.from_samples(compute_ms), Latency.from_samples([enqueue_ms] * 20)).warnings == warnings
+
+
+def test_a_graph_that_was_not_recorded_is_told_in_its_own_column() -> None:
+    engine = Metronome(1.0)
+    engine.records = False
+    (step,) = measured(1, a=engine, b=Metronome(1.0))
+    assert step.candidates["a"].graph.warnings == ("not recorded",)
+    assert "not recorded" not in step.candidates["a"].kernels.warnings + step.candidates["b"].graph.warnings
 
 
 def test_the_json_holds_percentiles_and_no_raw_samples() -> None:

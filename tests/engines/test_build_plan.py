@@ -79,6 +79,12 @@ def test_a_float_baseline_is_not_turned_into_int8(
 
 
 @with_rtx
+def test_a_plan_for_rtx_can_be_recorded_and_no_other_is_asked() -> None:
+    assert build_plan._recordable(import_module(RTX)) == ("REQUIRE_USER_ALLOCATION",)
+    assert build_plan._recordable(tensorrt("11.0")) == ()
+
+
+@with_rtx
 def test_what_is_asked_of_every_version_exists_in_the_newest() -> None:
     trt = import_module(RTX)
     config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,6 +46,28 @@ def test_without_a_gpu_cuda_says_so(call: Callable[[], object]) -> None:
     with pytest.raises(EnvironmentMissing, match=r"cuda\w+: .+") as caught:
         call()
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("error", [0, 900])
+def test_what_breaks_off_a_recording_is_told_and_not_what_cuda_makes_of_it(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed: list[str | None] = []
+    runtime = SimpleNamespace(
+        cudaStreamCaptureMode=SimpleNamespace(cudaStreamCaptureModeRelaxed=2),
+        cudaStreamBeginCapture=lambda stream, mode: (0,),
+        cudaStreamEndCapture=lambda stream: (error, None if error else "partial"),
+        cudaGraphDestroy=destroyed.append,
+    )
+    monkeypatch.setattr(device, "_cuda", lambda: runtime)
+    monkeypatch.setattr(device, "Stream", lambda: SimpleNamespace(handle=7))
+
+    def refuse(stream: int) -> None:
+        raise EnvironmentMissing("TensorRT failed to run a step", "see its messages above")
+
+    with pytest.raises(EnvironmentMissing, match="TensorRT failed"):
+        Graph(refuse)
+    assert destroyed == ([] if error else ["partial"])
 
 
 @pytest.mark.gpu

@@ -1,11 +1,12 @@
 """The sidecar: what was built is used again only where every part of its identity is the same."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ptq_export.engines.identity import current, differences, read_identity, stale_reasons, write_identity
+from ptq_export.engines.identity import current, differences, kept, read_identity, stale_reasons, write_identity
 from ptq_export.errors import InputError
 from ptq_export.processor import instruction_sets
 
@@ -64,6 +65,31 @@ def test_an_absent_engine_or_sidecar_is_stale(engine_file: Path) -> None:
     assert "does not exist" in stale_reasons(engine_file, HERE)[0]
     engine_file.unlink()
     assert stale_reasons(engine_file, HERE) == [f"{engine_file.name} is not there"]
+
+
+def test_what_is_kept_is_built_once(engine_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        path.write_bytes(b"new engine")
+
+    newer = replace(HERE, engine="ov")
+    with caplog.at_level(logging.INFO, logger="ptq_export"):
+        assert kept(engine_file, HERE, build, "building it", "it is built") == engine_file and built == []
+        assert kept(engine_file, newer, build, "building it", "it is built") == engine_file and len(built) == 1
+        assert kept(engine_file, newer, build, "building it", "it is built") == engine_file and len(built) == 1
+    assert caplog.messages == ["building it: engine: ort instead of ov"] and engine_file.read_bytes() == b"new engine"
+
+
+def test_in_a_folder_that_cannot_be_written_everyone_builds_a_file_of_his_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "engine").write_bytes(b"a file is in the way")
+    path = tmp_path / "engine" / "denoiser.fp32.plan"
+    first, second = (kept(path, HERE, Path.touch, "building it", "it is built") for _ in range(2))
+    assert path.name == first.name == second.name and first != second and stale_reasons(first, HERE) == []
+    assert caplog.messages == [f"{path.parent} cannot be written: it is built at every start"] * 2
 
 
 def test_the_processor_is_known() -> None:

@@ -68,6 +68,16 @@ def test_without_tensorrt_it_says_so(name: str, message: str, bundle: Path) -> N
     assert {path.name for path in bundle.iterdir()} - before <= {"__pycache__"}
 
 
+@without_tensorrt
+def test_without_a_gpu_nothing_is_built(bundle: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there is a GPU here")
+    (bundle / "tensorrt.py").write_text("__version__ = '10.3.0'\n")
+    done = run(bundle, "build.py", "--batch", "1:2:4")
+    assert (done.returncode, done.stdout) == (3, "") and "CUDA" in done.stderr.splitlines()[0].upper()
+    assert "Traceback" not in done.stderr and not list(bundle.glob("*.plan"))
+
+
 @pytest.mark.parametrize("name", ["build.py", "bench.py"])
 @pytest.mark.parametrize("damage", ["graph changed", "graph gone", "no description"])
 def test_a_damaged_bundle_is_refused(name: str, damage: str, bundle: Path) -> None:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from ptq_export.engines import availability, build_engine
+from ptq_export.engines import availability, build_engine, ort_gpu
 from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.identity import read_identity, write_identity
 from ptq_export.engines.layers import LayerRecord, asked_layers
-from ptq_export.engines.ort_gpu import RECORD, taken_layers, tensorrt_options
-from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error
-from ptq_export.engines.ort_session import CPU, Level, open_session, session_settings
+from ptq_export.engines.ort_gpu import RECORD, OrtTrtEngine, taken_layers, tensorrt_options
+from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error, tensorrt_version
+from ptq_export.engines.ort_session import CPU, Level, SessionEngine, open_session, session_settings
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import find_target
 
@@ -62,6 +64,71 @@ def test_tensorrt_is_given_a_profile_and_no_precision() -> None:
         "trt_profile_max_shapes": "sample:64x3x32x32,timestep:64,label:64",
         "trt_max_workspace_size": "2097152",
     }
+
+
+@cpu_build
+def test_without_the_provider_tensorrt_s_version_is_unknown() -> None:
+    assert tensorrt_version() == "unknown"
+
+
+@pytest.fixture
+def ort_trt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """OrtTrtEngine on the CPU, without a GPU; the names of the models that it opens."""
+    opened: list[str] = []
+
+    def open_on_cpu(engine: OrtTrtEngine, model: Path, dump: bool = False) -> onnxruntime.InferenceSession:
+        opened.append(model.name)
+        if dump:
+            engine.context_path.write_bytes(model.read_bytes())
+        return open_session(model, session_settings(ONE, Level.ORT_DISABLE_ALL), [CPU])
+
+    monkeypatch.setattr(ort_gpu, "_require", lambda provider: None)
+    monkeypatch.setattr(ort_gpu, "_device", lambda: "GPU")
+    monkeypatch.setattr(OrtTrtEngine, "_open", open_on_cpu)
+    return opened
+
+
+def test_a_context_model_that_does_not_load_is_built_again(
+    ort_trt: list[str], denoiser_onnx: Write, tmp_path: Path
+) -> None:
+    source = denoiser_onnx()
+    first = OrtTrtEngine(source, tmp_path / "engine", ONE)
+    OrtTrtEngine(source, tmp_path / "engine", ONE)
+    context = first.context_path
+    assert ort_trt == [source.name, context.name]
+    context.write_bytes(b"not a model")
+    write_identity(context, read_identity(context)[0])
+    assert OrtTrtEngine(source, tmp_path / "engine", ONE)(SAMPLE, TIMESTEP).shape == SAMPLE.shape
+    assert ort_trt[2:] == [context.name, source.name] and context.read_bytes() == source.read_bytes()
+
+
+def test_the_workspace_and_tensorrt_s_version_are_part_of_the_identity(
+    ort_trt: list[str], denoiser_onnx: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rebuilt(options: EngineOptions) -> bool:
+        ort_trt.clear()
+        return OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", options).context_path.name not in ort_trt
+
+    assert rebuilt(ONE) and not rebuilt(ONE)
+    assert rebuilt(replace(ONE, workspace_mib=64)) and not rebuilt(replace(ONE, workspace_mib=64))
+    monkeypatch.setattr(ort_gpu, "tensorrt_version", lambda: "101200")
+    assert rebuilt(replace(ONE, workspace_mib=64))
+
+
+@pytest.mark.usefixtures("ort_trt")
+def test_any_number_of_samples_is_computed_in_the_engine_s_batches(
+    denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1, batches=(2, 2, 2)))
+    sizes: list[int] = []
+    run = SessionEngine.run
+    monkeypatch.setattr(
+        SessionEngine, "run", lambda self, *values: (sizes.append(len(values[0])), run(self, *values))[1]
+    )
+    for count in (1, 2, 3):
+        found = engine(SAMPLE[:count], TIMESTEP[:count])
+        np.testing.assert_allclose(found, reference(SAMPLE[:count], TIMESTEP[:count]), rtol=1e-4, atol=1e-5)
+    assert sizes == [2, 2, 2, 2]
 
 
 def test_a_layer_counts_as_int8_only_where_the_provider_took_it(denoiser_onnx: Write) -> None:

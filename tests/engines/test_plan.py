@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import build_plan
-from ptq_export.engines.plan import RTX, Effort, make_plan
+from ptq_export.engines.plan import RTX, Effort, make_plan, make_plan_here
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
@@ -123,6 +124,17 @@ def test_how_hard_the_builder_searches_reaches_it(tmp_path: Path) -> None:
     plan = make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph, Effort(0, 64))
     assert plan.size_bytes == (tmp_path / "net.plan").stat().st_size > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.plan"]
+
+
+@with_rtx
+def test_a_plan_is_built_in_this_process_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trt = import_module(RTX)
+    save_model(graph_of(quantised(Stack(16, 1), TENSORRT), 16), tmp_path / "net.onnx")
+    make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", Effort(0))
+    assert (tmp_path / "net.plan").stat().st_size > 0 and capfd.readouterr().out == ""
+    save_model(graph_of(quantised(Stack(16, 1), ORT_CPU), 16), tmp_path / "net.onnx")
+    with pytest.raises(GateFailed, match=f"{RTX} refuses net.onnx:(.|\n)*zero point"):
+        make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", Effort(0))
 
 
 @with_rtx

@@ -1,19 +1,22 @@
 """A plan is used only where its sidecar says that it may be; else it is built again, or the difference is told."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from convolutions import SIZE, Stack, quantised
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.identity import differences, stale_reasons, write_identity
+from ptq_export.engines.identity import differences, stale_reasons, workshop, write_identity
 from ptq_export.engines.plan import RTX, Effort
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name, ready_plan, workshop
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
@@ -79,6 +82,31 @@ def test_a_plan_of_tensorrt_for_rtx_serves_every_gpu(request_rtx: PlanRequest) -
 )
 def test_the_batches_of_a_plan(options: EngineOptions, batch: tuple[int, int, int]) -> None:
     assert batch_range(options) == batch
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (1, [[0, 0, 0]]),
+        (2, [[0, 1, 0]]),
+        (3, [[0, 1, 2]]),
+        (5, [[0, 1, 2, 3, 4]]),
+        (6, [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]),
+        (11, [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [6, 7, 8, 9, 10]]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [np.arange, torch.arange])
+def test_any_number_of_samples_fits_the_plan(
+    given: int, parts: list[list[int]], make: Callable[[int], np.ndarray | torch.Tensor]
+) -> None:
+    rows = make(given)
+    (taken, again), slices = fitted([rows, rows], (3, 4, 5))
+    assert [taken[part].tolist() for part in slices] == [again[part].tolist() for part in slices] == parts
+    eps = np.empty(len(taken), int)
+    for part in slices:
+        eps[part] = taken[part]
+    assert eps[:given].tolist() == list(range(given))
 
 
 @with_rtx

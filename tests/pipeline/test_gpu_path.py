@@ -50,7 +50,7 @@ class Understudy(OrtEngine, GpuEngine):
         def step() -> DeviceTiming:
             started = time.perf_counter()
             self.run(*inputs)
-            return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4)
+            return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4, graph)
 
         return step
 
@@ -84,7 +84,7 @@ def test_int8_is_timed_against_float16_in_the_same_rounds(finished: Path) -> Non
         assert list(step["speedup"]) == ["trt-rtx-fp16"]
         for timing in gpu["candidates"].values():
             assert "host-bound" in timing["kernels"]["warnings"] and timing["energy_mj"] is None
-    assert found["environment"]["gpu"] == "NVIDIA Understudy (sm89), driver for CUDA 13.0"
+    assert found["environment"]["gpu"] == "NVIDIA Understudy, sm89, driver for CUDA 13.0"
     assert found["peak_memory_bytes"] == dict.fromkeys(("trt-rtx-int8", "trt-rtx-fp16"), 12_000_000)
     assert len(found["loops"]) == 2
 
