@@ -57,9 +57,10 @@ class Target:
             InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch.
         """
         self.jetpack(options.jetpack)
-        builder = {"--builder-level": options.builder_level, "--workspace": options.workspace}
-        given = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
-        foreign = {"cpu": given, "gpu": builder if self.engine == "jetson" else {}}[self.device]
+        builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}
+        foreign = builder if self.engine == "jetson" else {}
+        if self.device == "cpu":
+            foreign = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
         for flag in (flag for flag, value in foreign.items() if value is not None):
             raise InputError(f"{flag} means nothing for {self.name}", "leave it out, or take a target of TensorRT")
 
