@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.identity import Identity, current, kept, verified_sha256
 from ptq_export.engines.layers import LayerRecord
 from ptq_export.engines.ort_layers import executed_layers, layer_of_nodes
+from ptq_export.engines.ort_operators import library_version, register, with_operators
 from ptq_export.engines.ort_profile import node_times_ms
 from ptq_export.engines.ort_session import Level, SessionEngine, open_session, session_settings
 from ptq_export.engines.signature import read_signature
@@ -63,17 +66,23 @@ class OrtEngine(SessionEngine):
             times_ms[layer] = times_ms.get(layer, 0.0) + nodes_ms.get(node, 0.0)
         return times_ms
 
+    @classmethod
+    def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        rewritten = with_operators(ir.from_proto(onnx.load_from_string(model)))
+        return super().run_graph(rewritten or model, inputs)
+
     def _identity(self, onnx_sha256: str) -> Identity:
-        versions = {"onnxruntime": onnxruntime.__version__}
+        versions = {"onnxruntime": onnxruntime.__version__, "operators": library_version()}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-        settings = session_settings(self.options, Level.ORT_ENABLE_ALL)
+        rewritten = with_operators(ir.load(self.source))
+        settings = register(session_settings(self.options, Level.ORT_ENABLE_ALL))
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
         settings.optimized_model_filepath = str(path)
-        open_session(self.source, settings, self.providers)
+        open_session(rewritten or self.source, settings, self.providers)
 
     def _open(self, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        return open_session(self.optimised_path, settings, self.providers)
+        return open_session(self.optimised_path, register(settings), self.providers)

@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.ort_operators import register
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.interface import INPUTS
 
@@ -40,7 +41,7 @@ class SessionEngine(Engine):
 
     @classmethod
     def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        settings = onnxruntime.SessionOptions()
+        settings = register(onnxruntime.SessionOptions())
         settings.log_severity_level = ERRORS_ONLY
         result: NDArray[np.float32] = open_session(model, settings, cls.providers).run(None, dict(inputs))[0]
         return result

@@ -35,6 +35,7 @@ from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
+from ptq_export.graph.transpose_keys import TransposeKeys
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.jetpack import JetPack
 from ptq_export.nn.drop_variance import drop_variance
@@ -269,6 +270,7 @@ def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
     StripMetadata()(graph)
     ConstantShapes()(graph)
+    TransposeKeys()(graph)
     DropNeutral()(graph)
     FoldPadding()(graph)
     NameLayers()(graph)
