@@ -77,6 +77,7 @@ inline constexpr place::Function<62, Status*(const ShapeInfo*, std::int64_t*, st
 inline constexpr place::Function<65, Status*(const Value*, ShapeInfo**)> shape_info;
 inline constexpr place::Function<85, Status*(const KernelInfo*, const char* name, float*)> attribute_float;
 inline constexpr place::Function<86, Status*(const KernelInfo*, const char* name, std::int64_t*)> attribute_int;
+inline constexpr place::Function<88, Status*(const KernelContext*, std::size_t*)> input_count;
 inline constexpr place::Function<90, Status*(const KernelContext*, std::size_t, const Value**)> kernel_input;
 inline constexpr place::Function<91, Status*(KernelContext*, std::size_t, const std::int64_t* dimensions, std::size_t,
                                              Value**)>

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
@@ -44,6 +45,11 @@ def parse(text: str) -> ir.Model:
     for node in model.graph:
         node.name = f"node_{node.outputs[0].name}"
     return model
+
+
+def shaped(text: str) -> ir.Model:
+    """The same with the shapes that ONNX infers, as the exporter's graphs have them."""
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(parse(text))))
 
 
 class TinyNet(nn.Module):
