@@ -17,8 +17,8 @@ __all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class"
 @dataclass(frozen=True)
 class EngineKind:
     """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
-    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and the function that says what
-    else is missing, where there is one.
+    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), the function that says what else
+    is missing, where there is one, and the function that says what would make it faster.
     """
 
     packages: tuple[str, ...]
@@ -26,11 +26,17 @@ class EngineKind:
     engine: tuple[str, str] | None
     gpu: str = ""
     check: tuple[str, str] | None = None
+    advice: tuple[str, str] | None = None
 
 
 CUDA = "cuda.bindings.runtime"
 KINDS = {
-    "ort": EngineKind(("onnxruntime",), "onnxruntime", ("ptq_export.engines.ort", "OrtEngine")),
+    "ort": EngineKind(
+        ("onnxruntime",),
+        "onnxruntime",
+        ("ptq_export.engines.ort", "OrtEngine"),
+        advice=("ptq_export.engines.ort_operators", "missing_operators"),
+    ),
     "openvino": EngineKind(("openvino",), "'ptq-export[openvino]'", ("ptq_export.engines.ov", "OpenVinoEngine")),
     "openvino-bf16": EngineKind(
         ("openvino",),
@@ -67,8 +73,12 @@ KINDS = {
 
 
 def availability(kind: str) -> tuple[bool, str]:
-    """Whether engines of this kind can be built and run here, and what is missing where they cannot."""
-    missing = _missing(lookup("engine kind", kind, KINDS))
+    """Whether engines of this kind can be built and run here, and what is missing: where they can, to be faster."""
+    entry = lookup("engine kind", kind, KINDS)
+    missing = _missing(entry)
+    if missing is None and entry.advice is not None:
+        module, function = entry.advice
+        return True, str(getattr(import_module(module), function)())
     return missing is None, "" if missing is None else f"{missing.cause}: {missing.remedy}"
 
 

@@ -14,7 +14,7 @@ import onnxruntime
 from ptq_export.artifacts import sha256_file
 from ptq_export.graph.channels_last import ChannelsLast
 
-__all__ = ["library", "library_version", "register", "with_operators"]
+__all__ = ["library", "library_version", "missing_operators", "register", "with_operators"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 @cache
 def library() -> Path | None:
     """The compiled operators; None where they were not compiled or this ONNX Runtime cannot load them."""
-    found = next(iter(sorted(Path(__file__).parent.glob("channels_last_ops.*"))), None)
+    found = next(Path(__file__).parent.glob("channels_last/operators.*"), None)
     if found is None:
         return None
     try:
@@ -39,6 +39,13 @@ def library_version() -> str:
     return "none" if found is None else sha256_file(found)
 
 
+def missing_operators() -> str:
+    """What is missing where the operators are; empty where they are there."""
+    if library() is not None:
+        return ""
+    return "the int8 step is slower than it could be: install a C++ compiler, then this package again"
+
+
 def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
     """`settings`, which now know the operators, if they are there."""
     found = library()
@@ -51,4 +58,4 @@ def with_operators(graph: ir.Model) -> bytes | None:
     """The graph with this package's operators, serialised; None where they are absent or nothing is to gain."""
     if library() is None or not ChannelsLast()(graph).modified:
         return None
-    return ir.to_proto(graph).SerializeToString()
+    return bytes(ir.to_proto(graph).SerializeToString())

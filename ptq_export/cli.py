@@ -208,8 +208,12 @@ def targets(output: Output) -> None:
     with _screen(output) as screen:
         found = {name: availability(target.engine) for name, target in TARGETS.items()}
         value = {name: {"available": available, "missing": missing} for name, (available, missing) in found.items()}
-        rows = [[name, TARGETS[name].summary, missing or "yes"] for name, (_, missing) in found.items()]
+        rows = [[name, TARGETS[name].summary, _available(*found[name])] for name in found]
         screen.result({"targets": value}, {"Targets": [["target", "what it is", "available here"], *rows]})
+
+
+def _available(available: bool, missing: str) -> str:
+    return missing if not available else f"yes, but {missing}" if missing else "yes"
 
 
 @contextmanager

@@ -125,8 +125,10 @@ def _convolution(found: _Convolution, twins: Twins) -> ir.Value:
 
 def _quantised(node: ir.Node, twins: Twins) -> ir.Value | None:
     """QuantizeLinear of floats, and whatever of the floats' making goes into the same operator."""
-    scale, given = constant(node.inputs[1]), node.inputs[0]
-    if given is None or scale is None or not _is_uint8_grid(node):
+    if not _is_uint8_grid(node):
+        return None
+    given, scale, zero = node.inputs[0], constant(node.inputs[1]), constant(node.inputs[2])
+    if given is None or scale is None or zero is None:
         return None
     rows, target = transposed_rows(given)
     scaled, gain = factor(rows)
@@ -136,13 +138,12 @@ def _quantised(node: ir.Node, twins: Twins) -> ir.Value | None:
     if len(sizes(source)) != 3 or not isinstance(channels := sizes(source)[0], int):
         return None
     name = node.outputs[0].name or "codes"
-    zero_point = int(np.squeeze(constant(node.inputs[2])))
     steps = np.broadcast_to(np.float32(1) if gain is None else gain, channels) / np.squeeze(scale)
     gains = twins.vector(steps, f"{name}_gains")
     if norm is not None:
-        codes: ir.Value | None = _normalised(norm, source, gains, zero_point, name, twins)
+        codes: ir.Value | None = _normalised(norm, source, gains, int(zero.item()), name, twins)
     else:
-        codes = _plain(source, gains, zero_point, name, twins)
+        codes = _plain(source, gains, int(zero.item()), name, twins)
     if codes is not None and repeats is not None:
         height, width = repeats
         codes = twins.node("RepeatPixels", [codes], f"{name}_repeated", UINT8, OURS, height=height, width=width)
@@ -190,8 +191,8 @@ def _sum(node: ir.Node, twins: Twins) -> ir.Value | None:
     name = node.outputs[0].name or "sum"
     a, b = twins.codes(first), twins.codes(second)
     if a is not None and b is not None:
-        offsets = [constant(offset) for _, _, offset in (a, b)]
-        offset = twins.vector(np.sum(offsets, axis=0), f"{name}_offset")
+        offsets = [numbers for numbers in (constant(a[2]), constant(b[2])) if numbers is not None]
+        offset = twins.vector(np.add.reduce(offsets), f"{name}_offset")
         return twins.node("DequantizeSum", [a[0], a[1], offset, b[0], b[1]], name, FLOAT, OURS)
     if a is not None:
         return twins.node("DequantizeAdd", [*a, twins.last(second)], name, FLOAT, OURS)

@@ -40,7 +40,7 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 def sizes(value: ir.Value | None) -> list[object]:
     """The sizes of `value` behind the batch; none where they are unknown."""
-    return [] if value is None or value.shape is None else list(value.shape)[1:]
+    return [] if value is None or value.shape is None else [*value.shape[1:]]
 
 
 def is_scalar(value: ir.Value | None) -> bool:

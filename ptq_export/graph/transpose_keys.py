@@ -70,15 +70,15 @@ def _sizes(target: ir.Value | None) -> Sequence[Size] | None:
     if node is None:
         return None
     if node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0].shape is not None:
-        end = node.attributes["end"].as_int() if "end" in node.attributes else None
-        return list(node.inputs[0].shape)[node.attributes.get_int("start", 0) : end]
+        shape = list(node.inputs[0].shape)
+        return shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(shape))]
     parts = [_sizes(value) for value in node.inputs]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
     if node.op_type == "Concat":
         return [size for part in known for size in part]
-    if node.op_type == "Slice" and len(known) == 3 and all(isinstance(size, int) for size in (*known[1], *known[2])):
-        (start,), (end,) = known[1], known[2]
-        return list(known[0])[start:end]  # type: ignore[misc]
+    ends = [size for part in known[1:] for size in part if isinstance(size, int)]
+    if node.op_type == "Slice" and len(known) == 3 and len(ends) == 2:
+        return known[0][slice(*ends)]
     return None

@@ -85,7 +85,8 @@ def prepare(options: Options, progress: Progress) -> Job:
     target = find_target(options.target)
     target.quantised()
     target.check(options)
-    _check_engine(target)
+    if advice := _check_engine(target):
+        progress.message(advice)
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
@@ -107,11 +108,15 @@ def prepare(options: Options, progress: Progress) -> Job:
     return open_job(options, denoiser, request, progress)
 
 
-def _check_engine(target: Target) -> None:
-    """Without its package a CPU target is refused before work begins; a GPU's graph is finished without a GPU."""
+def _check_engine(target: Target) -> str:
+    """Without its package a CPU target is refused before work begins; a GPU's graph is finished without a GPU.
+
+    Returns what would make the engine faster.
+    """
     available, missing = availability(target.engine)
     if not available and target.device == "cpu":
         raise EnvironmentMissing(f"{target.name} cannot be built here", missing)
+    return missing if available else ""
 
 
 def _is_finished(folder: RunFolder) -> bool:
