@@ -16,7 +16,8 @@ Attribute: TypeAlias = int | float | Sequence[int]
 Codes: TypeAlias = tuple[ir.Value, ir.Value, ir.Value]
 """Channels-last uint8 codes, and a gain and an offset per channel: code * gain + offset."""
 
-OURS, CONTRIB = "ptq_export", "com.microsoft"
+OURS = "ptq_export"
+CONTRIB = "com.microsoft"
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
