@@ -61,6 +61,7 @@ class EngineOptions:
         batch: The only batch size, for which the engine is then specialised; None serves any.
         threads: Threads of an engine on the CPU; all physical cores by default.
         arena: ONNX Runtime: keep freed buffers for the next call, which is faster, and memory stays at its peak.
+        operators: ONNX Runtime on the CPU: use this package's own operators, where they were compiled.
         batches: TensorRT: least, usual and largest batch of an engine that serves any; 1, 4 and 64 by default.
         builder_level: TensorRT: 0 builds fastest, 5 searches longest; its own default is 3.
         workspace_mib: TensorRT: limit of the builder's scratch memory.
@@ -71,6 +72,7 @@ class EngineOptions:
     batch: int | None = None
     threads: int = field(default_factory=_physical_cores)
     arena: bool = True
+    operators: bool = True
     batches: tuple[int, int, int] | None = None
     builder_level: int | None = None
     workspace_mib: int | None = None

@@ -72,12 +72,13 @@ class OrtEngine(SessionEngine):
         return super().run_graph(rewritten or model, inputs)
 
     def _identity(self, onnx_sha256: str) -> Identity:
-        versions = {"onnxruntime": onnxruntime.__version__, "operators": library_version()}
+        operators = library_version() if self.options.operators else "none"
+        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-        rewritten = with_operators(ir.load(self.source))
+        rewritten = with_operators(ir.load(self.source)) if self.options.operators else None
         settings = register(session_settings(self.options, Level.ORT_ENABLE_ALL))
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
