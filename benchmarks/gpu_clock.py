@@ -3,8 +3,9 @@
 The events lie around the step alone: its inputs are on the device before, eps stays there, and another step runs ahead.
 Two warnings as NVIDIA's trtexec gives them (https://github.com/NVIDIA/TensorRT/tree/main/samples/trtexec): host-bound,
 where asking for the step takes more than 0.8 of the time of computing it, so that the GPU may wait; unstable, where its
-times spread by more than 1 % of their mean, as clocks that are not locked let them. A third is our own: not recorded,
-where a step that was to be one CUDA graph was launched kernel by kernel.
+times spread by more than 1 % of their mean, as clocks that are not locked let them. Two more are our own: not recorded,
+where a step that was to be one CUDA graph was launched kernel by kernel; wall clock, where an engine took no stream of
+ours, so that its times are the host's, from the call until the step is done.
 """
 
 import itertools
@@ -31,20 +32,22 @@ Energy = Callable[[Callable[[], object]], float | None]
 @dataclass(frozen=True)
 class Timed:
     """One way to launch a step: time on the GPU, and the host's time to ask for it; `as_asked` is False where a step
-    that was to be one CUDA graph was not."""
+    that was to be one CUDA graph was not, `by_events` where both are the wall clock's."""
 
     compute: Latency
     enqueue: Latency
     as_asked: bool = True
+    by_events: bool = True
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Those of `host-bound`, `unstable` and `not recorded` that hold."""
+        """Those of `host-bound`, `unstable`, `not recorded` and `wall clock` that hold."""
         variation = float(np.std(self.compute.raw_ms) / np.mean(self.compute.raw_ms))
         found = {
-            "host-bound": self.enqueue.median_ms > MAX_ENQUEUE * self.compute.median_ms,
+            "host-bound": self.by_events and self.enqueue.median_ms > MAX_ENQUEUE * self.compute.median_ms,
             "unstable": variation > MAX_VARIATION,
             "not recorded": not self.as_asked,
+            "wall clock": not self.by_events,
         }
         return tuple(name for name, holds in found.items() if holds)
 
@@ -151,6 +154,7 @@ def _timed(
             compute[name],
             Latency.from_samples([it.enqueue_ms for it in kept[name]]),
             not graph or all(it.recorded for it in kept[name]),
+            all(it.by_events for it in kept[name]),
         )
         for name in steps
     }

@@ -65,7 +65,7 @@ class EngineOptions:
         batches: TensorRT: least, usual and largest batch of an engine that serves any; 1, 4 and 64 by default.
         builder_level: TensorRT: 0 builds fastest, 5 searches longest; its own default is 3.
         workspace_mib: TensorRT: limit of the builder's scratch memory.
-        cuda_graphs: TensorRT: record a step once per batch size and launch it as one: less work for the host, and
+        cuda_graphs: On a GPU: record a step once per batch size and launch it as one: less work for the host, and
             tensors are copied on the device to where the recording reads them.
     """
 
@@ -82,11 +82,13 @@ class EngineOptions:
 @dataclass(frozen=True)
 class DeviceTiming:
     """One step on a GPU, its inputs there already: time between two events around it, the host's time to ask for it,
-    and whether it was launched as one recorded CUDA graph."""
+    and whether it was launched as one recorded CUDA graph. Without events (`by_events`) both are the wall clock's, from
+    the call until the step is done."""
 
     compute_ms: float
     enqueue_ms: float
     recorded: bool
+    by_events: bool = True
 
 
 class Engine(ABC):
@@ -199,8 +201,10 @@ class GpuEngine(Engine):
     waited for. Time-steps and labels that are on the device already are not checked: that would wait for them.
     """
 
-    gpu_bytes: int
-    """Device memory that it holds: weights, activations, buffers."""
+    @property
+    @abstractmethod
+    def gpu_bytes(self) -> int:
+        """Device memory that it holds: weights, activations, buffers."""
 
     def __call__(self, sample: Any, timestep: Integers, label: "Integers | None" = None) -> Any:
         if not (_is_tensor(sample) and sample.is_cuda):

@@ -76,6 +76,11 @@ def main(
     if not ways:
         print(f"TensorRT {trt.__version__} cannot build these graphs: 8.5 or newer is needed", file=sys.stderr)
         return UNUSABLE
+    if options.fp16:
+        ways = tuple(way for way in ways if "FP16" in way.builder)
+        if not ways:
+            print(f"{options.package} {trt.__version__} has no FP16 flag: give it a float16 graph", file=sys.stderr)
+            return UNUSABLE
     started = time.monotonic()
     logger = logger or trt.Logger(trt.Logger.WARNING)
     try:
@@ -106,6 +111,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--builder-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest")
     parser.add_argument(
         "--timing-cache", type=Path, metavar="FILE", help="default: beside the plan, one per device and version"
+    )
+    parser.add_argument(
+        "--fp16",
+        action="store_true",
+        help="compute a float32 graph in float16 (TensorRT before strong typing: 8.5, 8.6)",
     )
     parser.add_argument("--package", default="tensorrt", choices=("tensorrt", RTX))
     options = parser.parse_args(arguments)
@@ -144,7 +154,7 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
         return None
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for flag in (*_needed(trt, network, way.builder), *_recordable(trt)):
+    for flag in (*_needed(trt, network, way.builder, options.fp16), *_recordable(trt)):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
@@ -173,14 +183,14 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, in
         config.add_optimization_profile(profile)
 
 
-def _needed(trt: Any, network: Any, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """All flags for a graph with Q/DQ nodes; else only FP16, and only where the graph has float16: a float32 baseline
-    stays one."""
+def _needed(trt: Any, network: Any, flags: tuple[str, ...], fp16: bool = False) -> tuple[str, ...]:
+    """All flags for a graph with Q/DQ nodes; else only FP16, and only where the graph has float16 or `fp16` asks for
+    it: a float32 baseline stays one."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
         return flags
     types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
-    return tuple(flag for flag in flags if flag == "FP16" and trt.float16 in types)
+    return tuple(flag for flag in flags if flag == "FP16" and (fp16 or trt.float16 in types))
 
 
 def _recordable(trt: Any) -> tuple[str, ...]:

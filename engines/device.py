@@ -21,7 +21,8 @@ class Stream:
 
     def __init__(self) -> None:
         self.handle = int(_call("cudaStreamCreateWithFlags", _cuda().cudaStreamNonBlocking))
-        weakref.finalize(self, _release, "cudaStreamDestroy", self.handle)
+        # At the end of the process the driver takes it back: a session of ONNX Runtime on it may be gone later.
+        weakref.finalize(self, _release, "cudaStreamDestroy", self.handle).atexit = False
 
     def synchronise(self) -> None:
         """Wait for everything that was put on it."""

@@ -1,13 +1,14 @@
 """ONNX Runtime on NVIDIA GPUs: its TensorRT provider for the int8 graph, its CUDA provider for the float16 baseline.
 
-Calls take and give numpy arrays or tensors of the host: each step includes its transfers, in int8 and baseline alike.
+A step of CUDA tensors is bound to them where they lie (`ort_tensors`); one of arrays or tensors of the host includes
+its transfers.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -28,10 +29,14 @@ from ptq_export.engines.ort_session import (
     open_session,
     session_settings,
 )
+from ptq_export.engines.ort_tensors import OrtGpuEngine
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt_plan import batch_range, fitted
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["OrtCudaEngine", "OrtTrtEngine", "taken_layers", "tensorrt_options"]
 
@@ -40,7 +45,7 @@ BRIEF = "1"
 RECORD = "session.record_ep_graph_assignment_info"
 
 
-class OrtCudaEngine(OrtEngine):
+class OrtCudaEngine(OrtGpuEngine, OrtEngine):
     """A denoiser on ONNX Runtime's CUDA provider, in float: it has no int8 convolution."""
 
     providers: ClassVar[tuple[Provider, ...]] = ((CUDA, {}), CPU)
@@ -59,8 +64,19 @@ class OrtCudaEngine(OrtEngine):
     def _identity(self, onnx_sha256: str) -> Identity:
         return replace(super()._identity(onnx_sha256), engine="ort-cuda", isa=(), device=_device())
 
+    def _open_on(self, stream: int, graph: bool) -> onnxruntime.InferenceSession:
+        settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
+        options = {"user_compute_stream": str(stream), "enable_cuda_graph": str(int(graph))}
+        return open_session(self.optimised_path, settings, [(CUDA, options), CPU])
 
-class OrtTrtEngine(SessionEngine):
+    def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
+        return arguments, [slice(None)]
+
+    def _least_batch(self) -> int:
+        return self.signature.batch or 1
+
+
+class OrtTrtEngine(OrtGpuEngine, SessionEngine):
     """A denoiser on ONNX Runtime's TensorRT provider.
 
     `context_path` is the graph with TensorRT's engine in it, loaded in place of the source once it stands. The engines
@@ -140,8 +156,22 @@ class OrtTrtEngine(SessionEngine):
         }
         return current("ort-trt", versions, onnx_sha256, options, isa=(), device=_device())
 
-    def _open(self, model: Path, dump: bool = False) -> onnxruntime.InferenceSession:
+    def _open_on(self, stream: int, graph: bool) -> onnxruntime.InferenceSession:
+        model = self.context_path if self.context_path.is_file() else self.source
+        return self._open(model, on={"user_compute_stream": str(stream)}, graph=graph)
+
+    def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
+        return fitted(arguments, self._batches)
+
+    def _least_batch(self) -> int:
+        return self._batches[0]
+
+    def _open(
+        self, model: Path, dump: bool = False, on: Mapping[str, str] | None = None, graph: bool = False
+    ) -> onnxruntime.InferenceSession:
+        """The session of a model; `on` are the options of all providers that name a stream."""
         options = tensorrt_options(self.signature, self._batches, self.options) | self._cache_options()
+        options |= {**(on or {}), **({"trt_cuda_graph_enable": "1"} if graph else {})}
         if dump:
             options |= {
                 "trt_dump_ep_context_model": "1",
@@ -152,7 +182,7 @@ class OrtTrtEngine(SessionEngine):
         # TensorRT optimises: what it is given is the graph that was linted, with its nodes' names.
         settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
         settings.add_session_config_entry(RECORD, "1")
-        return open_session(model.absolute(), settings, [(TENSORRT, options), *self.providers[1:]])
+        return open_session(model.absolute(), settings, [(TENSORRT, options), (CUDA, dict(on or {})), CPU])
 
     def _cache_options(self) -> dict[str, str]:
         folder = self.context_path.parent.absolute() / self._engines

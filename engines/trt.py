@@ -61,7 +61,11 @@ class TrtEngine(GpuEngine):
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
         self._session.run(self._feeds(*self._nothing()), False)
-        self.gpu_bytes = before - free_bytes()
+        self._gpu_bytes = before - free_bytes()
+
+    @property
+    def gpu_bytes(self) -> int:
+        return self._gpu_bytes
 
     def run(
         self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]

@@ -132,13 +132,15 @@ def build(
         int | None,
         typer.Option(metavar="MIB", min=1, help="Limit of the builder's memory.", show_default="half of what is free"),
     ] = None,
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Leave out the float16 engine.")] = False,
 ) -> None:
-    """Build the engine of a Jetson bundle on this Jetson, as the bundle's own build.py does."""
+    """Build the engines of a Jetson bundle on this Jetson, as the bundle's own build.py does."""
     with _screen(output) as screen:
         from ptq_export import pipeline
 
         flags = {"--batch": batch, "--dla": dla, "--workspace": workspace}
         given = [str(part) for pair in flags.items() if pair[1] is not None for part in pair]
+        given += ["--no-baseline"] if no_baseline else []
         screen.facts(pipeline.build_bundle(bundle, given))
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time this bundle's engine on the Jetson, and measure its energy: `python3 bench.py`.
+"""Time this bundle's int8 engine against float16 on the Jetson, and measure their energy: `python3 bench.py`.
 
-One denoising step is one call of the engine. Latency and energy are measured one after the other, because `tegrastats`
-itself costs time. Exit codes: 0 done, 1 the engine cannot be executed, 2 usage or a damaged bundle, 3 no TensorRT, no
-GPU, or a plan that was built for something else.
+One denoising step is one call of an engine. The two are loaded together and called in turns; then power is measured
+while each runs alone, because the monitor itself costs time. Exit codes: 0 done, 1 an engine cannot be executed, 2
+usage or a damaged bundle, 3 no TensorRT, no GPU, or a plan that is absent or was built for something else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ import cuda_runtime
 import device
 import engine
 import measures
-import tegrastats
+import power
+import report
 
 __all__ = ["main"]
 
 HERE = Path(__file__).resolve().parent
 FAILED, USAGE, UNUSABLE = 1, 2, 3
-IDLE_S = 3.0
-LEAST_SAMPLES = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,40 +36,44 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return USAGE
+    plans = {"int8": (options.plan, bundle)}
+    if not options.no_baseline:
+        plans["fp16"] = (HERE / "baseline.plan", bundle["baseline"])
     try:
         import tensorrt
 
         cuda = cuda_runtime.CudaRuntime()
-        here = device.identity(bundle, tensorrt.__version__, cuda.compute_capability())
+        version, gpu = tensorrt.__version__, cuda.compute_capability()
     except (ImportError, cuda_runtime.CudaError) as error:
         print(f"this machine cannot run the engine: {error}", file=sys.stderr)
         return UNUSABLE
-    wrong = device.differences(options.plan, here)
+    here = {name: device.identity(graph, version, gpu) for name, (_, graph) in plans.items()}
+    wrong = [reason for name, (plan, _) in plans.items() for reason in device.differences(plan, here[name])]
     if wrong:
-        print("\n".join([*wrong, "build it here: python3 build.py"]), file=sys.stderr)
+        print("\n".join([*wrong, "build it here: python3 build.py (--no-baseline: int8 alone)"]), file=sys.stderr)
         return UNUSABLE
     try:
-        step = engine.Step(tensorrt, cuda, options.plan, options.batch, bundle)
-        latency = measures.latency(step, cuda, options.warmup, options.steps)
-        energy, note = _energy(step, cuda, options.interval, options.seconds)
+        steps = {name: engine.Step(tensorrt, cuda, plan, options.batch, bundle) for name, (plan, _) in plans.items()}
+        timings = measures.latencies(steps, cuda, options.warmup, options.rounds)
+        energies, said = _energies(steps, cuda, options.interval, options.seconds)
     except (cuda_runtime.CudaError, engine.EngineError) as error:
         print(error, file=sys.stderr)
         return FAILED
-    report = {"schema": 1, "plan": options.plan.name, "batch": options.batch, "device": here["versions"]}
-    report.update(power_mode=device.power_mode(), gpu_clock_mhz=device.gpu_clock_range(), latency_ms=latency)
-    report.update(energy=energy, warnings=measures.warnings(latency, report["gpu_clock_mhz"], note))
-    _write(options.json, report)
-    print("\n".join(measures.lines(report)))
+    found = {name: it[0].name for name, it in plans.items()}
+    result = _result(options.batch, here["int8"]["versions"], found, timings, energies, said)
+    _write(options.json, result)
+    print("\n".join(report.lines(result)))
     return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--plan", type=Path, default=HERE / "denoiser.plan", help="default: denoiser.plan")
+    parser.add_argument("--no-baseline", action="store_true", help="time int8 alone: less memory, no comparison")
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="samples per step (default: 1)")
-    parser.add_argument("--warmup", type=_positive, default=50, metavar="N", help="steps before the clock starts")
-    parser.add_argument("--steps", type=_positive, default=500, metavar="N", help="timed steps")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long power is measured")
+    parser.add_argument("--warmup", type=_positive, default=50, metavar="N", help="rounds before the clock starts")
+    parser.add_argument("--rounds", type=_positive, default=500, metavar="N", help="timed rounds of a step each")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of steps under the power monitor")
     parser.add_argument("--interval", type=_positive, default=100, metavar="MS", help="of the power samples")
     parser.add_argument("--json", type=Path, default=HERE / "bench.json", help="default: bench.json")
     return parser.parse_args(arguments)
@@ -84,32 +86,43 @@ def _positive(text: str) -> int:
     return value
 
 
-def _energy(step: Any, cuda: Any, interval_ms: int, seconds: float) -> tuple[dict[str, Any] | None, str]:
-    """Energy per step, or None and why not."""
-    sampler = tegrastats.Sampler(interval_ms)
+def _energies(steps: dict[str, Any], cuda: Any, interval_ms: int, seconds: float) -> tuple[dict[str, Any], str]:
+    """Energy per step of each engine, and by which monitor; none, and why not, where no monitor knows the module."""
+    monitor, said = power.find_monitor(interval_ms)
+    if monitor is None:
+        return {}, said
     try:
-        sampler.start()
-    except OSError:
-        return None, "energy was not measured: there is no tegrastats"
-    try:
-        begin = time.monotonic()
-        time.sleep(IDLE_S)
-        idle = sampler.between(begin, time.monotonic())
-        steps, begin, end = measures.keep_busy(step, cuda, seconds)
-        busy = sampler.between(begin, end)
+        return measures.energies(steps, cuda, monitor, interval_ms, seconds), said
     finally:
-        sampler.stop()
-    found = measures.energy(idle, busy, steps, end - begin)
-    if found is None:
-        seen = ", ".join(sorted({name for rails in busy for name in rails})) or "none"
-        return None, f"energy was not measured: no known set of rails among: {seen}"
-    few = found["samples"] < LEAST_SAMPLES
-    return found, f"only {found['samples']} power samples: raise --seconds" if few else ""
+        monitor.stop()
 
 
-def _write(target: Path, report: dict[str, Any]) -> None:
+def _result(
+    batch: int, versions: dict[str, str], plans: dict[str, str], timings: Any, energies: dict[str, Any], said: str
+) -> dict[str, Any]:
+    """What `bench.json` holds; `said` is the name of the monitor, or why there was none."""
+    result: dict[str, Any] = {"schema": 2, "batch": batch, "device": versions, "power_mode": device.power_mode()}
+    clock_mhz = device.gpu_clock_range()
+    result["gpu_clock_mhz"] = clock_mhz
+    result["engines"] = {
+        name: {
+            "plan": plan,
+            "latency_ms": {clock: measures.summary(values) for clock, values in timings[name].items()},
+            "energy": energies.get(name),
+        }
+        for name, plan in plans.items()
+    }
+    result["fp16_over_int8"] = report.compare(timings, energies)
+    rails = next((energy["rails"] for energy in energies.values() if energy), None)
+    result["power"] = {"monitor": said, "rails": rails} if rails else None
+    notes = [] if rails else [said if not energies else f"energy was not measured: {said} told no power of the module"]
+    result["warnings"] = report.warnings(result, clock_mhz, notes)
+    return result
+
+
+def _write(target: Path, result: dict[str, Any]) -> None:
     temporary = target.with_suffix(".new")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(str(temporary), str(target))  # noqa: PTH105
 
 

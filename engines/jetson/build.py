@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Build this bundle's engine on the Jetson that will run it: `python3 build.py`.
+"""Build this bundle's engines on the Jetson that will run them: `python3 build.py`.
 
-It needs JetPack alone (its Python and its TensorRT) and leaves `denoiser.plan` with a sidecar that says for which
-device, TensorRT and ONNX file it was built. The last line on stdout is that sidecar. Exit codes: 0 done, 1 TensorRT
-refuses the graph, 2 usage or a damaged bundle, 3 no TensorRT or no GPU, which is found out before the long build.
+It needs JetPack alone (its Python and its TensorRT) and leaves `denoiser.plan`, int8, and `baseline.plan`, the same
+network in float16 to compare it with; each has a sidecar that says for which device, TensorRT and ONNX file it was
+built. The last line on stdout is the sidecar of `denoiser.plan`. Exit codes: 0 done, 1 TensorRT refuses a graph, 2
+usage or a damaged bundle, 3 no TensorRT or no GPU, which is found out before the long build.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("the DLA takes one batch size only: give --batch N", file=sys.stderr)
         return USAGE
     try:
-        here = _identity(bundle)
+        tensorrt, gpu = _versions()
     except ImportError as error:
         print(f"tensorrt cannot be imported: {error}", file=sys.stderr)
         return UNUSABLE
@@ -47,14 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"this machine cannot run the engine: {error}", file=sys.stderr)
         return UNUSABLE
     plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
-    command = [str(HERE / bundle["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch))]
-    workspace = options.workspace or _half_of_what_is_free()
-    command += ["--workspace", str(workspace)] if workspace else []
-    code: int = build_plan.main(command, None if options.dla is None else _onto_dla(options.dla))
-    if code == 0:
-        here["options"] = {"batch": (list(batch) * 3)[:3], "dla": options.dla}
-        _write_sidecar(plan, here)
-    return code
+    code = _build(bundle, plan, batch, options, [], None if options.dla is None else _onto_dla(options.dla))
+    if code:
+        return code
+    sidecar = _write_sidecar(plan, device.identity(bundle, tensorrt, gpu), batch, options.dla)
+    if options.dla is None and not options.no_baseline:
+        baseline, plan = bundle["baseline"], HERE / "baseline.plan"
+        code = _build(baseline, plan, batch, options, ["--fp16"] if baseline["fp16"] == "flag" else [], None)
+        if code:
+            print("denoiser.plan is built, its float16 baseline is not; --no-baseline leaves it out", file=sys.stderr)
+            return code
+        _write_sidecar(plan, device.identity(baseline, tensorrt, gpu), batch, None)
+    print(json.dumps(sidecar))
+    return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -69,9 +75,26 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--dla",
         type=int,
         metavar="CORE",
-        help="use this DLA core for the layers that it can run; the GPU does the rest",
+        help="use this DLA core for the layers that it can run; the GPU does the rest. The baseline is not built",
     )
+    parser.add_argument("--no-baseline", action="store_true", help="do not build the float16 engine, which takes long")
     return parser.parse_args(arguments)
+
+
+def _build(
+    graph: dict[str, Any],
+    plan: Path,
+    batch: Sequence[int],
+    options: argparse.Namespace,
+    also: list[str],
+    adjust: Callable[[Any, Any, Any, Any], None] | None,
+) -> int:
+    """Build one plan; the builder's exit code."""
+    command = [str(HERE / graph["onnx"]), "--plan", str(plan), "--batch", ":".join(map(str, batch)), *also]
+    workspace = options.workspace or _half_of_what_is_free()
+    command += ["--workspace", str(workspace)] if workspace else []
+    code: int = build_plan.main(command, adjust)
+    return code
 
 
 def _half_of_what_is_free() -> int | None:
@@ -103,22 +126,22 @@ def _onto_dla(core: int) -> Callable[[Any, Any, Any, Any], None]:
     return adjust
 
 
-def _identity(bundle: dict[str, Any]) -> dict[str, Any]:
+def _versions() -> tuple[str, str]:
+    """Of TensorRT, and the GPU's compute capability."""
     import tensorrt
 
-    gpu = cuda_runtime.CudaRuntime().compute_capability()
-    here: dict[str, Any] = device.identity(bundle, tensorrt.__version__, gpu)
-    return here
+    return tensorrt.__version__, cuda_runtime.CudaRuntime().compute_capability()
 
 
-def _write_sidecar(plan: Path, here: dict[str, Any]) -> None:
+def _write_sidecar(plan: Path, here: dict[str, Any], batch: Sequence[int], dla: int | None) -> dict[str, Any]:
     """Written after the plan: one without the other is not loaded."""
+    here["options"] = {"batch": (list(batch) * 3)[:3], "dla": dla}
     here.update(file_sha256=device.sha256_file(plan), file_bytes=plan.stat().st_size)
     sidecar = device.sidecar_path(plan)
     temporary = sidecar.with_suffix(".new")
     temporary.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
     os.replace(str(temporary), str(sidecar))  # noqa: PTH105
-    print(json.dumps(here))
+    return here
 
 
 if __name__ == "__main__":

@@ -25,15 +25,16 @@ ROOT = Path("/")
 _GPU_NAMES = re.compile(r"gpu|ga10b|gv11b|gp10b|gm20b")
 
 
-def identity(bundle: dict[str, Any], tensorrt: str, gpu: str, root: Path = ROOT) -> dict[str, Any]:
-    """Everything that decides whether a plan may be loaded here; the form is that of ptq-export's own sidecars."""
+def identity(graph: dict[str, Any], tensorrt: str, gpu: str, root: Path = ROOT) -> dict[str, Any]:
+    """Everything that decides whether a plan of `graph` (the bundle, or its baseline) may be loaded here; the form is
+    that of ptq-export's own sidecars."""
     board = _text(root / "proc/device-tree/model").rstrip("\0") or "unknown"
     release = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
     l4t = ".".join(release.groups()) if release else "unknown"
     return {
         "engine": "jetson",
         "versions": {"tensorrt": tensorrt, "gpu": gpu, "l4t": l4t, "board": board},
-        "onnx_sha256": bundle["onnx_sha256"],
+        "onnx_sha256": graph["onnx_sha256"],
         "os": platform.system().lower(),
         "arch": platform.machine().lower(),
         "isa": [],
@@ -52,18 +53,19 @@ def differences(plan: Path, here: dict[str, Any]) -> list[str]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """`bundle.json`, its ONNX file proved whole.
+    """`bundle.json`, its ONNX files proved whole.
 
     Raises:
         ValueError: the bundle is not complete, or damaged.
     """
     try:
         bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        found = sha256_file(folder / bundle["onnx"])
+        graphs = (bundle, bundle["baseline"])
+        damaged = [it["onnx"] for it in graphs if sha256_file(folder / it["onnx"]) != it["onnx_sha256"]]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"the bundle is not complete: {error}") from error
-    if found != bundle["onnx_sha256"]:
-        raise ValueError(f"{bundle['onnx']} is damaged: copy the bundle again")
+    if damaged:
+        raise ValueError(f"{' and '.join(damaged)} damaged: copy the bundle again")
     return bundle
 
 

@@ -31,9 +31,11 @@ class Step:
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
-            raise EngineError(f"TensorRT does not load {plan.name}")
+            raise EngineError(f"TensorRT does not load {plan.name}: see its messages above, and Memory in README.md")
         self._engine = engine
         self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"there is no memory for a context of {plan.name}: see Memory in README.md")
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         for name in inputs:

@@ -1,35 +1,42 @@
-"""From a step that can be called to its latency and its energy: loops, percentiles, warnings, text."""
+"""From steps that can be called to their latency and their energy: rounds, percentiles, ratios."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tegrastats
+import power
 
-__all__ = ["energy", "keep_busy", "latency", "lines", "summary", "warnings"]
+__all__ = ["IDLE_S", "energies", "energy", "keep_busy", "latencies", "ratio", "summary"]
 
-UNSTABLE = 1.5
-HOST_BOUND = 1.3
+IDLE_S = 3.0
 
 
-def latency(step: Callable[[], None], cuda: Any, warmup: int, steps: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per step: `wall`, from the call until the stream is empty, and `gpu`, between two CUDA events."""
+def latencies(
+    steps: dict[str, Callable[[], None]], cuda: Any, warmup: int, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of every step in every round: `wall`, from the call until the stream is empty, and `gpu`, between
+    two CUDA events.
+
+    A round calls each step once, in turns the one or the other first: clocks and disturbances hit both alike.
+    """
     begin, end = cuda.event(), cuda.event()
-    wall: list[float] = []
-    gpu: list[float] = []
-    for index in range(warmup + steps):
-        started = time.perf_counter()
-        cuda.record(begin)
-        step()
-        cuda.record(end)
-        cuda.synchronise()
-        if index >= warmup:
-            wall.append((time.perf_counter() - started) * 1e3)
-            gpu.append(cuda.elapsed_ms(begin, end))
-    return {"wall": summary(wall), "gpu": summary(gpu)}
+    found: dict[str, dict[str, list[float]]] = {name: {"gpu": [], "wall": []} for name in steps}
+    names = list(steps)
+    for index in range(warmup + rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            started = time.perf_counter()
+            cuda.record(begin)
+            steps[name]()
+            cuda.record(end)
+            cuda.synchronise()
+            if index >= warmup:
+                found[name]["wall"].append((time.perf_counter() - started) * 1e3)
+                found[name]["gpu"].append(cuda.elapsed_ms(begin, end))
+    return found
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -37,6 +44,16 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
     cuts = {f"p{share}": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (90, 95, 99)}
     found = {"n": len(ordered), "min": ordered[0], "median": statistics.median(ordered), **cuts, "max": ordered[-1]}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """The ratio of two medians, and the 95 % interval of the median of the rounds' own ratios: of n in order, those
+    0.98 sqrt(n) places below and above the middle."""
+    ordered = sorted(first / second for first, second in zip(above, below))  # noqa: B905
+    middle, reach = (len(ordered) - 1) / 2, 0.98 * math.sqrt(len(ordered))
+    low, high = max(0, math.floor(middle - reach)), min(len(ordered) - 1, math.ceil(middle + reach))
+    found = {"ratio": statistics.median(above) / statistics.median(below), "low": ordered[low], "high": ordered[high]}
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -52,15 +69,36 @@ def keep_busy(step: Callable[[], None], cuda: Any, seconds: float) -> tuple[int,
     return count, begin, end
 
 
+def energies(
+    steps: dict[str, Callable[[], None]], cuda: Any, monitor: Any, interval_ms: int, seconds: float
+) -> dict[str, Any]:
+    """`energy` of every step, each repeated for that many seconds while `monitor` listens.
+
+    In halves, and the second ones in reverse: a module that warms up favours nobody. What the monitor says at the
+    beginning of a half may still be of the step before, and does not count.
+    """
+    begin = time.monotonic()
+    time.sleep(IDLE_S)
+    idle = monitor.between(begin, time.monotonic())
+    busy: dict[str, list[dict[str, int]]] = {name: [] for name in steps}
+    counts, durations = dict.fromkeys(steps, 0), dict.fromkeys(steps, 0.0)
+    for name in [*steps, *reversed(list(steps))]:
+        count, begin, end = keep_busy(steps[name], cuda, seconds / 2)
+        busy[name] += monitor.between(begin + interval_ms / 1000, end)
+        counts[name] += count
+        durations[name] += end - begin
+    return {name: energy(idle, busy[name], counts[name], durations[name]) for name in steps}
+
+
 def energy(
     idle: Sequence[dict[str, int]], busy: Sequence[dict[str, int]], steps: int, seconds: float
 ) -> dict[str, Any] | None:
     """Millijoules per step of the whole module, and above what it draws idle; None where its power is not known."""
-    found = [power for power in map(tegrastats.module_power_mw, busy) if power is not None]
+    found = [it for it in map(power.module_power_mw, busy) if it is not None]
     if not found:
         return None
-    busy_mw = statistics.mean(power for power, _ in found)
-    still = [power[0] for power in map(tegrastats.module_power_mw, idle) if power is not None]
+    busy_mw = statistics.mean(milliwatts for milliwatts, _ in found)
+    still = [it[0] for it in map(power.module_power_mw, idle) if it is not None]
     idle_mw = statistics.mean(still) if still else None
     return {
         "per_step_mj": round(busy_mw * seconds / steps, 3),
@@ -71,38 +109,3 @@ def energy(
         "samples": len(found),
         "steps": steps,
     }
-
-
-def warnings(timing: dict[str, dict[str, float]], clock_mhz: Sequence[int] | None, note: str) -> list[str]:
-    """What makes the figures hard to compare with others."""
-    found = [note] if note else []
-    if clock_mhz is None:
-        found.append("the GPU's clock range is unknown: run sudo jetson_clocks for figures that can be repeated")
-    elif clock_mhz[0] != clock_mhz[1]:
-        span = f"{clock_mhz[0]} to {clock_mhz[1]} MHz"
-        found.append(f"the GPU's clock is not fixed ({span}): sudo jetson_clocks fixes it")
-    if timing["gpu"]["p99"] > UNSTABLE * timing["gpu"]["median"]:
-        found.append("unstable: the 99th percentile is far above the median")
-    if timing["wall"]["median"] > HOST_BOUND * timing["gpu"]["median"]:
-        found.append("host-bound: the CPU takes longer to start a step than the GPU to compute it")
-    return found
-
-
-def lines(report: dict[str, Any]) -> list[str]:
-    """The report as text."""
-    where, clock = report["device"], report["gpu_clock_mhz"]
-    mode = report["power_mode"] or "unknown"
-    shown = [
-        f"{where['board']}, L4T {where['l4t']}, TensorRT {where['tensorrt']}, power mode {mode}"
-        + (f", GPU {clock[0]}-{clock[1]} MHz" if clock else ""),
-        f"one denoising step, batch {report['batch']}, milliseconds:",
-        "          " + "".join(f"{name:>9}" for name in ("min", "median", "p90", "p95", "p99", "max")),
-    ]
-    for name, row in report["latency_ms"].items():
-        figures = "".join(f"{row[key]:9.3f}" for key in ("min", "median", "p90", "p95", "p99", "max"))
-        shown.append(f"    {name:<6}{figures}")
-    power = report["energy"]
-    if power:
-        above = "" if power["above_idle_mj"] is None else f", {power['above_idle_mj']} mJ above idle"
-        shown.append(f"energy per step: {power['per_step_mj']} mJ{above} (module at {power['busy_mw']} mW)")
-    return shown + [f"warning: {text}" for text in report["warnings"]]

@@ -19,16 +19,18 @@ from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines import build_plan
 from ptq_export.engines.trt_plan import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
+from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.requantise_weights import RequantiseWeights
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.stages import Job
+from ptq_export.targets import FP16, FP32
 
 __all__ = ["BUNDLE", "build_bundle", "write_bundle"]
 
-SCHEMA = 1
+SCHEMA = 2
 BUNDLE = "jetson"
-DESCRIPTION, GRAPH, SCRIPT = "bundle.json", "denoiser.onnx", "build.py"
+DESCRIPTION, GRAPH, BASELINE, SCRIPT = "bundle.json", "denoiser.onnx", "baseline.onnx", "build.py"
 BUILDER = Path(str(build_plan.__file__))
 DEVICE_FILES = BUILDER.parent / "jetson"
 
@@ -40,15 +42,15 @@ def write_bundle(job: Job, jetpack: JetPack, graph: ir.Model) -> None:
         GateFailed: the graph for the device is not valid ONNX, or its weights would get other codes.
     """
     folder, programs = job.folder, list(_programs())
-    names = [GRAPH, *(path.name for path in programs), DESCRIPTION]
+    names = [GRAPH, BASELINE, *(path.name for path in programs), DESCRIPTION]
     if all(folder.has(f"{BUNDLE}/{name}") for name in names):
         return
     with job.stage("bundle for the device"):
         path = folder.path / BUNDLE
         _write_graph(job, jetpack, graph, path / GRAPH)
+        _write_baseline(job, jetpack, path / BASELINE)
         for program in programs:
-            with atomic_path(path / program.name) as temporary:
-                shutil.copyfile(program, temporary)
+            _copy(program, path / program.name)
         for name in names[:-1]:
             folder.keep(f"{BUNDLE}/{name}")
         folder.save_json(f"{BUNDLE}/{DESCRIPTION}", _describe(job, jetpack))
@@ -86,15 +88,32 @@ def _programs() -> Iterator[Path]:
 
 def _write_graph(job: Job, jetpack: JetPack, graph: ir.Model, target: Path) -> None:
     if jetpack.carrier == "float16":
-        with atomic_path(target) as temporary:
-            shutil.copyfile(job.folder.path / job.target.onnx, temporary)
+        _copy(job.folder.path / job.target.onnx, target)
         return
     RequantiseWeights()(graph)
+    _save_checked(graph, jetpack, target)
+
+
+def _write_baseline(job: Job, jetpack: JetPack, target: Path) -> None:
+    """The network without int8, which the device times in the same rounds: float16 in the graph, or, for a TensorRT
+    before strong typing, a float32 graph that its builder turns into float16."""
+    if jetpack.carrier == "float16":
+        _copy(job.folder.path / FP16, target)
+        return
+    _save_checked(Opset17()(load_model(job.folder.path / FP32)).model, jetpack, target)
+
+
+def _save_checked(graph: ir.Model, jetpack: JetPack, target: Path) -> None:
     try:
         onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateFailed(f"the graph for JetPack {jetpack.release} is not valid: {error}") from error
     save_model(graph, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
@@ -109,6 +128,11 @@ def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
         "python": jetpack.python,
         "onnx": GRAPH,
         "onnx_sha256": sha256_file(job.folder.path / BUNDLE / GRAPH),
+        "baseline": {
+            "onnx": BASELINE,
+            "onnx_sha256": sha256_file(job.folder.path / BUNDLE / BASELINE),
+            "fp16": "graph" if jetpack.carrier == "float16" else "flag",
+        },
         "batch": list(batch_range(job.engine_options)),
         "sample_shape": list(denoiser.sample_shape),
         "num_train_timesteps": denoiser.schedule.num_train_timesteps,

@@ -96,6 +96,11 @@ def test_warnings(compute_ms: list[float], enqueue_ms: float, warnings: tuple[st
     assert Timed(Latency.from_samples(compute_ms), Latency.from_samples([enqueue_ms] * 20)).warnings == warnings
 
 
+def test_times_of_the_wall_clock_are_called_that_and_not_host_bound() -> None:
+    latency = Latency.from_samples([10.0] * 20)
+    assert Timed(latency, latency, by_events=False).warnings == ("wall clock",)
+
+
 def test_a_graph_that_was_not_recorded_is_told_in_its_own_column() -> None:
     engine = Metronome(1.0)
     engine.records = False

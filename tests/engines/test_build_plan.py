@@ -76,6 +76,16 @@ def test_a_float_baseline_is_not_turned_into_int8(
     network = trt.Builder(logger).create_network(0)
     assert trt.OnnxParser(network, logger).parse_from_file(str(tmp_path / "net.onnx"))
     assert build_plan._needed(trt, network, ("INT8", "FP16")) == needed
+    asked = build_plan._needed(trt, network, ("INT8", "FP16"), fp16=True)
+    assert asked == (("INT8", "FP16") if int8 else ("FP16",)), "a float32 graph where float16 is asked for"
+
+
+@with_rtx
+def test_where_types_are_the_graph_s_the_flag_for_float16_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build_plan.main([str(tmp_path / "net.onnx"), "--package", RTX, "--fp16"]) == build_plan.UNUSABLE
+    assert "no FP16 flag: give it a float16 graph" in capsys.readouterr().err
 
 
 @with_rtx

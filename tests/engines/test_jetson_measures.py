@@ -1,13 +1,14 @@
-"""From times and powers to the report of the device: percentiles, energy, warnings, text."""
+"""From steps to figures on the device: rounds in turns, percentiles, ratios, energy."""
 
+import random
+from collections.abc import Callable
 from itertools import count
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 from on_device import program
 
 measures = program("measures")
-STEADY = {"wall": {"median": 5.0, "p99": 5.5}, "gpu": {"median": 4.8, "p99": 5.0}}
 
 
 class Stream:
@@ -32,14 +33,34 @@ class Stream:
         return float(next(self.steps))
 
 
-def test_latency_counts_the_steps_after_the_warm_up() -> None:
-    stream, calls = Stream(), count()
-    timing = measures.latency(lambda: next(calls), stream, 5, 100)
-    assert next(calls) == 105 and stream.synchronised == 105
-    gpu = timing["gpu"]
-    assert (gpu["n"], gpu["min"], gpu["median"], gpu["max"]) == (100, 1, 50.5, 100)
-    assert (gpu["p90"], gpu["p95"], gpu["p99"]) == (91, 96, 100)
-    assert timing["wall"]["n"] == 100 and timing["wall"]["min"] > 0
+def test_every_round_calls_both_the_one_first_and_then_the_other() -> None:
+    stream, order = Stream(), []
+    steps: dict[str, Callable[[], None]] = {name: lambda name=name: order.append(name) for name in ("int8", "fp16")}
+    timings = measures.latencies(steps, stream, 2, 4)
+    assert order == ["int8", "fp16", "fp16", "int8"] * 3 and stream.synchronised == 12
+    assert timings["int8"]["gpu"] == [1, 4, 5, 8] and timings["fp16"]["gpu"] == [2, 3, 6, 7]
+    assert all(value > 0 for value in timings["fp16"]["wall"]) and len(timings["fp16"]["wall"]) == 4
+
+
+def test_a_summary_has_the_percentiles() -> None:
+    found = measures.summary([float(value) for value in range(100, 0, -1)])
+    assert (found["n"], found["min"], found["median"], found["max"]) == (100, 1, 50.5, 100)
+    assert (found["p90"], found["p95"], found["p99"]) == (91, 96, 100)
+
+
+def test_a_ratio_s_interval_holds_the_true_one_in_about_95_of_100_runs() -> None:
+    generator, held = random.Random(0), 0
+    for _ in range(400):
+        disturbance = [generator.expovariate(1.0) for _ in range(50)]
+        above = [3 * (1 + it) * generator.gauss(1, 0.02) for it in disturbance]
+        below = [2 * (1 + it) * generator.gauss(1, 0.02) for it in disturbance]
+        found = measures.ratio(above, below)
+        held += found["low"] <= 1.5 <= found["high"]
+    assert 370 <= held <= 396 and 1.2 < found["ratio"] < 1.8 and found["high"] - found["low"] < 0.05
+
+
+def test_a_ratio_of_one_round_is_that_round() -> None:
+    assert measures.ratio([3.0], [2.0]) == {"ratio": 1.5, "low": 1.5, "high": 1.5}
 
 
 def test_energy_is_power_times_time_per_step() -> None:
@@ -55,40 +76,27 @@ def test_without_known_rails_there_is_no_energy_and_without_idle_samples_none_ab
     assert measures.energy([], [{"VDD_IN": 1000}], 10, 1.0)["above_idle_mj"] is None
 
 
+def test_the_power_of_each_engine_is_measured_while_it_runs_alone_and_in_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measures, "IDLE_S", 0.01)
+    asked: list[float] = []
+    running: list[str] = ["idle"]
+    power_mw = {"idle": 1000, "int8": 3000, "fp16": 5000}
+
+    def between(begin: float, end: float) -> list[dict[str, int]]:
+        asked.append(end - begin)
+        return [{"VDD_IN": power_mw[running[-1]]}]
+
+    steps = {name: lambda name=name: running.append(name) for name in ("int8", "fp16")}
+    found = measures.energies(steps, Stream(), SimpleNamespace(between=between), 10, 0.08)
+    assert {name: it["busy_mw"] for name, it in found.items()} == {"int8": 3000, "fp16": 5000}
+    halves = [name for index, name in enumerate(running) if name != running[index - 1]]
+    assert halves == ["idle", "int8", "fp16", "int8"] and len(asked) == 5
+    assert all(0.03 <= duration < 0.08 for duration in asked[1:]), "40 ms less the first 10"
+    assert all(it["samples"] == 2 and it["idle_mw"] == 1000 and it["steps"] > 2 for it in found.values())
+
+
 def test_steps_are_repeated_for_the_asked_time() -> None:
     steps, begin, end = measures.keep_busy(lambda: None, Stream(), 0.05)
     assert steps > 1 and 0.05 <= end - begin < 1
-
-
-@pytest.mark.parametrize(
-    ("timing", "clock", "words"),
-    [
-        (STEADY, (1020, 1020), []),
-        (STEADY, (306, 1020), ["306 to 1020 MHz"]),
-        (STEADY, None, ["unknown"]),
-        (STEADY | {"gpu": {"median": 4.8, "p99": 9.0}}, (1, 1), ["unstable"]),
-        (STEADY | {"wall": {"median": 9.0, "p99": 9.5}}, (1, 1), ["host-bound"]),
-    ],
-    ids=["steady", "free clock", "unknown clock", "unstable", "host-bound"],
-)
-def test_what_disturbs_a_comparison_is_warned_of(timing: Any, clock: Any, words: list[str]) -> None:
-    found = measures.warnings(timing, clock, "")
-    assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True))
-
-
-def test_the_report_names_the_device_the_percentiles_and_the_energy() -> None:
-    row = measures.summary([1.0, 2.0, 4.0])
-    report = {
-        "device": {"board": "Orin", "l4t": "36.4.3", "tensorrt": "10.3.0"},
-        "power_mode": "15W",
-        "gpu_clock_mhz": (1020, 1020),
-        "batch": 1,
-        "latency_ms": {"wall": row, "gpu": row},
-        "energy": measures.energy([], [{"VDD_IN": 1000}], 10, 1.0),
-        "warnings": ["the fan is off"],
-    }
-    text = "\n".join(measures.lines(report))
-    for part in ("Orin, L4T 36.4.3, TensorRT 10.3.0, power mode 15W, GPU 1020-1020 MHz", "p95", "2.000", "100.0 mJ"):
-        assert part in text
-    assert text.endswith("warning: the fan is off")
-    assert "energy" not in "\n".join(measures.lines(report | {"energy": None}))

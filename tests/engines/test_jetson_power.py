@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from on_device import program
 
-tegrastats = program("tegrastats")
+tegrastats, power = program("tegrastats"), program("power")
 
 XAVIER_NX_JETPACK_5 = (
     "11-24-2026 10:00:01 RAM 2210/6851MB (lfb 4x4MB) SWAP 12/3425MB (cached 0MB) CPU [5%@1190,2%@1190,off,off,off,off] "
@@ -80,40 +80,40 @@ THOR_JETPACK_7 = (
 )
 def test_the_present_power_of_each_board(line: str, rails: dict[str, int], module_mw: int) -> None:
     assert tegrastats.rails_mw(line + "\n") == rails
-    assert tegrastats.module_power_mw(rails)[0] == module_mw
+    assert power.module_power_mw(rails)[0] == module_mw
 
 
 @pytest.mark.parametrize("line", ["", "RAM 100/200MB (lfb 1x4MB) SWAP 0/1MB", "cpu@52.9C/53.1C", "VDD_SOC 5mW/6mW"])
 def test_no_power_is_made_up_where_the_rails_are_not_known(line: str) -> None:
-    assert tegrastats.module_power_mw(tegrastats.rails_mw(line)) is None
+    assert power.module_power_mw(tegrastats.rails_mw(line)) is None
 
 
-def test_the_sampler_keeps_what_came_in_time_and_ends_the_program(tmp_path: Path) -> None:
+def test_the_monitor_keeps_what_came_in_time_and_ends_the_program(tmp_path: Path) -> None:
     script = tmp_path / "tegrastats"
     script.write_text(f"#!/bin/sh\nwhile true; do echo 'asked for $2 {ORIN_NANO_JETPACK_6}'; sleep 0.02; done\n")
     script.chmod(0o755)
-    sampler = tegrastats.Sampler(20, str(script))
-    sampler.start()
+    monitor = tegrastats.Monitor(20, str(script))
+    assert monitor.start()["VDD_IN"] == 4480
     begin = time.monotonic()
     time.sleep(0.3)
     end = time.monotonic()
     time.sleep(0.1)
-    sampler.stop()
-    samples = sampler.between(begin, end)
+    monitor.stop()
+    samples = monitor.between(begin, end)
     assert 3 <= len(samples) <= 20 and all(rails["VDD_IN"] == 4480 for rails in samples)
-    assert len(sampler.between(begin, time.monotonic())) > len(samples)
+    assert len(monitor.between(begin, time.monotonic())) > len(samples)
 
 
 def test_a_program_that_ends_at_once_leaves_no_sample(tmp_path: Path) -> None:
     script = tmp_path / "tegrastats"
     script.write_text("#!/bin/sh\nexit 1\n")
     script.chmod(0o755)
-    sampler = tegrastats.Sampler(20, str(script))
-    sampler.start()
-    sampler.stop()
-    assert sampler.between(0.0, time.monotonic()) == []
+    monitor = tegrastats.Monitor(20, str(script))
+    assert monitor.start() == {}
+    monitor.stop()
+    assert monitor.between(0.0, time.monotonic()) == []
 
 
-def test_without_the_program_the_sampler_says_so() -> None:
+def test_without_the_program_the_monitor_says_so() -> None:
     with pytest.raises(OSError, match="absent-tegrastats"):
-        tegrastats.Sampler(100, "absent-tegrastats").start()
+        tegrastats.Monitor(100, "absent-tegrastats").start()

@@ -22,12 +22,14 @@ every_program = pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle whose graph is empty."""
+    """A bundle whose graphs are none."""
     for path in (*PROGRAMS, *FOLDER.glob("*.cpp")):
         shutil.copy(path, tmp_path)
-    (tmp_path / "denoiser.onnx").write_bytes(b"graph")
-    sha256 = program("device").sha256_file(tmp_path / "denoiser.onnx")
-    description = {"onnx": "denoiser.onnx", "onnx_sha256": sha256, "batch": [1, 4, 64]}
+    graphs = []
+    for name in ("denoiser.onnx", "baseline.onnx"):
+        (tmp_path / name).write_bytes(name.encode())
+        graphs.append({"onnx": name, "onnx_sha256": program("device").sha256_file(tmp_path / name)})
+    description = graphs[0] | {"baseline": graphs[1] | {"fp16": "graph"}, "batch": [1, 4, 64]}
     (tmp_path / "bundle.json").write_text(json.dumps(description))
     return tmp_path
 
@@ -79,12 +81,10 @@ def test_without_a_gpu_nothing_is_built(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["build.py", "bench.py"])
-@pytest.mark.parametrize("damage", ["graph changed", "graph gone", "no description"])
+@pytest.mark.parametrize("damage", ["denoiser.onnx changed", "baseline.onnx changed", "baseline.onnx", "bundle.json"])
 def test_a_damaged_bundle_is_refused(name: str, damage: str, bundle: Path) -> None:
-    if damage == "graph changed":
-        (bundle / "denoiser.onnx").write_bytes(b"grape")
-    else:
-        (bundle / ("denoiser.onnx" if damage == "graph gone" else "bundle.json")).unlink()
+    file, _, changed = damage.partition(" ")
+    (bundle / file).write_bytes(b"other") if changed else (bundle / file).unlink()
     done = run(bundle, name)
     assert done.returncode == 2 and "bundle" in done.stderr and "Traceback" not in done.stderr
 
@@ -97,7 +97,7 @@ def test_a_damaged_bundle_is_refused(name: str, damage: str, bundle: Path) -> No
         (["build.py", "--batch", "1:2"], "--batch"),
         (["build.py", "--dla", "0", "--batch", "1:2:4"], "one batch size only"),
         (["bench.py", "--batch", "0"], "--batch"),
-        (["bench.py", "--steps", "none"], "--steps"),
+        (["bench.py", "--rounds", "none"], "--rounds"),
     ],
     ids=" ".join,
 )
@@ -112,6 +112,122 @@ def test_without_a_gpu_the_cuda_runtime_ends_in_one_error() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(cuda_runtime.CudaError):
         cuda_runtime.CudaRuntime()
+
+
+class Builder:
+    """What `build_plan.main` does for a bundle, and fails to do for the graph called `refused`."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.refused = refused
+        self.built: list[tuple[str, list[str]]] = []
+
+    def __call__(self, command: list[str], adjust: object) -> int:
+        source, _, plan, *rest = command
+        self.built.append((Path(source).name, rest))
+        if Path(source).name == self.refused:
+            return 1
+        Path(plan).write_bytes(source.encode())
+        return 0
+
+
+def build(bundle: Path, monkeypatch: pytest.MonkeyPatch, builder: Builder, *arguments: str) -> int:
+    """`build.py` with TensorRT 8.5 on an Orin."""
+    module = program("build")
+    monkeypatch.setattr(module, "HERE", bundle)
+    monkeypatch.setattr(module, "_versions", lambda: ("8.5.2", "8.7"))
+    monkeypatch.setattr(module.build_plan, "main", builder)
+    return int(module.main(["--batch", "1", *arguments]))
+
+
+def test_both_plans_are_built_each_with_its_identity(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder, device = Builder(), program("device")
+    assert build(bundle, monkeypatch, builder) == 0
+    assert [name for name, _ in builder.built] == ["denoiser.onnx", "baseline.onnx"]
+    description = json.loads((bundle / "bundle.json").read_text())
+    for plan, graph in (("denoiser.plan", description), ("baseline.plan", description["baseline"])):
+        assert device.differences(bundle / plan, device.identity(graph, "8.5.2", "8.7")) == []
+        assert device.differences(bundle / plan, device.identity(graph, "10.3", "8.7")) != []
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed == json.loads((bundle / "denoiser.identity.json").read_text())
+
+
+@pytest.mark.parametrize(("fp16", "flags"), [("flag", 1), ("graph", 0)])
+def test_only_the_baseline_of_an_old_tensorrt_is_built_by_the_flag(
+    fp16: str, flags: int, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = json.loads((bundle / "bundle.json").read_text())
+    description["baseline"]["fp16"] = fp16
+    (bundle / "bundle.json").write_text(json.dumps(description))
+    builder = Builder()
+    build(bundle, monkeypatch, builder)
+    assert [rest.count("--fp16") for _, rest in builder.built] == [0, flags]
+
+
+@pytest.mark.parametrize("arguments", [["--no-baseline"], ["--dla", "0"]], ids=" ".join)
+def test_the_baseline_can_be_left_out(arguments: list[str], bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Builder()
+    assert build(bundle, monkeypatch, builder, *arguments) == 0
+    assert [name for name, _ in builder.built] == ["denoiser.onnx"] and not (bundle / "baseline.plan").exists()
+
+
+def test_a_refused_baseline_leaves_the_int8_plan_and_fails(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(bundle, monkeypatch, Builder("baseline.onnx")) == 1
+    assert "--no-baseline" in capsys.readouterr().err
+    assert (bundle / "denoiser.identity.json").is_file() and not (bundle / "baseline.plan").exists()
+
+
+def bench(bundle: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """`bench.py` with TensorRT 8.5 on an Orin whose int8 step takes 2 ms and whose other step takes 3."""
+    module, times_ms = program("bench"), {"denoiser.plan": 2.0, "baseline.plan": 3.0}
+    stream = SimpleNamespace(event=object, record=lambda event: None, synchronise=lambda: None, last_ms=0.0)
+    stream.compute_capability = lambda: "8.7"
+    stream.elapsed_ms = lambda begin, end: stream.last_ms
+
+    def step(trt: object, cuda: object, plan: Path, batch: int, description: dict[str, object]) -> Any:
+        return lambda: setattr(stream, "last_ms", times_ms[plan.name])
+
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.5.2"))
+    monkeypatch.setattr(module, "HERE", bundle)
+    monkeypatch.setattr(module.cuda_runtime, "CudaRuntime", lambda: stream)
+    monkeypatch.setattr(module.engine, "Step", step)
+    monkeypatch.setattr(module.power, "find_monitor", lambda interval_ms: (None, "energy was not measured: no rail"))
+    return int(module.main(["--plan", str(bundle / "denoiser.plan"), "--json", str(bundle / "bench.json"), *arguments]))
+
+
+def test_int8_is_timed_against_float16_in_one_report(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(bundle, monkeypatch, Builder())
+    assert bench(bundle, monkeypatch, "--rounds", "40") == 0
+    report = json.loads((bundle / "bench.json").read_text())
+    assert {name: it["latency_ms"]["gpu"]["median"] for name, it in report["engines"].items()} == {"int8": 2, "fp16": 3}
+    assert report["fp16_over_int8"]["gpu"] == {"ratio": 1.5, "low": 1.5, "high": 1.5}
+    assert report["fp16_over_int8"]["energy"] is None and "energy was not measured: no rail" in report["warnings"]
+    assert "int8 is 1.50 times as fast as fp16 on the GPU" in capsys.readouterr().out
+
+
+def test_int8_can_be_timed_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(bundle, monkeypatch, Builder(), "--no-baseline")
+    assert bench(bundle, monkeypatch, "--no-baseline", "--rounds", "2") == 0
+    report = json.loads((bundle / "bench.json").read_text())
+    assert list(report["engines"]) == ["int8"] and report["fp16_over_int8"] is None
+
+
+def test_an_absent_or_foreign_baseline_is_refused_with_the_remedy(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(bundle, monkeypatch, Builder(), "--no-baseline")
+    assert bench(bundle, monkeypatch) == 3
+    assert "baseline.plan is not there" in capsys.readouterr().err
+    build(bundle, monkeypatch, Builder())
+    (bundle / "baseline.plan").write_bytes(b"another's")
+    assert bench(bundle, monkeypatch) == 3
+    assert "baseline.plan is damaged" in (said := capsys.readouterr().err) and "--no-baseline" in said
+    assert not (bundle / "bench.json").exists()
 
 
 def dla(cores: int, core: int) -> SimpleNamespace:

@@ -1,7 +1,7 @@
 """ONNX Runtime's GPU providers: refused where they cannot be loaded, never replaced by the CPU in silence."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +9,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ptq_export.engines import availability, build_engine, ort_gpu
+from ptq_export.engines import availability, build_engine, ort_gpu, ort_tensors
 from ptq_export.engines.base import EngineOptions, Signature
 from ptq_export.engines.identity import read_identity, write_identity
 from ptq_export.engines.layers import LayerRecord, asked_layers
-from ptq_export.engines.ort_gpu import RECORD, OrtTrtEngine, taken_layers, tensorrt_options
+from ptq_export.engines.ort_gpu import RECORD, OrtCudaEngine, OrtTrtEngine, taken_layers, tensorrt_options
 from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error, tensorrt_version
-from ptq_export.engines.ort_session import CPU, Level, SessionEngine, open_session, session_settings
+from ptq_export.engines.ort_session import CPU, Level, Provider, SessionEngine, open_session, session_settings
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import find_target
 
 Write = Callable[..., Path]
+open_trt = OrtTrtEngine._open
 KINDS = {"ort-trt": TENSORRT, "ort-cuda": CUDA}
 SAMPLE = np.random.default_rng(1).standard_normal((3, 2, 4, 4)).astype(np.float32)
 TIMESTEP = np.array([0, 9, 4])
@@ -76,7 +77,9 @@ def ort_trt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """OrtTrtEngine on the CPU, without a GPU; the names of the models that it opens."""
     opened: list[str] = []
 
-    def open_on_cpu(engine: OrtTrtEngine, model: Path, dump: bool = False) -> onnxruntime.InferenceSession:
+    def open_on_cpu(
+        engine: OrtTrtEngine, model: Path, dump: bool = False, on: object = None, graph: bool = False
+    ) -> onnxruntime.InferenceSession:
         opened.append(model.name)
         if dump:
             engine.context_path.write_bytes(model.read_bytes())
@@ -131,6 +134,53 @@ def test_any_number_of_samples_is_computed_in_the_engine_s_batches(
     assert sizes == [2, 2, 2, 2]
 
 
+def test_the_engine_times_the_step_that_it_was_given(
+    ort_trt: list[str], denoiser_onnx: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[tuple[int, ...], bool]] = []
+    opened: list[onnxruntime.InferenceSession] = []
+
+    class Model:
+        def __init__(self, open_session: Callable[[int, bool], onnxruntime.InferenceSession]) -> None:
+            opened.append(open_session(7, True))
+
+        def timed_step(self, feeds: dict[str, np.ndarray], output: str, shape: tuple[int, ...], graph: bool) -> object:
+            made.append((shape, graph))
+            assert list(feeds) == ["sample", "timestep"] and output == "eps" and len(feeds["timestep"]) == shape[0]
+            return made
+
+    free = iter((100, 60))
+    monkeypatch.setattr(ort_tensors, "BoundModel", Model)
+    monkeypatch.setattr(ort_tensors, "free_bytes", lambda: next(free))
+    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1, batches=(2, 2, 4)))
+    assert engine.timed_step(True, SAMPLE, TIMESTEP) is made and engine.gpu_bytes == 40
+    assert made == [((2, 2, 4, 4), False), ((3, 2, 4, 4), True)], "once with the least batch, then what was asked for"
+    assert len(opened) == 1 and ort_trt[-1] == engine.context_path.name
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["kernels", "graph"])
+def test_every_gpu_provider_is_given_the_stream_and_the_first_one_the_graph(
+    ort_trt: list[str], denoiser_onnx: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: bool
+) -> None:
+    given: list[list[Provider]] = []
+
+    def keep(model: Path, settings: object, providers: Sequence[Provider]) -> None:
+        given.append(list(providers))
+
+    trt = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    monkeypatch.setattr(OrtTrtEngine, "_open", open_trt)
+    monkeypatch.setattr(OrtCudaEngine, "providers", (CPU,))
+    cuda = OrtCudaEngine(denoiser_onnx(), tmp_path / "engine", ONE)
+    monkeypatch.setattr(ort_gpu, "open_session", keep)
+    for engine in (trt, cuda):
+        engine._open_on(7, graph)
+    (first, second, last), (only, behind) = given
+    assert [name for name, _ in (first, second, last, only, behind)] == [TENSORRT, CUDA, CPU[0], CUDA, CPU[0]]
+    assert all(options["user_compute_stream"] == "7" for _, options in (first, second, only))
+    assert first[1].get("trt_cuda_graph_enable", "0") == only[1]["enable_cuda_graph"] == str(int(graph))
+    assert "enable_cuda_graph" not in second[1] and first[1]["trt_profile_max_shapes"] == "sample:64x2x4x4,timestep:64"
+
+
 def test_a_layer_counts_as_int8_only_where_the_provider_took_it(denoiser_onnx: Write) -> None:
     settings = session_settings(ONE, Level.ORT_DISABLE_ALL)
     settings.add_session_config_entry(RECORD, "1")
@@ -165,3 +215,32 @@ def test_the_second_start_takes_what_the_first_has_built(
     with caplog.at_level(logging.INFO, logger="ptq_export"):
         second = build_engine(kind, source, tmp_path / "engine", ONE)(SAMPLE, TIMESTEP)
     assert caplog.messages == [] and np.array_equal(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True], ids=["kernels", "graph"])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(name)) for kind, name in KINDS.items()])
+def test_cuda_tensors_stay_on_the_device_and_give_what_arrays_give(
+    kind: str, graphs: bool, denoiser_onnx: Write, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    options = replace(ONE, cuda_graphs=graphs, batches=(1, 2, 2) if kind == "ort-trt" else None)
+    engine = build_engine(kind, denoiser_onnx(), tmp_path / "engine", options)
+    assert engine._bound.follows, "the provider did not take our stream"
+    sample, timestep = torch.from_numpy(SAMPLE).cuda(), torch.from_numpy(TIMESTEP).cuda()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for shift in (0.0, 1.0):
+            found = engine(sample + shift, timestep) * 1.0
+            assert found.is_cuda
+            np.testing.assert_allclose(found.cpu().numpy(), engine(SAMPLE + shift, TIMESTEP), rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True], ids=["kernels", "graph"])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(name)) for kind, name in KINDS.items()])
+def test_a_step_on_the_gpu_is_timed_by_events(kind: str, graph: bool, denoiser_onnx: Write, tmp_path: Path) -> None:
+    engine = build_engine(kind, denoiser_onnx(), tmp_path / "engine", ONE)
+    timing = engine.timed_step(graph, SAMPLE, TIMESTEP)()
+    assert timing.by_events and timing.compute_ms > 0 and timing.recorded == graph and engine.gpu_bytes >= 0

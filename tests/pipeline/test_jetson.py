@@ -22,7 +22,7 @@ from ptq_export.pipeline import build_bundle, load_engine, run, verify
 from ptq_export.pipeline.reopened import reopen, simulate
 from ptq_export.pipeline.stages import SILENT
 
-FILES = {"README.md", "build.py", "bench.py", "build_plan.py", "tegrastats.py", "load_plan.cpp", "CMakeLists.txt"}
+FILES = {"README.md", "build.py", "bench.py", "build_plan.py", "ina3221.py", "load_plan.cpp", "CMakeLists.txt"}
 without_tensorrt = pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 
@@ -65,7 +65,7 @@ def test_the_run_is_finished_and_proved_and_its_bundle_is_in_the_manifest(orin: 
     manifest = read(orin / "manifest.json")
     assert manifest["verdict"]["ok"] and manifest["verdict"]["valid"] is None
     bundle = {path.name for path in (orin / "jetson").iterdir()}
-    assert bundle >= FILES | {"bundle.json", "denoiser.onnx"}
+    assert bundle >= FILES | {"bundle.json", "denoiser.onnx", "baseline.onnx"}
     for name in bundle:
         assert manifest["artefacts"][f"jetson/{name}"]["sha256"] == sha256_file(orin / "jetson" / name)
     assert "UNTIMED" in (orin / "report.html").read_text()
@@ -78,6 +78,10 @@ def test_the_description_says_what_the_programs_need(orin: Path, xavier: Path) -
     assert (found["jetpack"], found["tensorrt"], found["batch"]) == (6, "10.3", [1, 4, 64])
     assert (found["sample_shape"], found["num_train_timesteps"], found["classes"]) == ([1, 8, 8], 1000, None)
     assert read(xavier / "jetson" / "bundle.json")["tensorrt"] == "8.5"
+    for run_folder, fp16 in ((orin, "graph"), (xavier, "flag")):
+        sha256 = sha256_file(run_folder / "jetson" / "baseline.onnx")
+        baseline = read(run_folder / "jetson" / "bundle.json")["baseline"]
+        assert baseline == {"onnx": "baseline.onnx", "onnx_sha256": sha256, "fp16": fp16}
 
 
 def test_no_file_of_a_bundle_knows_a_path_of_this_machine(orin: Path, xavier: Path) -> None:
@@ -129,13 +133,29 @@ def test_jetpack_5_quantises_every_weight_to_its_learned_codes(xavier: Path) -> 
         np.testing.assert_array_equal(codes, layer.weight_codes.numpy(), err_msg=name)
 
 
+def test_the_baseline_is_the_same_network_in_float(orin: Path, xavier: Path) -> None:
+    assert (orin / "jetson" / "baseline.onnx").read_bytes() == (orin / "denoiser.fp16.onnx").read_bytes()
+    path = xavier / "jetson" / "baseline.onnx"
+    assert load_model(path).opset_imports[""] == 17
+    sent, full = (
+        outputs(each, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)[0] for each in (path, xavier / "denoiser.fp32.onnx")
+    )
+    np.testing.assert_allclose(sent, full, rtol=0, atol=1e-5)
+    for folder in (orin, xavier):
+        operators = {node.op_type for node in load_model(folder / "jetson" / "baseline.onnx").graph}
+        assert "Conv" in operators and not any("Quantize" in operator for operator in operators)
+
+
 @with_rtx
-def test_the_parser_and_builder_of_tensorrt_for_rtx_accept_both_graphs(
-    orin: Path, xavier: Path, tmp_path: Path
-) -> None:
+def test_the_parser_and_builder_of_tensorrt_for_rtx_accept_the_graphs(orin: Path, xavier: Path, tmp_path: Path) -> None:
     assert list(read(orin / "tensorrt.json")["plans"]) == [RTX] and not list(orin.glob("*.plan"))
-    source = xavier / "jetson" / "denoiser.onnx"
-    assert make_plan(RTX, source, tmp_path / "denoiser.plan", (1, 1, 1), load_model(source)).size_bytes > 0
+    graphs = [
+        xavier / "jetson" / "denoiser.onnx",
+        xavier / "jetson" / "baseline.onnx",
+        orin / "jetson" / "baseline.onnx",
+    ]
+    for index, source in enumerate(graphs):
+        assert make_plan(RTX, source, tmp_path / f"{index}.plan", (1, 1, 1), load_model(source)).size_bytes > 0
 
 
 def test_the_same_command_again_changes_nothing(orin: Path) -> None:
