@@ -157,8 +157,9 @@ def _stored(plan: Json) -> str:
     found = weights["as_int8"] + weights["as_float16"]
     if not found:
         return f"{told}; none of its {weights['count']:,} int8 weights was found there"
-    per_weight = f"{weights['bytes_per_weight']:.2f} byte per int8 weight"
-    return f"{told}, {per_weight} ({found:,} of {weights['count']:,} found there)"
+    per_weight = weights["bytes_per_weight"]
+    unit = "byte" if per_weight == 1 else "bytes"
+    return f"{told}, {per_weight:.2f} {unit} per int8 weight ({found:,} of {weights['count']:,} found there)"
 
 
 def _counted(findings: list[Json]) -> str:
