@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# All that needs an NVIDIA GPU, in one go: the GPU tests, calibration on CUDA, every engine that this machine allows,
-# int8 timed against FP16 and FP32.
+# All that needs an NVIDIA GPU, in one go: every engine that this machine allows, int8 timed against FP16 and FP32, the
+# GPU tests, whole runs of the embedded model with their proofs, calibration on CUDA.
 #
 #   benchmarks/gpu_check.sh OUT_FOLDER [WHEEL_FOLDER]
 #
 # Run it in a clone. Nothing is installed but the wheels of WHEEL_FOLDER, from that folder alone. A failed step does not
 # stop the others. OUT_FOLDER then holds environment.json, summary.json, summary.txt, one log per step, the calibration
-# times and the run folders; what stands there from an earlier check is replaced.
+# times and the run folders; what stands there from an earlier check is replaced. The summary is written after every
+# step, and what is worth most comes first: a check that is cut short has its timings. A step may take a share of the
+# time that is left; what it does not need is the next one's.
 #
 # Exit codes: 0 every step that can run here has passed, 1 one has failed, 2 usage, 3 nothing that needs a GPU can run.
 #
 # PYTHON        the interpreter (default: that of .venv, else python3)
-# LIMIT_S       seconds for everything (600)
+# LIMIT_S       seconds for everything (570)
 # ITERATIONS    learned rounding of the timed calibration, iterations per block (300; the paper's are 20000)
 set -uo pipefail
 
@@ -35,33 +37,34 @@ if [[ -z ${PYTHON:-} ]]; then
   PYTHON=python3
   [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
 fi
-limit=${LIMIT_S:-600}
+limit=${LIMIT_S:-570}
 iterations=${ITERATIONS:-300}
 # In a clone, the folder ptq_export/ would hide the installed package.
 export PYTHONSAFEPATH=1 PYTHON out
 cd "$root" || exit 2
-rm -rf "$out"/{summary,environment,calibration}.* "$out"/logs/* "$out"/run-*
+rm -rf "$out"/{summary,environment,calibration}.* "$out"/logs/* "$out"/{run,time}-*
 steps=$out/steps.tsv
 : >"$steps"
 
 ptq_export() { "$PYTHON" -m ptq_export "$@"; }
 
-# record NAME STATUS SECONDS NOTE
+# record NAME STATUS SECONDS NOTE: one more row of the steps, and the summary of all so far.
 record() {
   printf '%s\t%s\t%s\t%s\n' "$@" >>"$steps"
   printf '%-28s %-8s %5s s  %s\n' "$@"
+  summarise >"$out/logs/summary.log" 2>&1
 }
 
-# step NAME TIMEOUT_S COMMAND...: run it, its output in a log, and record what came of it.
+# step NAME PERCENT COMMAND...: run it in that share of the time left, its output in a log; record what came of it.
 step() {
-  local name=$1 seconds=$2 log=$out/logs/$1.log started=$SECONDS code note=
+  local name=$1 percent=$2 log=$out/logs/$1.log started=$SECONDS code note=
   shift 2
   local left=$((limit - SECONDS))
+  local seconds=$((left * percent / 100))
   if ((left < 5)); then
     record "$name" "$FAILED" 0 "no time left of LIMIT_S=$limit"
     return 1
   fi
-  ((seconds < left)) || seconds=$left
   timeout --kill-after=10 "$seconds" bash -c '"$@"' step "$@" >"$log" 2>&1
   code=$?
   if ((code == 0)); then
@@ -130,7 +133,30 @@ print(json.dumps(found))
 PYTHON
 }
 
-export -f ptq_export environment calibrate
+# time_engine TARGET DEVICE RUN: the engine of a full-size net and its baselines, timed before anything is proved.
+# Rounding is to nearest: it changes no latency.
+# shellcheck disable=SC2317
+time_engine() {
+  "$PYTHON" - "$@" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from ptq_export import Options
+from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.run import prepare
+from ptq_export.pipeline.stages import SILENT, calibration_pairs, export_graphs, quantised
+from ptq_export.pipeline.tensorrt import check_graph
+
+target, device, run = sys.argv[1:]
+brief = {"effort": "quick", "rounding": "nearest", "rounds": 10, "seconds": 1.0, "check": "none"}
+job = prepare(Options("random:ddim-cifar10", target, Path(run), device=device, **brief).resolved(), SILENT)
+check_graph(job, export_graphs(job, quantised(job, calibration_pairs(job))))
+for step in measure_latency(job)["steps"]:
+    print(step["batch"], step["speedup"])
+PYTHON
+}
+
+export -f ptq_export environment calibrate time_engine
 
 # gpu_targets: the int8 targets of GPUs, one a line: name, yes or no, what is missing.
 gpu_targets() {
@@ -152,9 +178,9 @@ rows = [line.split("\t") for line in steps.read_text().splitlines()]
 value = {"steps": [dict(zip(("name", "status", "seconds", "note"), row)) for row in rows]}
 for file in sorted(out.glob("calibration.*.json")):
     value.setdefault("calibration", []).append(json.loads(file.read_text()))
-for file in sorted(out.glob("run-*/latency.json")):
+for file in sorted(out.glob("*-*/latency.json")):
     entries = json.loads(file.read_text())["steps"]
-    value.setdefault("latency", {})[file.parent.name.removeprefix("run-")] = [
+    value.setdefault("latency", {})[file.parent.name] = [
         {"batch": step["batch"], "speedup": step["speedup"], "valid": step["valid"]}
         | {name: latency["median_ms"] for name, latency in step["candidates"].items()}
         for step in entries
@@ -171,20 +197,16 @@ PYTHON
 # finish CODE: the table of steps, then the end.
 finish() {
   echo
-  if summarise >"$out/logs/summary.log" 2>&1; then
-    cat "$out/summary.txt"
-  else
-    cat "$steps"
-  fi
+  cat "$out/summary.txt" 2>/dev/null || cat "$steps"
   exit "$1"
 }
 
 if [[ -n $wheels ]]; then
-  step wheels 120 "$PYTHON" -m pip --disable-pip-version-check install --no-index --find-links "$wheels" "$wheels"/*.whl
+  step wheels 30 "$PYTHON" -m pip --disable-pip-version-check install --no-index --find-links "$wheels" "$wheels"/*.whl
 else
   record wheels "$OK" 0 "none given"
 fi
-step environment 60 environment
+step environment 10 environment
 
 absent=
 "$PYTHON" -c 'import ptq_export' 2>/dev/null || absent="ptq-export is not installed for $PYTHON"
@@ -193,47 +215,50 @@ cuda=$absent
 if [[ -z $absent ]]; then
   "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || cuda="torch finds no CUDA device"
 fi
+device=cpu
+[[ -z $cuda ]] && device=cuda
+
+targets=()
+while IFS=$'\t' read -r target available missing; do
+  if [[ -n $absent || $available == no ]]; then
+    record "time-$target" "$MISSING" 0 "${missing:-$absent}"
+    record "run-$target" "$MISSING" 0 "${missing:-$absent}"
+  else
+    targets+=("$target")
+  fi
+done < <(gpu_targets)
+
+for target in "${targets[@]}"; do
+  step "time-$target" 30 time_engine "$target" "$device" "$out/time-$target"
+done
 
 if [[ -n $absent ]]; then
   record tests "$MISSING" 0 "$absent"
 elif "$PYTHON" -c 'import pytest' 2>/dev/null; then
-  step tests 120 "$PYTHON" -m pytest -m gpu tests
+  step tests 35 "$PYTHON" -m pytest -m gpu tests
 else
   record tests "$MISSING" 0 "pytest is not installed for $PYTHON"
 fi
+
+# Layer by layer, the proofs build some hundred small plans: of the embedded model, not of the full-size net.
+brief=(--effort quick --rounding nearest --held-out 4 --device "$device" --rounds 10 --seconds 1)
+for target in "${targets[@]}"; do
+  step "run-$target" 50 ptq_export --ckpt embedded:digits --target "$target" "${brief[@]}" --out "$out/run-$target"
+done
 
 if [[ -n $cuda ]]; then
   record calibrate-digits "$MISSING" 0 "$cuda"
   record calibrate-cifar10 "$MISSING" 0 "$cuda"
 else
-  step calibrate-digits 90 calibrate embedded:digits 128 20 80 digits
-  step calibrate-cifar10 240 calibrate random:ddim-cifar10 1024 250 "$iterations" cifar10
+  step calibrate-digits 60 calibrate embedded:digits 128 20 80 digits
+  step calibrate-cifar10 95 calibrate random:ddim-cifar10 1024 250 "$iterations" cifar10
 fi
-
-# The job's own proofs and timings are brief here, rounding is to nearest: it changes no latency.
-device=cpu
-[[ -z $cuda ]] && device=cuda
-brief=(--effort quick --rounding nearest --held-out 4 --device "$device")
-while IFS=$'\t' read -r target available missing; do
-  if [[ -n $absent || $available == no ]]; then
-    record "run-$target" "$MISSING" 0 "${missing:-$absent}"
-    record "bench-$target" "$MISSING" 0 "${missing:-$absent}"
-    continue
-  fi
-  run=$out/run-$target
-  if step "run-$target" 240 ptq_export --ckpt random:ddim-cifar10 --target "$target" "${brief[@]}" --rounds 10 \
-    --seconds 1 --out "$run"; then
-    step "bench-$target" 90 ptq_export bench "$run" --json
-  else
-    record "bench-$target" "$FAILED" 0 "there is no run to time"
-  fi
-done < <(gpu_targets)
 
 if grep -q "$(printf '\t')$FAILED$(printf '\t')" "$steps"; then
   finish 1
 fi
 # A check in which neither calibration nor an engine ran has shown nothing.
-if [[ -n $absent ]] || ! grep -qE "^(calibrate|run)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
+if [[ -n $absent ]] || ! grep -qE "^(calibrate|run|time)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
   finish 3
 fi
 finish 0

@@ -5,20 +5,29 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.engines.gpu import missing_gpu
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
 
-__all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files"]
+__all__ = [
+    "KINDS",
+    "EngineKind",
+    "availability",
+    "build_engine",
+    "engine_class",
+    "load_files",
+    "require_checker",
+]
 
 
 @dataclass(frozen=True)
 class EngineKind:
     """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
-    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), the function that says what else
-    is missing, where there is one, and the function that says what would make it faster.
+    (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and functions, where there are
+    any, that say what else is missing, what is for an engine of given `EngineOptions`, and what would make it faster.
     """
 
     packages: tuple[str, ...]
@@ -26,6 +35,7 @@ class EngineKind:
     engine: tuple[str, str] | None
     gpu: str = ""
     check: tuple[str, str] | None = None
+    check_options: tuple[str, str] | None = None
     advice: tuple[str, str] | None = None
 
 
@@ -53,6 +63,7 @@ KINDS = {
         ("ptq_export.engines.trt", "TrtRtxEngine"),
         "an NVIDIA RTX GPU",
         ("ptq_export.engines.rtx_gpu", "missing_rtx_gpu"),
+        ("ptq_export.engines.rtx_gpu", "other_gpu"),
     ),
     "ort-trt": EngineKind(
         ("onnxruntime", CUDA),
@@ -72,14 +83,29 @@ KINDS = {
 }
 
 
-def availability(kind: str) -> tuple[bool, str]:
-    """Whether engines of this kind can be built and run here, and what is missing: where they can, to be faster."""
+def availability(kind: str, options: EngineOptions | None = None) -> tuple[bool, str]:
+    """Whether engines of this kind, with these options, can be built and run here, and what is missing: where they
+    can, to be faster."""
     entry = lookup("engine kind", kind, KINDS)
     missing = _missing(entry)
-    if missing is None and entry.advice is not None:
-        module, function = entry.advice
-        return True, str(getattr(import_module(module), function)())
-    return missing is None, "" if missing is None else f"{missing.cause}: {missing.remedy}"
+    if missing is None and options is not None and entry.check_options is not None:
+        missing = _call(entry.check_options, options)
+    if missing is None:
+        return True, "" if entry.advice is None else _call(entry.advice)
+    return False, f"{missing.cause}: {missing.remedy}"
+
+
+def require_checker() -> None:
+    """Make sure that `--check rtx` can be done.
+
+    Raises:
+        EnvironmentMissing: TensorRT for RTX is not installed.
+    """
+    package = KINDS["trt-rtx"].packages[0]
+    if not _is_installed(package):
+        raise EnvironmentMissing(
+            f"--check rtx: the package {package} is not installed", "pip install tensorrt-rtx, or leave --check out"
+        )
 
 
 def engine_class(kind: str) -> type[Engine]:
@@ -127,12 +153,16 @@ def _missing(kind: EngineKind) -> EnvironmentMissing | None:
             needs = f" (it needs {kind.gpu})" if kind.gpu else ""
             return EnvironmentMissing(f"the package {package} is not installed", f"pip install {kind.install}{needs}")
     if kind.check is not None:
-        module, function = kind.check
-        found: EnvironmentMissing | None = getattr(import_module(module), function)()
+        found: EnvironmentMissing | None = _call(kind.check)
         return found
     if kind.gpu and (cause := missing_gpu()):
         return EnvironmentMissing(cause, f"{kind.packages[0]} engines run on {kind.gpu}: copy the run folder to one")
     return None
+
+
+def _call(place: tuple[str, str], *arguments: EngineOptions) -> Any:
+    module, function = place
+    return getattr(import_module(module), function)(*arguments)
 
 
 def _is_installed(package: str) -> bool:

@@ -65,6 +65,7 @@ class EngineOptions:
         batches: TensorRT: least, usual and largest batch of an engine that serves any; 1, 4 and 64 by default.
         builder_level: TensorRT: 0 builds fastest, 5 searches longest; its own default is 3.
         workspace_mib: TensorRT: limit of the builder's scratch memory.
+        compute_capabilities: TensorRT for RTX: the GPUs that an engine serves, e.g. `7.5`; all from 8.0 by default.
         cuda_graphs: On a GPU: record a step once per batch size and launch it as one: less work for the host, and
             tensors are copied on the device to where the recording reads them.
     """
@@ -76,6 +77,7 @@ class EngineOptions:
     batches: tuple[int, int, int] | None = None
     builder_level: int | None = None
     workspace_mib: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
     cuda_graphs: bool = False
 
 

@@ -3,7 +3,8 @@
 
 This file stands alone. It runs where the plan will run, with the Python and the TensorRT (8.5, 8.6, 10 or 11) of that
 machine and nothing else, which is why it is written for Python 3.8; ptq-export runs it in a process of its own, because
-some graphs crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none.
+some graphs crash the builder. `--package tensorrt_rtx` builds for RTX GPUs on a machine that has none: for compute
+capability 8.0 and newer, or for those that `--compute-capability` names alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["BATCH", "RTX", "UNUSABLE", "Typing", "batch_sizes", "main", "timing_cache_file", "typings"]
+__all__ = [
+    "BATCH",
+    "RTX",
+    "UNUSABLE",
+    "Typing",
+    "batch_sizes",
+    "capability_names",
+    "main",
+    "timing_cache_file",
+    "typings",
+]
 
 OK, REFUSED = 0, 1
 UNUSABLE = 3
@@ -88,6 +99,11 @@ def main(
     except TypeError:  # what TensorRT's factory ends in without a CUDA device
         print(f"{options.package} {trt.__version__} finds no GPU", file=sys.stderr)
         return UNUSABLE
+    known = getattr(trt, "ComputeCapability", None)
+    unknown = [name for name in options.compute_capability if not hasattr(known, name)]
+    if unknown:
+        print(f"{options.package} {trt.__version__} cannot build for {', '.join(unknown)}", file=sys.stderr)
+        return UNUSABLE
     for way in ways:
         config = builder.create_builder_config()
         plan = _build(trt, builder, config, logger, options, way)
@@ -118,7 +134,16 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compute a float32 graph in float16 (TensorRT before strong typing: 8.5, 8.6)",
     )
     parser.add_argument("--package", default="tensorrt", choices=("tensorrt", RTX))
+    parser.add_argument(
+        "--compute-capability",
+        type=capability_names,
+        default=(),
+        metavar="X.Y,...",
+        help="the GPUs that the plan is for, of " + RTX + " alone: 7.5 for Turing (default: 8.0 and newer)",
+    )
     options = parser.parse_args(arguments)
+    if options.compute_capability and options.package != RTX:
+        parser.error("--compute-capability is for --package " + RTX + ": TensorRT builds for the GPU that is there")
     options.plan = options.plan or options.onnx.with_suffix(".plan")
     return options
 
@@ -130,6 +155,14 @@ def batch_sizes(text: str) -> tuple[int, int, int]:
     if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
         raise argparse.ArgumentTypeError(f"{text!r} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX")
     return sizes[0], sizes[1], sizes[2]
+
+
+def capability_names(text: str) -> tuple[str, ...]:
+    """`7.5` or `8.6,12.0` by the names of TensorRT for RTX, `SM86` and `SM120`."""
+    found = [re.fullmatch(r"(\d+)\.(\d)", part) for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X.Y or X.Y,X.Y")
+    return tuple("SM" + match.group(1) + match.group(2) for match in found if match)
 
 
 def typings(trt: Any) -> tuple[Typing, ...]:
@@ -160,6 +193,10 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.builder_level is not None and hasattr(config, "builder_optimization_level"):  # from 8.6 on
         config.builder_optimization_level = options.builder_level
+    if options.compute_capability:
+        config.num_compute_capabilities = len(options.compute_capability)
+        for index, name in enumerate(options.compute_capability):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     _add_profile(builder, network, config, options.batch)
     if options.timing_cache is None and options.package != RTX:  # whose cache asks for a GPU
         device = _device_name()

@@ -36,9 +36,14 @@ def load_engine(run: Path | str, which: str | None = None, options: EngineOption
 def _as_built(manifest: dict[str, Any]) -> EngineOptions:
     """The options of the plan that the run holds: with others it would be built again."""
     asked = manifest.get("options", {})
-    given = Options(batch=asked.get("batch"))
+    given = Options(batch=asked.get("batch"), compute_capability=asked.get("compute_capability"))
     effort = {"builder_level": asked.get("builder_level"), "workspace_mib": asked.get("workspace")}
-    return EngineOptions(batch=given.fixed_batch, batches=given.batch_range, **effort)
+    return EngineOptions(
+        batch=given.fixed_batch,
+        batches=given.batch_range,
+        compute_capabilities=given.compute_capabilities,
+        **effort,
+    )
 
 
 def _sha256(manifest: dict[str, Any], name: str, folder: Path) -> str:

@@ -24,7 +24,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.scopes import module_path
 from ptq_export.graph.single_file import load_model
 
-__all__ = ["RTX", "Effort", "Plan", "make_plan", "make_plan_here"]
+__all__ = ["RTX", "BuilderSettings", "Plan", "make_plan", "make_plan_here"]
 
 RTX = build_plan.RTX
 # What TensorRT for RTX says on every machine without a GPU, and TensorRT's echo of the node that it names anyway.
@@ -43,17 +43,30 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How the builder searches: `builder_level` 0 (fast) to 5 (thorough), at most `workspace_mib` of scratch memory;
-    None is its own default."""
+class BuilderSettings:
+    """What the builder is told: search from `builder_level` 0 (fast) to 5 (thorough), take at most `workspace_mib` of
+    scratch memory, build for these compute capabilities (TensorRT for RTX, e.g. `8.6`); None and () are its defaults.
+    """
 
     builder_level: int | None = None
     workspace_mib: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """As `build_plan.py` wants to hear it."""
-        given = {"--builder-level": self.builder_level, "--workspace": self.workspace_mib}
+        given = {
+            "--builder-level": self.builder_level,
+            "--workspace": self.workspace_mib,
+            "--compute-capability": ",".join(self.compute_capabilities) or None,
+        }
         return [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+
+    def identity(self) -> dict[str, Any]:
+        """What was told, for a plan's sidecar."""
+        given = {"builder_level": self.builder_level, "workspace_mib": self.workspace_mib}
+        told: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        names = self.compute_capabilities
+        return told | {"compute_capabilities": list(names)} if names else told
 
 
 def make_plan(
@@ -62,7 +75,7 @@ def make_plan(
     plan: Path,
     batch: tuple[int, int, int],
     graph: ir.Model | None = None,
-    effort: Effort | None = None,
+    settings: BuilderSettings | None = None,
 ) -> Plan:
     """Write `plan`, the plan of the file `source` for batches from `batch[0]` to `batch[2]`.
 
@@ -74,7 +87,7 @@ def make_plan(
             the nodes in them came from.
     """
     arguments = [str(source), "--plan", str(plan), "--batch", ":".join(map(str, batch)), "--package", package]
-    arguments += (effort or Effort()).arguments()
+    arguments += (settings or BuilderSettings()).arguments()
     command = [sys.executable, str(build_plan.__file__), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
@@ -89,7 +102,7 @@ def make_plan(
     return Plan(package, found["version"], plan.stat().st_size, found["seconds"], warnings)
 
 
-def make_plan_here(trt: Any, source: Path, plan: Path, effort: Effort) -> None:
+def make_plan_here(trt: Any, source: Path, plan: Path, settings: BuilderSettings) -> None:
     """Write the plan of a graph of fixed shapes in this process, with the package `trt`: at once, and it may crash us.
 
     Raises:
@@ -98,7 +111,7 @@ def make_plan_here(trt: Any, source: Path, plan: Path, effort: Effort) -> None:
     """
     heard: list[str] = []
     said = io.StringIO()
-    arguments = [str(source), "--plan", str(plan), "--package", trt.__name__, *effort.arguments()]
+    arguments = [str(source), "--plan", str(plan), "--package", trt.__name__, *settings.arguments()]
     with redirect_stdout(said), redirect_stderr(said):
         code = build_plan.main(arguments, logger=messages_to(trt, heard))
     log = [*said.getvalue().splitlines(), *(f"[E] {message}" for message in heard)]

@@ -14,10 +14,11 @@ from ptq_export.engines.device import free_bytes
 from ptq_export.engines.gpu import describe_gpu
 from ptq_export.engines.identity import verified_sha256, workshop
 from ptq_export.engines.layers import LayerRecord
-from ptq_export.engines.plan import RTX, Effort, make_plan, make_plan_here
+from ptq_export.engines.plan import RTX, BuilderSettings, make_plan, make_plan_here
+from ptq_export.engines.rtx_gpu import other_gpu, serves
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt_layers import executed_layers, layer_times_ms
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, fitted, ready_plan
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, builder_settings, fitted, ready_plan
 from ptq_export.engines.trt_session import Session
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
@@ -54,9 +55,9 @@ class TrtEngine(GpuEngine):
         super().__init__(read_signature(source, self.options.batch))
         gpu = describe_gpu()
         trt = import_module(self.package)
-        effort = Effort(self.options.builder_level, self.options.workspace_mib)
+        settings = builder_settings(self.options)
         self._batches = batch_range(self.options)
-        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, effort, gpu)
+        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu)
         self.plan_path = ready_plan(request, cache)
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
@@ -116,7 +117,7 @@ class TrtEngine(GpuEngine):
     @classmethod
     def _make_part(cls, source: Path, plan: Path) -> None:
         """In this process: parts are many, and small enough not to crash the builder."""
-        make_plan_here(import_module(cls.package), source, plan, Effort(BRIEF))
+        make_plan_here(import_module(cls.package), source, plan, BuilderSettings(BRIEF))
 
     @property
     def _graphs(self) -> bool:
@@ -139,10 +140,26 @@ class TrtRtxEngine(TrtEngine):
 
     package: ClassVar[str] = RTX
 
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
+        """As for TensorRT.
+
+        Raises:
+            EnvironmentMissing: the GPU here is none of those that the plan is for.
+        """
+        missing = other_gpu(options or EngineOptions())
+        if missing is not None:
+            raise missing
+        super().__init__(source, cache, options, sha256)
+
     @classmethod
     def _make_part(cls, source: Path, plan: Path) -> None:
-        """In a process of its own: some graphs crash this builder."""
-        make_plan(cls.package, source, plan, (1, 1, 1), effort=Effort(BRIEF))
+        """In a process of its own: some graphs crash this builder. A part serves the GPU here and is not kept."""
+        capability = describe_gpu().capability
+        named = () if serves(capability, ()) else (f"{capability[0]}.{capability[1]}",)
+        settings = BuilderSettings(BRIEF, compute_capabilities=named)
+        make_plan(cls.package, source, plan, (1, 1, 1), settings=settings)
 
 
 def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:

@@ -6,7 +6,7 @@ crashes. A plan of TensorRT is bound to its GPU; one of TensorRT for RTX is not,
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.device import runtime_version
 from ptq_export.engines.gpu import Gpu
 from ptq_export.engines.identity import Identity, current, kept, stale_reasons
-from ptq_export.engines.plan import RTX, Effort, make_plan
+from ptq_export.engines.plan import RTX, BuilderSettings, make_plan
 from ptq_export.errors import EnvironmentMissing
 
-__all__ = ["PlanRequest", "batch_range", "fitted", "plan_name", "ready_plan"]
+__all__ = ["PlanRequest", "batch_range", "builder_settings", "fitted", "plan_name", "ready_plan"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ class PlanRequest:
     source: Path
     onnx_sha256: str
     batch: tuple[int, int, int]
-    effort: Effort
+    settings: BuilderSettings
     gpu: Gpu | None
 
     @property
     def identity(self) -> Identity:
         """What the plan depends on."""
-        options = {"batch": list(self.batch)} | {key: it for key, it in asdict(self.effort).items() if it is not None}
+        options = {"batch": list(self.batch)} | self.settings.identity()
         versions = {self.package: self.version}
         if self.package == RTX:
             return current("trt-rtx", versions, self.onnx_sha256, options, isa=())
@@ -52,6 +52,11 @@ def batch_range(options: EngineOptions) -> tuple[int, int, int]:
     if options.batch is not None:
         return options.batch, options.batch, options.batch
     return options.batches or build_plan.BATCH
+
+
+def builder_settings(options: EngineOptions) -> BuilderSettings:
+    """What the builder of a plan is told of `options`."""
+    return BuilderSettings(options.builder_level, options.workspace_mib, options.compute_capabilities)
 
 
 def fitted(arguments: Sequence[Any], batch: tuple[int, int, int]) -> tuple[list[Any], list[slice]]:
@@ -70,9 +75,15 @@ def fitted(arguments: Sequence[Any], batch: tuple[int, int, int]) -> tuple[list[
     return list(arguments), [slice(start, start + size) for start in starts]
 
 
-def plan_name(source: Path, batch: tuple[int, int, int]) -> str:
+def plan_name(source: Path, batch: tuple[int, int, int], settings: BuilderSettings) -> str:
     """The plan beside `source` in a run folder."""
-    return f"{source.stem}.batch{batch[0]}-{batch[2]}.plan"
+    return f"{source.stem}.{_kind(batch, settings)}.plan"
+
+
+def _kind(batch: tuple[int, int, int], settings: BuilderSettings) -> str:
+    """What tells the plans of one graph apart, e.g. `batch1-64-sm75`."""
+    names = "".join(f"-sm{name.replace('.', '')}" for name in settings.compute_capabilities)
+    return f"batch{batch[0]}-{batch[2]}{names}"
 
 
 def ready_plan(request: PlanRequest, folder: Path) -> Path:
@@ -82,10 +93,10 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
         EnvironmentMissing: the plans that are there are of another device or version, and none can be built here.
         GateFailed: the builder refuses the graph.
     """
-    least, _, most = request.batch
-    shipped = request.source.with_name(plan_name(request.source, request.batch))
+    shipped = request.source.with_name(plan_name(request.source, request.batch, request.settings))
     # What stands before the first full stop from the right names the sidecar.
-    cached = folder / f"{request.source.stem}.{request.package}-batch{least}-{most}.engine.plan"
+    kind = _kind(request.batch, request.settings)
+    cached = folder / f"{request.source.stem}.{request.package}-{kind}.engine.plan"
     reasons = stale_reasons(shipped, request.identity)
     if not reasons:
         return shipped
@@ -95,7 +106,7 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
 
     def build(path: Path) -> None:
         try:
-            make_plan(request.package, request.source, path, request.batch, effort=request.effort)
+            make_plan(request.package, request.source, path, request.batch, settings=request.settings)
         except EnvironmentMissing as error:
             raise _not_here(request, (shipped, cached), error) from error
 

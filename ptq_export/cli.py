@@ -15,6 +15,7 @@ from ptq_export import __version__
 from ptq_export.artifacts import read_json
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
+from ptq_export.engines.available import require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
@@ -104,6 +105,8 @@ def _check(options: Options) -> None:
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
     find_target(options.target).check(options)
+    if options.check == "rtx":
+        require_checker()
 
 
 @app.command()

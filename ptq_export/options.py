@@ -9,13 +9,17 @@ from typing import Annotated, Any, Literal
 from ptq_export.errors import InputError
 from ptq_export.jetpack import DEFAULT_JETPACK
 
-__all__ = ["PRESETS", "Knob", "Options", "Sampling"]
+__all__ = ["CAPABILITIES", "PRESETS", "Knob", "Options", "Sampling"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
     "standard": {"samples": 128, "steps": 20, "iterations": 80, "held_out": 64},
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
+
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""For which TensorRT for RTX builds on request
+(https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html)."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,23 @@ class Options:
             {"min": 1, "metavar": "MIB", "show_default": "all of the GPU's"},
         ),
     ] = None
+    compute_capability: Annotated[
+        str | None,
+        Knob(
+            _ENGINE,
+            "TensorRT for RTX: the GPUs that the plan is for, and no others: 7.5 for Turing, 8.6,8.9 for two of them.",
+            {"metavar": "X.Y,...", "show_default": "8.0 and newer"},
+        ),
+    ] = None
+    check: Annotated[
+        Literal["rtx", "none"] | None,
+        Knob(
+            _ENGINE,
+            "TensorRT's targets: try the graph on the parser and builder of TensorRT for RTX, which need no GPU. Asked "
+            "for, it is a proof that must hold.",
+            {"show_default": "where it is installed, for information"},
+        ),
+    ] = None
     split_shortcut: Annotated[
         bool,
         Knob(
@@ -201,6 +222,23 @@ class Options:
         if len(sizes) not in (0, 1, 3) or sizes != sorted(sizes) or 0 in sizes:
             raise InputError(f"--batch {self.batch} is no batch", "give N, dynamic, or MIN:OPT:MAX in rising order")
         return sizes
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The parts of `compute_capability` in rising order, none where TensorRT's default is asked for.
+
+        Raises:
+            InputError: one of them is unknown.
+        """
+        parts = [] if self.compute_capability is None else self.compute_capability.split(",")
+        asked = {part.strip() for part in parts}
+        unknown = sorted(asked.difference(CAPABILITIES))
+        if unknown:
+            raise InputError(
+                f"--compute-capability {self.compute_capability}: there is no {unknown[0] or 'empty one'}",
+                f"TensorRT for RTX knows {', '.join(CAPABILITIES)}",
+            )
+        return tuple(name for name in CAPABILITIES if name in asked)
 
     @property
     def assumptions(self) -> dict[str, str]:

@@ -54,15 +54,21 @@ class Target:
         """Refuse what means nothing for this target.
 
         Raises:
-            InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch.
+            InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch or
+                compute capability.
         """
         self.jetpack(options.jetpack)
         builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}
         foreign = builder if self.engine == "jetson" else {}
         if self.device == "cpu":
             foreign = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
+        if self.scheme != TENSORRT:
+            foreign["--check"] = options.check
         for flag in (flag for flag, value in foreign.items() if value is not None):
             raise InputError(f"{flag} means nothing for {self.name}", "leave it out, or take a target of TensorRT")
+        if options.compute_capabilities and self.engine != "trt-rtx":
+            cause = f"--compute-capability means nothing for {self.name}"
+            raise InputError(cause, "leave it out, or take --target trt-rtx-int8")
 
     def jetpack(self, release: int | None) -> JetPack | None:
         """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.

@@ -114,6 +114,9 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["--ckpt", "embedded:digits", "--batch", "1:4:16"], 2, "--batch MIN:OPT:MAX means nothing for ort-int8"),
         (["--ckpt", "embedded:digits", "--jetpack", "6"], 2, "--jetpack means nothing for ort-int8"),
         (["--ckpt", "embedded:digits", "--target", "jetson-int8", "--jetpack", "4"], 2, "one of 5, 6, 7"),
+        (["--ckpt", "embedded:digits", "--check", "rtx"], 2, "--check means nothing for ort-int8"),
+        (["--ckpt", "embedded:digits", "--target", "trt-int8", "--check", "trt"], 2, "'rtx', 'none'"),
+        (["--ckpt", "embedded:digits", "--compute-capability", "9.0"], 2, "7.5, 8.0, 8.6, 8.9, 12.0, 12.1"),
         (["build", "absent"], 2, "holds no bundle.json"),
         (["--ckpt", "embedded:digits", "--effort", "fast"], 2, "quick"),
         (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no knobs of the main job"),
@@ -274,7 +277,10 @@ def test_a_target_whose_runtime_is_absent_leaves_its_onnx_and_exits_3(tmp_path: 
     done = call(*LEAST, "--rounding", "nearest", "--target", "trt-int8", "--out", "run", cwd=tmp_path)
     assert done.returncode == 3
     assert "trt-int8 cannot be built on this machine" in done.stderr and "python build_plan.py" in done.stderr
-    assert "layers are int8 in the graph; all proofs hold" in " ".join(done.stdout.split())
+    printed = " ".join(done.stdout.split())
+    assert "layers are int8 in the graph; all proofs hold" in printed
+    if find_spec("tensorrt_rtx") is not None:
+        assert "accepted by the TensorRT-RTX 1." in printed and "1.00 byte per int8 weight" in printed
     assert (tmp_path / "run" / "denoiser.trt-int8.onnx").is_file() and (tmp_path / "run" / "build_plan.py").is_file()
 
 

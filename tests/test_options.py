@@ -42,3 +42,17 @@ def test_a_batch_is_one_or_a_range(text: str | None, fixed: int | None, span: tu
 def test_what_is_no_batch_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is no batch"):
         _ = Options(batch=text).fixed_batch
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [(None, ()), ("7.5", ("7.5",)), ("12.0, 8.6", ("8.6", "12.0")), ("8.9,8.9", ("8.9",))]
+)
+def test_compute_capabilities_are_names_in_rising_order(text: str | None, names: tuple[str, ...]) -> None:
+    assert Options(compute_capability=text).compute_capabilities == names
+
+
+@pytest.mark.parametrize(("text", "unknown"), [("9.0", "9.0"), ("86", "86"), ("8.6,", "empty one"), ("", "empty one")])
+def test_an_unknown_compute_capability_is_refused_with_the_known_ones(text: str, unknown: str) -> None:
+    with pytest.raises(InputError, match=f"there is no {unknown}") as caught:
+        _ = Options(compute_capability=text).compute_capabilities
+    assert "7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in caught.value.remedy

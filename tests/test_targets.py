@@ -32,6 +32,22 @@ def test_a_jetson_builds_for_itself_and_takes_a_range_of_batches() -> None:
         find_target("jetson-int8").check(Options(workspace=512))
 
 
+@pytest.mark.parametrize("name", ["trt-int8", "ort-trt-int8", "jetson-int8", "ort-int8"])
+def test_compute_capabilities_are_for_tensorrt_for_rtx_alone(name: str) -> None:
+    find_target("trt-rtx-int8").check(Options(compute_capability="7.5"))
+    with pytest.raises(InputError, match=f"--compute-capability means nothing for {name}"):
+        find_target(name).check(Options(compute_capability="7.5"))
+
+
+@pytest.mark.parametrize("check", ["rtx", "none"])
+def test_only_a_graph_for_tensorrt_can_be_tried_there(check: str) -> None:
+    for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8", "jetson-int8"):
+        find_target(name).check(Options(check=check))
+    for name in ("ort-int8", "openvino-int8"):
+        with pytest.raises(InputError, match=f"--check means nothing for {name}"):
+            find_target(name).check(Options(check=check))
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_baselines_are_float_targets(name: str) -> None:
     assert all(TARGETS[baseline].scheme is None for baseline in TARGETS[name].baselines)

@@ -23,6 +23,7 @@ from ptq_export.device import exact_floats, find_device
 from ptq_export.engines.available import build_engine, engine_class
 from ptq_export.engines.base import Engine
 from ptq_export.engines.layers import asked_layers
+from ptq_export.engines.plan import RTX
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.stages import Job, given
@@ -106,8 +107,11 @@ def failures(job: Job) -> list[str]:
     """What the proofs found: layers that are float and were meant to be int8, parity past its bound, and what the
     target's own rules or builder refuse."""
     layers, parity = (read_json(job.folder.path / name) for name in ("layers.json", "parity.json"))
-    checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": ""}
-    found = [refusal for package, refusal in checked["refusals"].items() if package == checked["own"]]
+    checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": "", "plans": {}}
+    binding = {checked["own"], *([RTX] if job.options.check == "rtx" else [])}
+    found = [refusal for package, refusal in checked["refusals"].items() if package in binding]
+    if job.options.check == "rtx" and RTX in checked["plans"]:
+        found += _not_int8(checked["plans"][RTX]["weights"])
     found += [
         f"{row['rule']}: {row['node']}: {row['seen']}. {row['reason']}"
         for row in checked["findings"]
@@ -128,6 +132,12 @@ def failures(job: Job) -> list[str]:
         for row in parity["global"]
         if not row["ok"]
     ]
+
+
+def _not_int8(weights: Mapping[str, Any]) -> list[str]:
+    missing = weights["count"] - weights["as_int8"]
+    told = f"{missing} of {weights['count']} int8 weights do not lie in the plan of TensorRT for RTX as int8"
+    return [told] if missing else []
 
 
 def _prove_parity(

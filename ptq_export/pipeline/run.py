@@ -17,7 +17,7 @@ from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.available import availability
+from ptq_export.engines.available import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
@@ -36,7 +36,7 @@ from ptq_export.pipeline.stages import (
     open_job,
     quantised,
 )
-from ptq_export.pipeline.tensorrt import check_graph, hand_over, plan_is_due
+from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.targets import Target, find_target
@@ -56,7 +56,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     """
     options = options.resolved()
     job = prepare(options, progress)
-    if _is_finished(job.folder) and not plan_is_due(job):
+    if _is_finished(job.folder) and not check_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
@@ -87,6 +87,8 @@ def prepare(options: Options, progress: Progress) -> Job:
     target.check(options)
     if advice := _check_engine(target):
         progress.message(advice)
+    if options.check == "rtx":
+        require_checker()
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
@@ -100,7 +102,7 @@ def prepare(options: Options, progress: Progress) -> Job:
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
     request = {
         "schema": SCHEMA,
-        "options": _plain(replace(options, out=None)),
+        "options": _plain(replace(options, out=None, check=None)),
         "inputs": inputs,
         "versions": package_versions(),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},

@@ -143,6 +143,7 @@ class Job:
             batches=options.batch_range,
             builder_level=options.builder_level,
             workspace_mib=options.workspace,
+            compute_capabilities=options.compute_capabilities,
         )
         return built if options.threads is None else replace(built, threads=options.threads)
 
@@ -150,7 +151,8 @@ class Job:
     def runs_here(self) -> bool:
         """Whether the target's own engine can be built and run on this machine, as far as was tried."""
         checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
-        return availability(self.target.engine)[0] and checked["own"] not in checked["refusals"]
+        here, _ = availability(self.target.engine, self.engine_options)
+        return here and checked["own"] not in checked["refusals"]
 
     @property
     def prover(self) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +15,14 @@ from ptq_export.engines import build_plan
 from ptq_export.engines.available import KINDS, availability
 from ptq_export.engines.gpu import count_gpus, describe_gpu
 from ptq_export.engines.identity import sidecar_path, write_identity
-from ptq_export.engines.plan import RTX, Effort, Plan, make_plan
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, plan_name
+from ptq_export.engines.plan import RTX, Plan, make_plan
+from ptq_export.engines.plan_weights import stored_weights
+from ptq_export.engines.trt_plan import PlanRequest, batch_range, builder_settings, plan_name
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import CHECKED, Job
 
-__all__ = ["check_graph", "hand_over", "plan_is_due"]
+__all__ = ["check_graph", "check_is_due", "hand_over"]
 
 SCHEMA = 1
 
@@ -30,16 +32,16 @@ def check_graph(job: Job, graph: ir.Model) -> None:
     was refused.
 
     The target's own package builds the plan that is kept; TensorRT for RTX tries every graph, because it can do so
-    without a GPU.
+    without a GPU, and its plan shows whether the weights are stored as int8.
     """
-    if job.folder.has(CHECKED) and not plan_is_due(job):
+    if job.folder.has(CHECKED) and not check_is_due(job):
         return
     plans: dict[str, Any] = {}
     refusals: dict[str, str] = {}
-    for package in dict.fromkeys((RTX, _own(job))):
+    for package in dict.fromkeys(("" if job.options.check == "none" else RTX, _own(job))):
         try:
             if package and find_spec(package):
-                plans[package] = asdict(_build(job, graph, package))
+                plans[package] = _build(job, graph, package)
         except EnvironmentMissing as error:
             job.progress.message(error.cause)
         except GateFailed as error:
@@ -49,13 +51,23 @@ def check_graph(job: Job, graph: ir.Model) -> None:
     job.folder.save_json(CHECKED, {"schema": SCHEMA, **value, "plans": plans, "refusals": refusals})
 
 
-def plan_is_due(job: Job) -> bool:
-    """Whether the target's own plan is absent or damaged, and its builder is here and has not refused the graph."""
+def check_is_due(job: Job) -> bool:
+    """Whether `--check rtx` asks for what is not proved yet, or the target's own plan is absent or damaged while its
+    builder is here and has not refused the graph."""
     checked = job.folder.load_json(CHECKED)
-    if checked is None or not _own(job) or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
+    if checked is None:
+        return False
+    if job.options.check == "rtx" and not _is_proved(checked):
+        return True
+    if not _own(job) or find_spec(_own(job)) is None or _own(job) in checked["refusals"]:
         return False
     plan = _plan_file(job)
     return not (job.folder.has(plan.name) and job.folder.has(sidecar_path(plan).name))
+
+
+def _is_proved(checked: Mapping[str, Any]) -> bool:
+    weights = checked["plans"].get(RTX, {}).get("weights")
+    return weights is not None and weights["as_int8"] == weights["count"]
 
 
 def hand_over(job: Job) -> None:
@@ -75,10 +87,12 @@ def hand_over(job: Job) -> None:
         return
     missing = availability(job.target.engine)[1] or f"{own} is too old"
     batch = ":".join(map(str, _batch(job)))
+    names = ",".join(job.options.compute_capabilities)
+    named = f" --compute-capability {names}" if names else ""
     raise EnvironmentMissing(
         f"{job.target.name} cannot be built on this machine: {missing}",
         f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-        f"python {script.name} {job.target.onnx} --package {own} --batch {batch} "
+        f"python {script.name} {job.target.onnx} --package {own} --batch {batch}{named} "
         f"(where this package is installed too: ptq-export bench {path.name})",
     )
 
@@ -107,23 +121,32 @@ def _batch(job: Job) -> tuple[int, int, int]:
 
 def _plan_file(job: Job) -> Path:
     source = job.folder.path / job.target.onnx
-    return source.with_name(plan_name(source, _batch(job)))
+    return source.with_name(plan_name(source, _batch(job), builder_settings(job.engine_options)))
 
 
-def _build(job: Job, graph: ir.Model, package: str) -> Plan:
-    """The plan by `package`, kept with its identity if that is the target's own."""
-    source, batch = job.folder.path / job.target.onnx, _batch(job)
-    with job.stage(f"{package}, parser and builder"):
-        if package != _own(job):
-            with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
-                return make_plan(package, source, Path(folder) / "checked.plan", batch, graph)
-        effort = Effort(job.options.builder_level, job.options.workspace)
-        target = _plan_file(job)
-        plan = make_plan(package, source, target, batch, graph, effort)
-        gpu = describe_gpu() if count_gpus() else None
-        sha256 = job.folder.sha256(source.name)
-        request = PlanRequest(package, plan.version, source, sha256, batch, effort, gpu)
-        write_identity(target, request.identity)
-        job.folder.keep(target.name)
-        job.folder.keep(sidecar_path(target).name)
-        return plan
+def _build(job: Job, graph: ir.Model, package: str) -> dict[str, Any]:
+    """An entry of `plans`: the plan by `package`, and how one of TensorRT for RTX stores the weights."""
+    with job.stage(f"{package}, parser and builder"), tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+        file = _plan_file(job) if package == _own(job) else Path(folder) / "checked.plan"
+        plan = _keep(job, graph, file) if package == _own(job) else _try(job, graph, file)
+        entry = asdict(plan)
+        if package == RTX and job.options.check != "none":
+            entry["weights"] = stored_weights(graph, file.read_bytes()).to_json()
+        return entry
+
+
+def _try(job: Job, graph: ir.Model, file: Path) -> Plan:
+    return make_plan(RTX, job.folder.path / job.target.onnx, file, _batch(job), graph)
+
+
+def _keep(job: Job, graph: ir.Model, file: Path) -> Plan:
+    """The target's own plan, with its identity beside it."""
+    source, batch, package = job.folder.path / job.target.onnx, _batch(job), _own(job)
+    settings = builder_settings(job.engine_options)
+    plan = make_plan(package, source, file, batch, graph, settings)
+    gpu = describe_gpu() if count_gpus() else None
+    request = PlanRequest(package, plan.version, source, job.folder.sha256(source.name), batch, settings, gpu)
+    write_identity(file, request.identity)
+    job.folder.keep(file.name)
+    job.folder.keep(sidecar_path(file).name)
+    return plan

@@ -138,10 +138,28 @@ def tensorrt_table(tensorrt: Json) -> Rows:
     rows = [["check", "result"], [f"{len(tensorrt['rules'])} rules of TensorRT", _counted(findings)]]
     rows += [[f"{found['rule']}: {found['node']}", f"{found['seen']}. {found['reason']}"] for found in findings]
     for package, plan in tensorrt["plans"].items():
-        accepted = f"accepted by the {package} {plan['version']} parser and builder"
-        rows.append([package, f"{accepted}: a plan of {size(plan['size_bytes'])}"])
+        rows.append([package, f"accepted by the {_builder(package, plan)} parser and builder: {_stored(plan)}"])
     rows += [[package, refusal] for package, refusal in tensorrt["refusals"].items()]
-    return rows if tensorrt["plans"] or tensorrt["refusals"] else [*rows, ["builder", "none is installed here"]]
+    return rows if tensorrt["plans"] or tensorrt["refusals"] else [*rows, ["builder", "none has tried the graph"]]
+
+
+def _builder(package: str, plan: Json) -> str:
+    """`TensorRT-RTX 1.7` for the package tensorrt_rtx 1.7.1.116."""
+    name = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}[package]
+    return f"{name} {'.'.join(plan['version'].split('.')[:2])}"
+
+
+def _stored(plan: Json) -> str:
+    """The plan's size, and the bytes that one int8 weight takes in it where they were looked for."""
+    told, weights = f"a plan of {size(plan['size_bytes'])}", plan.get("weights")
+    if weights is None:
+        return told
+    found = weights["as_int8"] + weights["as_float16"]
+    if not found:
+        return f"{told}; none of its {weights['count']:,} int8 weights was found there"
+    per_weight = weights["bytes_per_weight"]
+    unit = "byte" if per_weight == 1 else "bytes"
+    return f"{told}, {per_weight:.2f} {unit} per int8 weight ({found:,} of {weights['count']:,} found there)"
 
 
 def _counted(findings: list[Json]) -> str:

@@ -30,7 +30,7 @@ def test_every_step_says_what_is_missing(tmp_path: Path) -> None:
     done = check(tmp_path / "out")
     assert done.returncode == 3, done.stdout + done.stderr
     steps = steps_of(tmp_path / "out")
-    engines = {f"{verb}-{name}" for verb in ("run", "bench") for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8")}
+    engines = {f"{verb}-{name}" for verb in ("time", "run") for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8")}
     assert {"wheels", "environment", "tests", "calibrate-digits", "calibrate-cifar10"} | engines <= set(steps)
     for name, step in steps.items():
         ran = name in ("wheels", "environment")
@@ -46,7 +46,7 @@ def test_a_failed_step_stops_no_other_and_is_the_exit_code(tmp_path: Path) -> No
     done = check(tmp_path / "out", tmp_path / "wheels")
     steps = steps_of(tmp_path / "out")
     assert done.returncode == 1 and steps["wheels"]["status"] == "failed" and "exit" in steps["wheels"]["note"]
-    assert steps["bench-ort-trt-int8"]["status"] == "missing"
+    assert steps["time-ort-trt-int8"]["status"] == "missing"
 
 
 @pytest.mark.parametrize("arguments", [(), ("out", "absent-folder"), ("a", "b", "c")], ids=len)

@@ -7,19 +7,21 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import build_plan
-from ptq_export.engines.plan import RTX, Effort, make_plan, make_plan_here
+from ptq_export.engines.plan import RTX, BuilderSettings, make_plan, make_plan_here
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT
+from ptq_export.options import CAPABILITIES
 
 SCRIPT = Path(str(build_plan.__file__))
 EMPTY = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
@@ -121,7 +123,7 @@ def test_the_script_without_tensorrt_says_so() -> None:
 def test_how_hard_the_builder_searches_reaches_it(tmp_path: Path) -> None:
     graph = graph_of(quantised(Stack(16, 1), TENSORRT), 16)
     save_model(graph, tmp_path / "net.onnx")
-    plan = make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph, Effort(0, 64))
+    plan = make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph, BuilderSettings(0, 64))
     assert plan.size_bytes == (tmp_path / "net.plan").stat().st_size > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.plan"]
 
@@ -130,11 +132,50 @@ def test_how_hard_the_builder_searches_reaches_it(tmp_path: Path) -> None:
 def test_a_plan_is_built_in_this_process_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trt = import_module(RTX)
     save_model(graph_of(quantised(Stack(16, 1), TENSORRT), 16), tmp_path / "net.onnx")
-    make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", Effort(0))
+    make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", BuilderSettings(0))
     assert (tmp_path / "net.plan").stat().st_size > 0 and capfd.readouterr().out == ""
     save_model(graph_of(quantised(Stack(16, 1), ORT_CPU), 16), tmp_path / "net.onnx")
     with pytest.raises(GateFailed, match=f"{RTX} refuses net.onnx:(.|\n)*zero point"):
-        make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", Effort(0))
+        make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", BuilderSettings(0))
+
+
+@with_rtx
+@pytest.mark.parametrize(("names", "told"), [("7.5", ["SM75"]), ("8.6,12.0", ["SM86", "SM120"])])
+def test_a_plan_is_for_the_compute_capabilities_that_are_named(names: str, told: list[str], tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def listen(trt: Any, builder: Any, network: Any, config: Any) -> None:
+        count = config.num_compute_capabilities
+        heard.extend(config.get_compute_capability(index).name for index in range(count))
+
+    save_model(graph_of(quantised(Stack(16, 1), TENSORRT), 16), tmp_path / "net.onnx")
+    asked = [str(tmp_path / "net.onnx"), "--package", RTX, "--compute-capability", names]
+    assert build_plan.main(asked, listen) == 0
+    assert heard == told and (tmp_path / "net.plan").stat().st_size > 0
+
+
+@with_rtx
+def test_a_compute_capability_that_is_unknown_is_the_environment_s_fault(tmp_path: Path) -> None:
+    named = BuilderSettings(compute_capabilities=("9.0",))
+    with pytest.raises(EnvironmentMissing, match=r"tensorrt_rtx 1\.\S+ cannot build for SM90"):
+        make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), EMPTY, named)
+
+
+@with_rtx
+def test_the_known_compute_capabilities_are_those_of_the_package() -> None:
+    offered = import_module(RTX).ComputeCapability.__members__
+    assert set(build_plan.capability_names(",".join(CAPABILITIES))) == {name for name in offered if name[:2] == "SM"}
+
+
+@pytest.mark.parametrize("names", ["75", "8.6,", "sm86", ""])
+def test_the_script_refuses_what_is_no_compute_capability(names: str) -> None:
+    done = run_script("net.onnx", "--package", RTX, "--compute-capability", names)
+    assert done.returncode == 2 and "is not X.Y" in done.stderr
+
+
+def test_the_script_refuses_a_compute_capability_for_tensorrt_which_builds_for_its_gpu() -> None:
+    done = run_script("net.onnx", "--compute-capability", "7.5")
+    assert done.returncode == 2 and "TensorRT builds for the GPU that is there" in done.stderr
 
 
 @with_rtx
@@ -146,6 +187,9 @@ def test_a_graph_without_an_open_dimension_needs_no_profile(tmp_path: Path) -> N
     assert make_plan(RTX, tmp_path / "net.onnx", tmp_path / "net.plan", (1, 1, 1), graph).size_bytes > 0
 
 
-def test_effort_is_told_only_where_it_is_given() -> None:
-    assert Effort().arguments() == []
-    assert Effort(5, 512).arguments() == ["--builder-level", "5", "--workspace", "512"]
+def test_settings_are_told_only_where_they_are_given() -> None:
+    assert BuilderSettings().arguments() == []
+    assert BuilderSettings(5, 512).arguments() == ["--builder-level", "5", "--workspace", "512"]
+    named = BuilderSettings(compute_capabilities=("8.6", "8.9"))
+    assert named.arguments() == ["--compute-capability", "8.6,8.9"]
+    assert named.identity() == {"compute_capabilities": ["8.6", "8.9"]} and BuilderSettings().identity() == {}

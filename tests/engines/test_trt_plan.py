@@ -14,8 +14,8 @@ from convolutions import SIZE, Stack, quantised
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.identity import differences, stale_reasons, workshop, write_identity
-from ptq_export.engines.plan import RTX, Effort
+from ptq_export.engines.identity import differences, read_identity, stale_reasons, workshop, write_identity
+from ptq_export.engines.plan import RTX, BuilderSettings
 from ptq_export.engines.trt_plan import PlanRequest, batch_range, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
@@ -40,7 +40,7 @@ def request_rtx(tmp_path: Path) -> PlanRequest:
     source = tmp_path / "denoiser.trt-rtx-int8.onnx"
     save_model(HalfPrecision()(graph).model, source)
     version = import_module(RTX).__version__ if find_spec(RTX) else ""
-    return PlanRequest(RTX, version, source, sha256_file(source), (1, 1, 2), Effort(), None)
+    return PlanRequest(RTX, version, source, sha256_file(source), (1, 1, 2), BuilderSettings(), None)
 
 
 def fake_plan(request: PlanRequest, path: Path) -> Path:
@@ -52,7 +52,7 @@ def fake_plan(request: PlanRequest, path: Path) -> Path:
 
 @with_cuda
 def test_a_plan_of_tensorrt_is_bound_to_gpu_version_and_options() -> None:
-    request = PlanRequest("tensorrt", "10.12.0", Path("a.onnx"), "ab" * 32, (1, 4, 64), Effort(), DESKTOP)
+    request = PlanRequest("tensorrt", "10.12.0", Path("a.onnx"), "ab" * 32, (1, 4, 64), BuilderSettings(), DESKTOP)
     assert request.identity.device == "NVIDIA GeForce RTX 4090, sm89"
     assert set(request.identity.versions) == {"tensorrt", "cuda"}
     for change, field in (
@@ -60,8 +60,9 @@ def test_a_plan_of_tensorrt_is_bound_to_gpu_version_and_options() -> None:
         ({"version": "11.0"}, "versions"),
         ({"onnx_sha256": "cd" * 32}, "onnx_sha256"),
         ({"batch": (1, 4, 16)}, "options"),
-        ({"effort": Effort(5)}, "options"),
-        ({"effort": Effort(workspace_mib=256)}, "options"),
+        ({"settings": BuilderSettings(5)}, "options"),
+        ({"settings": BuilderSettings(workspace_mib=256)}, "options"),
+        ({"settings": BuilderSettings(compute_capabilities=("7.5",))}, "options"),
     ):
         (reason,) = differences(replace(request, **change).identity, request.identity)
         assert reason.startswith(f"{field}: ")
@@ -127,8 +128,19 @@ def test_plans_for_other_batches_lie_beside_each_other(request_rtx: PlanRequest,
     assert all(stale_reasons(plan, each.identity) == [] for plan, each in zip(plans, (request_rtx, other), strict=True))
 
 
+@with_rtx
+def test_plans_for_other_gpus_lie_beside_each_other_and_say_which(request_rtx: PlanRequest, tmp_path: Path) -> None:
+    turing = replace(request_rtx, settings=BuilderSettings(compute_capabilities=("7.5",)))
+    plans = [ready_plan(each, tmp_path / "engine") for each in (request_rtx, turing)]
+    assert plans[1].name == "denoiser.trt-rtx-int8.tensorrt_rtx-batch1-2-sm75.engine.plan"
+    assert stale_reasons(plans[1], turing.identity) == stale_reasons(plans[0], request_rtx.identity) == []
+    assert read_identity(plans[1])[0].options["compute_capabilities"] == ["7.5"]
+    (reason,) = stale_reasons(plans[0], turing.identity)
+    assert reason.startswith("options: ") and "7.5" in reason
+
+
 def test_the_plan_that_was_shipped_beside_the_graph_is_taken(request_rtx: PlanRequest, tmp_path: Path) -> None:
-    shipped = fake_plan(request_rtx, tmp_path / plan_name(request_rtx.source, request_rtx.batch))
+    shipped = fake_plan(request_rtx, tmp_path / plan_name(request_rtx.source, request_rtx.batch, request_rtx.settings))
     assert ready_plan(request_rtx, tmp_path / "engine") == shipped
     assert not (tmp_path / "engine").exists()
 
@@ -136,7 +148,7 @@ def test_the_plan_that_was_shipped_beside_the_graph_is_taken(request_rtx: PlanRe
 @with_rtx
 def test_a_plan_of_another_version_is_built_again(request_rtx: PlanRequest, tmp_path: Path) -> None:
     old = replace(request_rtx, version="1.0")
-    shipped = fake_plan(old, tmp_path / plan_name(request_rtx.source, request_rtx.batch))
+    shipped = fake_plan(old, tmp_path / plan_name(request_rtx.source, request_rtx.batch, request_rtx.settings))
     plan = ready_plan(request_rtx, tmp_path / "engine")
     assert plan.parent == tmp_path / "engine" and shipped.read_bytes() == b"plan"
 
@@ -147,7 +159,7 @@ def test_a_plan_of_another_gpu_that_cannot_be_built_here_says_what_differs(
     request_rtx: PlanRequest, tmp_path: Path
 ) -> None:
     here = replace(request_rtx, package="tensorrt", version="10.12.0", gpu=DESKTOP)
-    fake_plan(replace(here, gpu=ORIN), tmp_path / plan_name(here.source, here.batch))
+    fake_plan(replace(here, gpu=ORIN), tmp_path / plan_name(here.source, here.batch, here.settings))
     with pytest.raises(EnvironmentMissing) as caught:
         ready_plan(here, tmp_path / "engine")
     assert "device: Orin, sm87 instead of NVIDIA GeForce RTX 4090, sm89" in caught.value.cause

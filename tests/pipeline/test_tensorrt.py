@@ -12,9 +12,11 @@ import pytest
 import tiny
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.engines import available
 from ptq_export.engines.available import availability
 from ptq_export.engines.plan import RTX
-from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.engines.plan_weights import StoredWeights
+from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, tensorrt, verify
@@ -55,6 +57,8 @@ def test_the_builder_of_tensorrt_for_rtx_accepted_it_and_the_plan_is_kept(planne
     assert list(checked["plans"]) == [RTX]
     (plan,) = planned.glob("*.plan")
     assert plan.stat().st_size == checked["plans"][RTX]["size_bytes"]
+    weights = checked["plans"][RTX]["weights"]
+    assert weights["as_int8"] == weights["count"] > 10_000 and weights["bytes_per_weight"] == 1.0
     assert {plan.name, "denoiser.trt-rtx-int8.identity.json"} <= set(read(planned / "manifest.json")["artefacts"])
     identity = read(plan.with_name("denoiser.trt-rtx-int8.identity.json"))
     assert identity["options"] == {"batch": [1, 4, 64]} and identity["isa"] == []
@@ -68,7 +72,7 @@ def test_every_proof_holds_and_nothing_is_said_of_speed(planned: Path) -> None:
     assert not (planned / "latency.json").exists()
     page = (planned / "report.html").read_text()
     assert "UNTIMED" in page and "layers are int8 in the graph" in page
-    assert "accepted by the tensorrt_rtx 1." in page
+    assert "accepted by the TensorRT-RTX 1." in page and "1.00 byte per int8 weight" in page
 
 
 @with_rtx
@@ -124,6 +128,62 @@ def test_without_its_provider_ort_trt_is_proved_written_and_refused(tmp_path: Pa
     assert manifest["verdict"]["ok"] and manifest["options"]["device"] == "cpu"
     assert {"denoiser.ort-trt-int8.onnx", "denoiser.fp16.onnx", "tensorrt.json"} <= set(manifest["artefacts"])
     assert read(tmp_path / "run" / "tensorrt.json")["findings"] == []
+
+
+@with_rtx
+def test_a_plan_for_turing_says_so_in_name_sidecar_and_script(tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "turing"), target="trt-rtx-int8", compute_capability="7.5", **NEAREST)
+    folder = run(options)
+    (plan,) = folder.glob("*.plan")
+    assert plan.name == "denoiser.trt-rtx-int8.batch1-64-sm75.plan"
+    identity = read(folder / "denoiser.trt-rtx-int8.identity.json")
+    assert identity["options"] == {"batch": [1, 4, 64], "compute_capabilities": ["7.5"]}
+    with pytest.raises(InputError, match=r"compute_capability: '7\.5' there, None now"):
+        run(replace(options, compute_capability=None))
+
+
+@with_rtx
+def test_a_check_that_is_asked_for_later_is_made_up_for(tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "orin"), target="jetson-int8", check="none", **NEAREST)
+    folder = run(options)
+    assert read(folder / "tensorrt.json")["plans"] == {}
+    assert "none has tried the graph" in (folder / "report.html").read_text()
+    graph = (folder / "denoiser.jetson-int8.onnx").read_bytes()
+    run(replace(options, check="rtx"))
+    weights = read(folder / "tensorrt.json")["plans"][RTX]["weights"]
+    assert weights["as_int8"] == weights["count"] > 0
+    assert (folder / "denoiser.jetson-int8.onnx").read_bytes() == graph
+    assert "1.00 byte per int8 weight" in (folder / "report.html").read_text()
+
+
+@with_rtx
+def test_a_check_that_was_asked_for_must_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(tiny.options(tmp_path / "orin"), target="jetson-int8", **NEAREST)
+
+    def refuse(*arguments: object) -> None:
+        raise GateFailed("tensorrt_rtx refuses it: no kernel")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt, "make_plan", refuse)
+        folder = run(options)
+        assert "no kernel" in (folder / "report.html").read_text()
+        with pytest.raises(GateFailed, match="no kernel"):
+            run(replace(options, check="rtx"))
+    monkeypatch.setattr(tensorrt, "stored_weights", lambda graph, plan: StoredWeights(100, 60, 40))
+    with pytest.raises(GateFailed, match="40 of 100 int8 weights do not lie in the plan"):
+        run(replace(options, check="rtx"))
+    monkeypatch.undo()
+    assert run(replace(options, check="rtx")) == folder
+
+
+def test_a_check_that_cannot_be_made_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(available, "find_spec", lambda _: None)
+    options = replace(tiny.options(tmp_path / "run"), target="jetson-int8", check="rtx")
+    with pytest.raises(EnvironmentMissing, match="tensorrt_rtx is not installed") as caught:
+        run(options)
+    assert "pip install tensorrt-rtx" in caught.value.remedy and not (tmp_path / "run").exists()
 
 
 @with_rtx

@@ -122,3 +122,25 @@ def test_global_parity_rows_state_the_signed_difference() -> None:
 )
 def test_figures_are_rounded_for_reading(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("as_int8", "as_float16", "per_weight", "said"),
+    [
+        (4000, 0, 1.0, "1.00 byte per int8 weight (4,000 of 4,000 found there)"),
+        (0, 3000, 2.0, "2.00 bytes per int8 weight (3,000 of 4,000 found there)"),
+        (0, 0, None, "none of its 4,000 int8 weights was found there"),
+    ],
+)
+def test_a_plan_is_said_to_be_accepted_and_what_an_int8_weight_takes_in_it(
+    as_int8: int, as_float16: int, per_weight: float | None, said: str
+) -> None:
+    weights = {"count": 4000, "as_int8": as_int8, "as_float16": as_float16, "bytes_per_weight": per_weight}
+    plans = {
+        "tensorrt_rtx": {"version": "1.7.1.116", "size_bytes": 2_000_000, "weights": weights},
+        "tensorrt": {"version": "10.12.0.36", "size_bytes": 2_000_000},
+    }
+    rows = tables.tensorrt_table({"rules": ["a"], "findings": [], "plans": plans, "refusals": {}})
+    ours, own = rows[2][1], rows[3][1]
+    assert ours.startswith("accepted by the TensorRT-RTX 1.7 parser and builder: a plan of ") and ours.endswith(said)
+    assert own.startswith("accepted by the TensorRT 10.12 parser and builder: ") and "int8" not in own
