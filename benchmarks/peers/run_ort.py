@@ -1,0 +1,16 @@
+"""Models on ONNX Runtime's CPU provider, ours and the peers' alike: through our engine, without its checks."""
+
+from pathlib import Path
+
+from ptq_export.benchmarks.peers.runtimes import Opened
+from ptq_export.benchmarks.peers.subject import Subject
+from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.ort import OrtEngine
+
+__all__ = ["open_ort"]
+
+
+def open_ort(subject: Subject, file: Path | None, cache: Path, batch: int, threads: int) -> Opened:
+    """The engine of an ONNX file, specialised for `batch`; its layers are read back from the optimised graph."""
+    engine = OrtEngine(file or subject.graph, cache, EngineOptions(batch=batch, threads=threads))
+    return Opened(engine.run, sum(row.precision == "int8" for row in engine.executed_layers({})))
