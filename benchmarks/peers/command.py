@@ -53,6 +53,7 @@ FID_SAMPLES, SAMPLES = 256, 32
 
 @dataclass(frozen=True)
 class _Plan:
+    floats: Sequence[str]
     peers: Sequence[Peer]
     batches: Sequence[int]
     threads: Sequence[int]
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of ort-int8, openvino-int8")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: peers, beside the first run")
     parser.add_argument(
-        "--peers", nargs="+", default=["*"], metavar="PATTERN", help=f"default: all of {'; '.join(PEERS)}"
+        "--peers", nargs="+", default=["*"], metavar="PATTERN", help=f"default: all of {'; '.join((*FLOATS, *PEERS))}"
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], metavar="N", help="default: 1 4 16")
     parser.add_argument(
@@ -109,8 +110,10 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(options: argparse.Namespace, screen: Screen) -> int:
     subject = open_subject(options.runs)
     folder = options.out or subject.folder.parent / "peers"
+    names = chosen(options.peers)
     plan = _Plan(
-        peers=chosen(options.peers),
+        floats=[name for name in names if name in FLOATS],
+        peers=[PEERS[name] for name in names if name in PEERS],
         batches=sorted(set(options.batch)),
         threads=sorted(set(options.threads)),
         protocol=Protocol(warmup=2, min_rounds=options.rounds, min_seconds=0.0),
@@ -144,14 +147,14 @@ def _compare(options: argparse.Namespace, screen: Screen) -> int:
 def _quantise(subject: Subject, workshop: Workshop, plan: _Plan, results: Results, progress: Progress) -> None:
     """Fill `results.entries`: ours, the float network, the peers that could quantise."""
     results.entries += _own(subject)
-    for name in FLOATS:
-        if RUNTIMES[name].missing:
-            results.absent[f"float, {RUNTIMES[name].label}"] = RUNTIMES[name].missing
+    for name in plan.floats:
+        runtime = FLOATS[name]
+        if RUNTIMES[runtime].missing:
+            results.absent[name] = RUNTIMES[runtime].missing
         else:
-            file = None if name.startswith("torch") else subject.graph
+            file = None if runtime.startswith("torch") else subject.graph
             size_bytes = None if file is None else file.stat().st_size
-            label = f"float, {RUNTIMES[name].label}"
-            results.entries.append(Entry(label, name, file, size_bytes=size_bytes, is_float=True))
+            results.entries.append(Entry(name, runtime, file, size_bytes=size_bytes, is_float=True))
     progress.stage("peers quantise", len(plan.peers))
     for peer in plan.peers:
         try:
@@ -176,7 +179,7 @@ def _own(subject: Subject) -> list[Entry]:
 
 
 def _score(subject: Subject, workshop: Workshop, plan: _Plan, results: Results, progress: Progress) -> None:
-    reference = next(entry for entry in results.entries if entry.is_float and entry.runtime == "ort")
+    reference = Entry("reference", "ort", subject.graph)
     with Session(subject, workshop, max(plan.threads)) as session:
         progress.stage("fidelity: the FP32 reference", None)
         session.open(reference, SCORED_BATCH)

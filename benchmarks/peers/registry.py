@@ -1,19 +1,24 @@
 """The peers by name: quantisers that need no data set but the pairs, with their own defaults and no tuning of ours."""
 
 from collections.abc import Sequence
+from fnmatch import filter as fnmatch_filter
 from fnmatch import fnmatch
 
 from ptq_export.benchmarks.peers.modelopt_onnx import ModelOpt
 from ptq_export.benchmarks.peers.nncf_openvino import Nncf
 from ptq_export.benchmarks.peers.ort_static import CALIBRATORS, OrtStatic
 from ptq_export.benchmarks.peers.peer import Peer
+from ptq_export.benchmarks.peers.runtimes import RUNTIMES
 from ptq_export.benchmarks.peers.torchao_pt2e import TorchAo
 from ptq_export.errors import InputError
 
 __all__ = ["FLOATS", "PEERS", "chosen"]
 
-FLOATS = ("ort", "openvino", "openvino-bf16", "torch-eager", "torch-compile")
-"""The runtimes that execute the FP32 network."""
+FLOATS = {
+    f"float, {RUNTIMES[name].label}": name
+    for name in ("ort", "openvino", "openvino-bf16", "torch-eager", "torch-compile")
+}
+"""The FP32 network in each runtime, which by its name."""
 
 
 def _ort(calibrator: str, reduce_range: bool) -> Peer:
@@ -55,13 +60,14 @@ _ENTRIES = (
 PEERS = {peer.name: peer for peer in _ENTRIES}
 
 
-def chosen(patterns: Sequence[str]) -> list[Peer]:
-    """The peers whose names match one of the patterns (`*` and `?` as in file names), in the registry's order.
+def chosen(patterns: Sequence[str]) -> list[str]:
+    """The names in `PEERS` and `FLOATS` that match one of the patterns (`*` and `?` as in file names).
 
     Raises:
         InputError: a pattern matches none.
     """
+    known = [*FLOATS, *PEERS]
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in PEERS):
-            raise InputError(f"no peer is called {pattern!r}", f"known: {'; '.join(PEERS)}")
-    return [peer for name, peer in PEERS.items() if any(fnmatch(name, pattern) for pattern in patterns)]
+        if not fnmatch_filter(known, pattern):
+            raise InputError(f"no peer is called {pattern!r}", f"known: {'; '.join(known)}")
+    return [name for name in known if any(fnmatch(name, pattern) for pattern in patterns)]

@@ -92,9 +92,8 @@ def _serve(connection: "Connection[Any, Any]", log: str) -> None:
         except EOFError:
             return
         try:
-            answer = function(*args, **kwargs)
+            connection.send(function(*args, **kwargs))
         except Exception as error:  # Whatever a peer raises is its result.
             traceback.print_exc()
             first = next((line for line in str(error).splitlines() if line.strip()), "")
-            answer = _Refusal(f"{type(error).__name__}: {first}")
-        connection.send(answer)
+            connection.send(_Refusal(f"{type(error).__name__}: {first}"))
