@@ -27,6 +27,7 @@ from ptq_export.artifacts import write_json
 from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.peers.accuracy import Judge
+from ptq_export.benchmarks.peers.estimate import Work, estimate_s
 from ptq_export.benchmarks.peers.overhead import loop_overhead
 from ptq_export.benchmarks.peers.peer import Entry, Peer, slug
 from ptq_export.benchmarks.peers.plot import plot_peers
@@ -42,6 +43,7 @@ from ptq_export.benchmarks.peers.workshop import Workshop
 from ptq_export.console import Output, Screen
 from ptq_export.errors import GateFailed, PtqExportError
 from ptq_export.pipeline.stages import Progress
+from ptq_export.report.units import duration
 from ptq_export.targets import find_target
 
 __all__ = ["main"]
@@ -124,6 +126,7 @@ def _compare(options: argparse.Namespace, screen: Screen) -> int:
     workshop = Workshop(folder, subject)
     results = Results([], len(subject.layers) + len(subject.float_layers), len(subject.pairs()["sample"]))
     began = time.monotonic()
+    screen.note(f"estimate: {duration(_estimate_s(subject, workshop, plan))}")
     with screen.progress() as progress:
         _quantise(subject, workshop, plan, results, progress)
         if plan.accuracy:
@@ -142,6 +145,29 @@ def _compare(options: argparse.Namespace, screen: Screen) -> int:
     if losses := results.losses():
         raise GateFailed("; ".join(losses), "see the tables")
     return 0
+
+
+def _estimate_s(subject: Subject, workshop: Workshop, plan: _Plan) -> float:
+    here = [peer for peer in plan.peers if not peer.missing]
+    rows = [FLOATS[name] for name in plan.floats] + [name for peer in here for name in peer.runtimes]
+    rows += [entry.runtime for entry in _own(subject)]
+    scored = plan.accuracy * (plan.samples * subject.is_trained)
+    work = Work(
+        peers=sum(not workshop.has(peer) for peer in here),
+        calibration_pairs=len(subject.pairs()["sample"]),
+        models=sum(not RUNTIMES[name].missing for name in rows),
+        compiled=rows.count("torch-compile"),
+        own=len(subject.own),
+        samples=scored,
+        pairs=plan.accuracy * plan.pairs,
+        rounds=plan.protocol.min_rounds,
+        batches=plan.batches,
+        threads=plan.threads,
+    )
+    reference = Entry("reference", "ort", subject.graph)
+    with Session(subject, workshop, max(plan.threads)) as session:
+        session.open(reference, 1)
+        return estimate_s(work, min(session.step_ms(reference) for _ in range(5)) / 1e3)
 
 
 def _quantise(subject: Subject, workshop: Workshop, plan: _Plan, results: Results, progress: Progress) -> None:

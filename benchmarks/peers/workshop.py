@@ -37,6 +37,10 @@ class Workshop:
         """Where the words of a peer or a runtime go."""
         return self.folder / "logs" / f"{slug(name)}.log"
 
+    def has(self, peer: Peer) -> bool:
+        """Whether the peer's model stands, made from the same inputs by the same versions."""
+        return _identity_in(self.folder / slug(peer.name)) == self._identity(peer)
+
     def entries(self, peer: Peer) -> list[Entry]:
         """The peer's rows, one per runtime that is here; its model is made unless it stands from the same inputs.
 
@@ -44,9 +48,8 @@ class Workshop:
             PeerFailed: it could not make one.
         """
         home = self.folder / slug(peer.name)
-        identity = self._identity(peer)
-        if _identity_in(home) != identity:
-            self._make(peer, home, identity)
+        if not self.has(peer):
+            self._make(peer, home)
         made = read_json(home / SIDECAR)
         file = home / "model" / peer.file
         return [
@@ -55,14 +58,14 @@ class Workshop:
             if not RUNTIMES[name].missing
         ]
 
-    def _make(self, peer: Peer, home: Path, identity: str) -> None:
+    def _make(self, peer: Peer, home: Path) -> None:
         shutil.rmtree(home, ignore_errors=True)
         (home / "model").mkdir(parents=True)
         target = home / "model" / peer.file
         with Worker(self.log(peer.name)) as worker:
             seconds = worker.ask(quantise, peer.quantise, peer.modules, self._subject, target)
         size_bytes = sum(path.stat().st_size for path in target.parent.iterdir())
-        made = {"identity": identity, "peer": peer.name, "versions": peer.versions}
+        made = {"identity": self._identity(peer), "peer": peer.name, "versions": peer.versions}
         write_json(home / SIDECAR, made | {"seconds": round(seconds, 2), "size_bytes": size_bytes})
 
     def _identity(self, peer: Peer) -> str:
