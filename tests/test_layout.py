@@ -13,7 +13,7 @@ HOMES = {
 }
 LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmarks")
 ON_DEVICE = ("ptq_export.engines.jetson",)
-TOP = ("ptq_export.pipeline", "ptq_export.cli", "ptq_export.__main__")
+TOP = ("ptq_export.pipeline", "ptq_export.cli", "ptq_export.__main__", "ptq_export.benchmarks.peers")
 ABSOLUTE = re.compile(r"^(/(home|root|work|tmp|usr|opt|mnt|data|Users|content)/|[A-Z]:\\)")
 
 

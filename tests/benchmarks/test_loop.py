@@ -1,11 +1,13 @@
 import time
+from typing import Any
 
 import pytest
 from torch import Tensor
 
 from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.loop import measure_loop
+from ptq_export.benchmarks.loop import measure_loop, measure_overhead
 from ptq_export.denoiser import NoiseSchedule
+from ptq_export.engines.base import Engine, Signature
 
 QUICK = Protocol(warmup=1, min_rounds=2, min_seconds=0)
 
@@ -42,3 +44,31 @@ def test_share_is_of_the_timed_rounds_and_not_of_the_warmup() -> None:
 def test_time_per_step_is_the_total_over_the_steps() -> None:
     timing = measure_loop({"slow": slow}, "ddim", NoiseSchedule(), 3, (1, 1, 4, 4), QUICK).candidates["slow"]
     assert timing.per_step_ms == pytest.approx(timing.total_s * 1000 / 3)
+
+
+class Napping(Engine):
+    """An engine whose runtime takes 10 ms, in a Python that adds 10 ms to every call."""
+
+    def __init__(self) -> None:
+        super().__init__(Signature((1, 4, 4)))
+        self.calls = 0
+
+    def __call__(self, *inputs: Any) -> Any:
+        time.sleep(0.01)
+        return super().__call__(*inputs)
+
+    def run(self, sample: Any, timestep: Any, *label: Any) -> Any:
+        self.calls += 1
+        time.sleep(0.01)
+        return 0.1 * sample
+
+    executed_layers = layer_times_ms = run_graph = None  # type: ignore[assignment]
+
+
+def test_overhead_is_what_the_loop_takes_beyond_the_calls_of_the_runtime() -> None:
+    engine = Napping()
+    overhead = measure_overhead(engine, NoiseSchedule(), 4, 2, QUICK)
+    assert 0.8 < overhead.share < 3  # the nap, and the scheduler
+    assert overhead.runtime.median_ms >= 40
+    assert engine.calls == 4 * (1 + 2 * 3)  # one loop to record the inputs, then warm-up and two rounds of each
+    assert overhead.to_json()["share"] == pytest.approx(overhead.share, abs=1e-6)

@@ -1,0 +1,151 @@
+"""What every peer gets: the FP32 graph, the calibration pairs and the list of layers of one or more finished runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from ptq_export.artifacts import read_json, sha256_file
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.engines.layers import open_graph
+from ptq_export.errors import InputError
+from ptq_export.interface import INPUTS
+from ptq_export.pipeline.reopened import finished_manifest
+from ptq_export.targets import FP32
+
+__all__ = ["PAIRS", "TARGETS", "Own", "Subject", "open_subject"]
+
+PAIRS = "pairs.safetensors"
+TARGETS = ("ort-int8", "openvino-int8")
+
+
+@dataclass(frozen=True)
+class Own:
+    """One of our int8 graphs, and the seconds that its run spent on making it from the pairs."""
+
+    target: str
+    graph: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network with its calibration pairs.
+
+    `layers` are the convs and linears that are int8 in our engines, `float_layers` all others of the FP32 graph; both
+    by module path. `folder` is the first run's.
+    """
+
+    spec: str
+    folder: Path
+    schedule: NoiseSchedule
+    sample_shape: tuple[int, int, int]
+    classes: int | None
+    layers: tuple[str, ...]
+    float_layers: tuple[str, ...]
+    pairs_sha256: str
+    graph_sha256: str
+    own: tuple[Own, ...]
+
+    @property
+    def graph(self) -> Path:
+        """The FP32 graph, its time embedding folded into a table."""
+        return self.folder / FP32
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its images mean anything."""
+        return not self.spec.startswith("random:")
+
+    @property
+    def draws_digits(self) -> bool:
+        """Whether a digit-FID can be told."""
+        return self.spec == "embedded:digits"
+
+    def pairs(self) -> dict[str, NDArray[Any]]:
+        """`sample` `[N, C, H, W]`, `timestep` `[N]` and, if there are classes, `label` `[N]`, in this order."""
+        found = load_file(self.folder / PAIRS)
+        return {name: found[name] for name in INPUTS if name in found}
+
+
+def open_subject(folders: Sequence[Path]) -> Subject:
+    """The subject of finished runs of one network, for targets on the CPU.
+
+    Raises:
+        InputError: a run is not finished, is for another target, or differs from the first in its network, its pairs
+            or its int8 layers; or the FP32 graph does not have those.
+    """
+    runs = [_read(folder) for folder in folders]
+    first = runs[0]
+    targets = [run.target for run in runs]
+    if len(set(targets)) < len(targets):
+        raise InputError(f"two of the runs are for {max(targets, key=targets.count)}", "give one run per target")
+    for run in runs[1:]:
+        _refuse_other(first, run)
+    graph = open_graph(first.folder / FP32, {})
+    absent = sorted(set(first.layers) - set(graph.layers))
+    if absent or not first.layers:
+        missing = ", ".join(absent) or "that is int8"
+        raise InputError(f"{FP32} has no layer {missing}", "compare a run without --split-shortcut")
+    denoiser = first.denoiser
+    channels, height, width = denoiser["sample_shape"]
+    return Subject(
+        spec=denoiser["spec"],
+        folder=first.folder,
+        schedule=NoiseSchedule(**denoiser["schedule"]),
+        sample_shape=(channels, height, width),
+        classes=denoiser.get("classes"),
+        layers=first.layers,
+        float_layers=tuple(name for name in graph.layers if name not in first.layers),
+        pairs_sha256=sha256_file(first.folder / PAIRS),
+        graph_sha256=sha256_file(first.folder / FP32),
+        own=tuple(Own(run.target, run.folder / f"denoiser.{run.target}.onnx", run.seconds) for run in runs),
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    target: str
+    denoiser: Mapping[str, Any]
+    layers: tuple[str, ...]
+    seconds: float
+
+
+def _read(folder: Path) -> _Run:
+    manifest = finished_manifest(folder)
+    target = str(manifest["target"])
+    if target not in TARGETS:
+        raise InputError(f"{folder} is a run of {target}", f"the peers run on the CPU: give {' or '.join(TARGETS)}")
+    for name in (FP32, f"denoiser.{target}.onnx", PAIRS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} does not exist", "make the run again, in a new folder")
+    rows = read_json(folder / "layers.json")["layers"]
+    layers = tuple(row["name"] for row in rows if row["precision"] == "int8")
+    stages = manifest["timings_s"].items()
+    seconds = sum(value for name, value in stages if name.startswith("calibration, ") or name == "ONNX export")
+    return _Run(folder.resolve(), target, manifest["denoiser"], layers, seconds)
+
+
+def _refuse_other(first: _Run, other: _Run) -> None:
+    remedy = "make both runs with the same --ckpt, --seed, --samples, --steps and --policy"
+    if other.denoiser["sha256"] != first.denoiser["sha256"]:
+        raise InputError(f"{other.folder} is a run of another checkpoint than {first.folder}", remedy)
+    if not _same_tensors(load_file(first.folder / PAIRS), load_file(other.folder / PAIRS)):
+        raise InputError(f"{other.folder} was calibrated on other pairs than {first.folder}", remedy)
+    if sha256_file(other.folder / FP32) != sha256_file(first.folder / FP32):
+        raise InputError(f"{FP32} of {other.folder} is not that of {first.folder}", remedy)
+    if set(other.layers) != set(first.layers):
+        differing = ", ".join(sorted(set(other.layers) ^ set(first.layers))[:5])
+        raise InputError(
+            f"{other.folder} and {first.folder} differ in which layers are int8: {differing}",
+            "make both with the same --keep-float, or compare them one by one",
+        )
+
+
+def _same_tensors(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)

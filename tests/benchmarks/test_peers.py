@@ -1,0 +1,97 @@
+"""The whole command, with real processes, quantisers and runtimes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from peers_run import make_run
+
+from ptq_export.benchmarks.peers import registry
+from ptq_export.benchmarks.peers.command import main
+from ptq_export.benchmarks.peers.ort_static import OrtStatic
+from ptq_export.benchmarks.peers.peer import Peer
+from ptq_export.options import Options
+from ptq_export.pipeline import run
+
+TINY = Path(__file__).parents[1] / "data" / "ddim_tiny.pt"
+BRIEF = ("--batch", "1", "2", "--threads", "1", "--rounds", "10", "--samples", "2", "--pairs", "2")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "ort")
+
+
+def test_peers_are_quantised_scored_timed_and_kept(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(finished), "--out", str(tmp_path), "--peers", "ort minmax", "float, ONNX Runtime", *BRIEF]
+    assert main(command) == 0
+    value = json.loads((tmp_path / "peers.json").read_text())
+    models = value["models"]
+    assert set(models) == {"ptq-export ort-int8", "float, ONNX Runtime", "ort minmax"}
+    # This run's "int8" graph is the FP32 graph: exact, and none of its layers is int8.
+    assert models["ptq-export ort-int8"]["accuracy"]["psnr_min_db"] == 150
+    assert models["ort minmax"]["accuracy"]["psnr_mean_db"] < 100
+    assert 5 < models["ort minmax"]["accuracy"]["sqnr_median_db"] < 100
+    assert models["ptq-export ort-int8"]["int8_layers"] == 0 < models["ort minmax"]["int8_layers"]
+    assert [(it["threads"], it["batch"], len(it["models"])) for it in value["speed"]] == [(1, 1, 3), (1, 2, 3)]
+    assert [(it["target"], it["batch"], it["steps"]) for it in value["loops"]] == [("ort-int8", b, 50) for b in (1, 2)]
+    assert (tmp_path / "peers.png").is_file()
+    assert "> ptq-export ort-int8" in capsys.readouterr().out
+    made = tmp_path / "ort-minmax" / "model" / "model.onnx"
+    before = made.stat().st_mtime_ns
+    assert main([*command, "--no-accuracy"]) == 0
+    assert made.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "peers.json").read_text())["models"]["ort minmax"]["accuracy"] is None
+
+
+def test_a_peer_that_fails_is_named_with_its_own_error_and_the_others_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Peer("broken", OrtStatic("no calibrator", False), "model.onnx", ("ort",), (), ("onnxruntime",), "")
+    absent = Peer("absent", OrtStatic("minmax", False), "model.onnx", ("ort",), (), ("no_such_module",), "no-such")
+    for peer in (broken, absent):
+        monkeypatch.setitem(registry.PEERS, peer.name, peer)
+    names = ("broken", "absent", "float, ONNX Runtime")
+    assert main([str(finished), "--out", str(tmp_path), "--no-accuracy", "--peers", *names, *BRIEF]) == 0
+    value = json.loads((tmp_path / "peers.json").read_text())
+    assert value["absent"] == {"broken": "KeyError: 'no calibrator'", "absent": "not installed: pip install no-such"}
+    assert set(value["models"]) == {"ptq-export ort-int8", "float, ONNX Runtime"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--peers", "nobody"], "no peer is called 'nobody'"), (["--samples", "1"], "--samples must be 2 or more")],
+)
+def test_bad_options_are_refused(
+    finished: Path, tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main([str(finished), "--out", str(tmp_path / "peers"), *arguments])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "peers").exists()
+
+
+@pytest.mark.slow
+def test_a_real_run_beside_nncf_and_torch(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    brief = {"samples": 4, "steps": 2, "iterations": 2, "held_out": 2, "rounds": 10, "seconds": 0.1, "threads": 1}
+    runs = [
+        run(Options(str(TINY), target=target, resolution=16, out=tmp_path / target, **brief))
+        for target in ("ort-int8", "openvino-int8")
+    ]
+    peers = ("ort entropy", "nncf", "float, ONNX Runtime", "float, torch eager")
+    assert main([*map(str, runs), "--out", str(tmp_path / "peers"), "--peers", *peers, *BRIEF]) in (0, 1)
+    value = json.loads((tmp_path / "peers" / "peers.json").read_text())
+    assert value["absent"] == {}
+    models = value["models"]
+    layers = {
+        models[name]["int8_layers"] for name in ("ptq-export ort-int8", "ptq-export openvino-int8", "ort entropy")
+    }
+    assert len(layers) == 1 and layers != {0}
+    assert models["float, torch eager"]["accuracy"]["psnr_min_db"] > 80
+    assert 5 < models["nncf, OpenVINO"]["accuracy"]["sqnr_median_db"] < 100
