@@ -8,6 +8,8 @@ from ptq_export.benchmarks.peers.subject import Subject
 
 __all__ = ["Nncf"]
 
+PRODUCTS = ("Convolution", "MatMul")
+
 
 @dataclass(frozen=True)
 class Nncf:
@@ -34,9 +36,15 @@ class Nncf:
             preset=preset,
             subset_size=len(pairs["sample"]),
             fast_bias_correction=self.fast_bias_correction,
-            ignored_scope=nncf.IgnoredScope(names=list(subject.float_layers), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_nodes(model, subject.float_layers), validate=False),
         )
         openvino.save_model(quantised, target, compress_to_fp16=False)
+
+
+def _nodes(model: Any, layers: tuple[str, ...]) -> list[str]:
+    """The nodes that OpenVINO makes of a layer: its product has a longer name where a bias is added to it."""
+    names = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in PRODUCTS]
+    return [name for name in names if name.partition("/")[0] in layers]
 
 
 def _feed(pairs: dict[str, Any], row: int) -> dict[str, Any]:

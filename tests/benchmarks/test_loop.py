@@ -50,7 +50,7 @@ class Napping(Engine):
     """An engine whose runtime takes 10 ms, in a Python that adds 10 ms to every call."""
 
     def __init__(self) -> None:
-        super().__init__(Signature((1, 4, 4)))
+        super().__init__(Signature((1, 4, 4), 1))
         self.calls = 0
 
     def __call__(self, *inputs: Any) -> Any:

@@ -63,6 +63,13 @@ def test_ours_loses_where_one_peer_is_surely_faster_and_more_faithful(
     ]
 
 
+def test_a_peer_that_its_runtime_computes_in_float_is_no_rival_in_fidelity() -> None:
+    found = results(peer_db=60.0)
+    assert PEER in found.findings()[0]
+    found.int8_layers[PEER] = 0
+    assert not any("PSNR" in sentence for sentence in found.findings())
+
+
 def test_a_float_network_beats_nobody() -> None:
     found = results(ours_ms=9.0)
     assert found.losses() == []
