@@ -11,7 +11,7 @@ from ptq_export.engines.gpu import missing_gpu
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.lookup import lookup
 
-__all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files"]
+__all__ = ["KINDS", "EngineKind", "availability", "build_engine", "engine_class", "load_files", "runtime_version"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def build_engine(
     """
     build: Callable[..., Engine] = engine_class(kind)
     return build(source, cache, options, sha256)
+
+
+def runtime_version(kind: str) -> str:
+    """The version of the runtime behind a kind that is available here, as it tells it itself."""
+    return str(import_module(lookup("engine kind", kind, KINDS).packages[0]).__version__)
 
 
 def load_files(kind: str, source: str, batch: str = "") -> Engine:
