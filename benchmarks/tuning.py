@@ -4,7 +4,7 @@ A choice is kept when
 
 1. whole steps of both engines, in interleaved rounds, say that it is faster beyond the noise: the 95 % interval of the
    speed-up (`stats.compare`) lies above 1;
-2. a second, longer measurement says so again. Of the candidates that gain nothing, one in forty passes the first; the
+2. a second, longer measurement says so again. Of candidates that gain nothing, three in a hundred pass the first; the
    gain that is reported is the second's, which was not chosen for being large;
 3. the median SQNR of eps stays above a floor.
 

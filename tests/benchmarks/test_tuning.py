@@ -88,7 +88,7 @@ def test_winners_add_up_and_losers_go() -> None:
 
 
 def test_luck_in_one_race_is_not_enough() -> None:
-    bench = Bench({"a": 0.0}, luck_ms=1.0)
+    bench = Bench({"a": -0.1}, luck_ms=1.0)
     outcome = searched(bench, "a")
     assert outcome.chosen == START and outcome.total is None
     assert outcome.trials[0].why == "faster at first, not when measured again"
