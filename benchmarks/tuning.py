@@ -3,7 +3,7 @@
 A choice is kept when
 
 1. whole steps of both engines, in interleaved rounds, say that it is faster beyond the noise: the 95 % interval of the
-   speed-up (`stats.compare`) lies above 1;
+   median speed-up (`stats.median_speedup`) lies above 1;
 2. a second, longer measurement says so again. Of candidates that gain nothing, three in a hundred pass the first; the
    gain that is reported is the second's, which was not chosen for being large;
 3. the median SQNR of eps stays above a floor.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ptq_export.benchmarks.clock import Protocol as Rounds
-from ptq_export.benchmarks.stats import Comparison, Latency, compare
+from ptq_export.benchmarks.stats import Interval, Latency, median_speedup
 
 __all__ = ["Candidate", "Choice", "Limits", "Outcome", "Race", "Trial", "Workbench", "gain", "search"]
 
@@ -62,9 +62,9 @@ class Race:
     after: Latency
 
     @property
-    def comparison(self) -> Comparison:
-        """`after` against `before`."""
-        return compare(self.after, self.before)
+    def speedup(self) -> Interval:
+        """Of `after` over `before`."""
+        return median_speedup(self.after, self.before)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Workbench(Protocol):
         """Median over the time-steps of the SQNR of eps, on held-out pairs."""
 
 
-def gain(comparison: Comparison) -> Literal["faster", "slower", "even"]:
-    """What a comparison says beyond its noise."""
-    if comparison.speedup * (1 - comparison.margin) > 1:
+def gain(speedup: Interval) -> Literal["faster", "slower", "even"]:
+    """What a speed-up says beyond its noise."""
+    if speedup.low > 1:
         return "faster"
-    return "slower" if comparison.speedup * (1 + comparison.margin) < 1 else "even"
+    return "slower" if speedup.high < 1 else "even"
 
 
 def search(
@@ -142,7 +142,7 @@ def search(
         seconds += clock() - began
         progress(min(1.0, max(seconds / limits.seconds, (index + 1) / len(candidates))))
     total = None if best == start else bench.race(start, best, THOROUGH)
-    if total is not None and gain(total.comparison) != "faster":
+    if total is not None and gain(total.speedup) != "faster":
         best, total, trials = start, None, [_given_back(trial) for trial in trials]
     progress(1.0)
     tuned_db = untuned_db if best == start else bench.sqnr_db(best)
@@ -152,12 +152,12 @@ def search(
 def _try(best: Choice, other: Choice, candidate: Candidate, bench: Workbench, floor_db: float) -> Trial:
     layers = other.float_layers - best.float_layers if candidate.layers else frozenset()
     race = bench.race(best, other, BRIEF)
-    found = gain(race.comparison)
+    found = gain(race.speedup)
     if found != "faster":
         why = "slower" if found == "slower" else "no faster beyond the noise"
         return Trial(candidate, layers, race, None, False, why)
     race = bench.race(best, other, THOROUGH)
-    if gain(race.comparison) != "faster":
+    if gain(race.speedup) != "faster":
         return Trial(candidate, layers, race, None, False, "faster at first, not when measured again")
     sqnr_db = bench.sqnr_db(other)
     if sqnr_db < floor_db:

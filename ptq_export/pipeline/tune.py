@@ -165,12 +165,13 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 
 def _race(race: Race) -> dict[str, float]:
-    found = race.comparison
+    speedup = race.speedup
     return {
         "before_ms": round(race.before.median_ms, 4),
         "after_ms": round(race.after.median_ms, 4),
-        "speedup": round(found.speedup, 4),
-        "margin": round(found.margin, 4),
+        "speedup": round(speedup.middle, 4),
+        "low": round(speedup.low, 4),
+        "high": round(speedup.high, 4),
     }
 
 

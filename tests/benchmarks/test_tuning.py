@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.stats import Latency, compare
+from ptq_export.benchmarks.stats import Latency, median_speedup
 from ptq_export.benchmarks.tuning import BRIEF, Candidate, Choice, Limits, Outcome, Race, gain, search
 
 START = Choice(split_shortcut=False)
@@ -22,7 +22,7 @@ def samples(median_ms: float, spread: float, seed: int, rounds: int = 40) -> Lat
 )
 def test_a_gain_counts_beyond_the_noise_alone(before_ms: float, after_ms: float, spread: float, found: str) -> None:
     before, after = samples(before_ms, spread, 0), samples(after_ms, spread, 1)
-    assert gain(compare(after, before)) == found
+    assert gain(median_speedup(after, before)) == found
 
 
 class Bench:
@@ -83,7 +83,7 @@ def test_winners_add_up_and_losers_go() -> None:
         (False, "no faster beyond the noise"),
     ]
     assert outcome.trials[2].race.before.median_ms == pytest.approx(9, abs=0.05), "against the best, not the first"
-    assert outcome.total is not None and outcome.total.comparison.speedup == pytest.approx(10 / 8.5, rel=0.01)
+    assert outcome.total is not None and outcome.total.speedup.middle == pytest.approx(10 / 8.5, rel=0.01)
     assert (outcome.untuned_db, outcome.tuned_db) == (30, 32)
 
 

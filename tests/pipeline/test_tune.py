@@ -58,8 +58,8 @@ def test_every_candidate_is_in_tuning_json_tried_or_not_reached(tuned: Path) -> 
     tried, left = value["trials"], value["not_reached"]
     assert tried and len({row["what"] for row in tried + left}) == len(tried) + len(left)
     for row in tried:
-        assert row["before_ms"] > 0 and row["after_ms"] > 0 and row["margin"] > 0 and row["why"]
-        assert row["speedup"] == pytest.approx(row["before_ms"] / row["after_ms"], rel=0.02)
+        assert row["before_ms"] > 0 and row["after_ms"] > 0 and row["why"]
+        assert row["low"] <= row["speedup"] <= row["high"]
         assert (row["sqnr_db"] is not None) or not row["kept"]
     assert not any(f"{ATTENTION}.to_out.0" in row["layers"] for row in tried + left), "float already"
     assert value["seconds"] > 5 or not left
@@ -88,7 +88,7 @@ def test_finished_tuning_is_not_repeated(tuned: Path, watcher: Watcher) -> None:
 
 def chosen_before(job: Any, key_of: Callable[[Any], dict[str, Any]], chosen: dict[str, Any], **more: Any) -> None:
     """Put a tuning with this result into the cache, as an earlier run would have."""
-    total = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "margin": 0.01}
+    total = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
     sqnr_db = {"untuned": 30.0, "tuned": 30.0, "loss_allowed": 0.1}
     value = {"schema": 1, "budget_s": 5.0, "seconds": 1.0, "batch": 1, "chosen": chosen, "total": total}
     remember(key_of(job), value | {"sqnr_db": sqnr_db, "trials": [], "not_reached": []} | more)
