@@ -205,7 +205,8 @@ def _float_costs(row: Json, layers: Json) -> str:
 
 
 def tuning_line(tuning: Json) -> str:
-    """`tuning: 2 of 31 candidates kept, 5.31 → 5.02 ms a step (1.06×, 1.05 to 1.07), none left, 58.1 s` (`tuning.json`)."""
+    """`tuning: 2 of 31 candidates kept, 5.31 → 5.02 ms a step (1.06×, 1.05 to 1.07), none left, 58.1 s`, from
+    `tuning.json`."""
     trials, left, total = tuning["trials"], tuning["not_reached"], tuning["total"]
     kept = sum(trial["kept"] for trial in trials)
     parts = [f"tuning: {kept} of {len(trials)} candidates kept"]
