@@ -61,9 +61,8 @@ def _bypass_grids(layer: ir.Node) -> None:
 
 def _set_weights(graph: ir.Graph, node: ir.Node, layer: nn.Module) -> None:
     weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
-    if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0):
-        weight = weight.T
-    node.replace_input_with(1, _initialiser(graph, f"{node.name}.weight", weight))
+    by_column = node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)
+    node.replace_input_with(1, _initialiser(graph, f"{node.name}.weight", weight.T if by_column else weight))
     node.resize_inputs(2)
     if bias is not None:
         node.resize_inputs(3)

@@ -19,7 +19,7 @@ from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
 from ptq_export.pipeline.workbench import JobBench, open_variant, renamed
 from ptq_export.report.tables import tuning_line
 
-__all__ = ["TUNING", "take_tuning", "tune"]
+__all__ = ["TUNING", "take_tuning", "tune", "tuning_key"]
 
 SCHEMA = 1
 TUNING = "tuning.json"
@@ -36,7 +36,7 @@ def tune(job: Job, pairs: CalibrationPairs) -> None:
     if seconds is None:
         return
     if not job.folder.has(TUNING):
-        key = _key(job)
+        key = tuning_key(job)
         found = recall(key)
         reused = found is not None and (found["budget_s"] >= seconds or not found["not_reached"])
         value = found if found is not None and reused else _measure(job, pairs, seconds)
@@ -65,7 +65,7 @@ def take_tuning(job: Job) -> None:
     job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
 
 
-def _key(job: Job) -> dict[str, Any]:
+def tuning_key(job: Job) -> dict[str, Any]:
     """The machine, the graph, and what may be chosen: two runs with this in common get the same answer."""
     machine, options = describe_environment(), job.options
     data = options.calibration_data

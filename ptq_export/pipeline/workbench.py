@@ -134,8 +134,7 @@ class JobBench:
         return build_engine(job.target.engine, folder / "choice.onnx", folder, job.engine_options)
 
     def _drop_engine(self) -> None:
-        _, (engine, folder) = self._engines.popitem(last=False)
-        del engine
+        _, (_, folder) = self._engines.popitem(last=False)
         folder.cleanup()
 
     def _of(self, choice: Choice) -> _Quantised:

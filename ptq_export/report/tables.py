@@ -205,14 +205,17 @@ def _float_costs(row: Json, layers: Json) -> str:
 
 
 def tuning_line(tuning: Json) -> str:
-    """`tuning: 2 of 31 candidates kept, 5.31 → 5.02 ms a step (1.06×, 1.05 to 1.07), none left, 58.1 s`, from
-    `tuning.json`."""
+    """`tuning: 2 of 31 candidates kept, 5.31 → 5.02 ms a step (1.06×, 1.05 to 1.07), each known to
+    ± 0.6 %, none left, 58.1 s`, from `tuning.json`."""
     trials, left, total = tuning["trials"], tuning["not_reached"], tuning["total"]
     kept = sum(trial["kept"] for trial in trials)
     parts = [f"tuning: {kept} of {len(trials)} candidates kept"]
     if total is not None:
         pace = f"{ratio(total['speedup'])}, {_interval(total)}"
         parts.append(f"{milliseconds(total['before_ms'])} → {milliseconds(total['after_ms'])} ms a step ({pace})")
+    if trials:
+        margin = median((trial["high"] - trial["low"]) / (2 * trial["speedup"]) for trial in trials)
+        parts.append(f"each known to ± {percent(margin)}")
     parts.append(f"{len(left)} not reached" if left else "none left")
     parts.append("measured in an earlier run" if tuning["reused"] else duration(tuning["seconds"]))
     return ", ".join(parts)
@@ -220,7 +223,7 @@ def tuning_line(tuning: Json) -> str:
 
 def tuning_table(tuning: Json) -> Rows:
     """Every candidate in the order in which it was tried, then those that time did not reach (`tuning.json`)."""
-    rows = [["to float", "layers", "before ms", "after ms", "speed", "95 %", "SQNR dB", "kept", "why"]]
+    rows = [["change", "layers", "before ms", "after ms", "speed", "95 %", "SQNR dB", "kept", "why"]]
     for trial in tuning["trials"]:
         figures = [milliseconds(trial["before_ms"]), milliseconds(trial["after_ms"]), ratio(trial["speedup"])]
         figures += [_interval(trial), decibel(trial["sqnr_db"]), "yes" if trial["kept"] else "no"]

@@ -1,7 +1,6 @@
 """`--tune` in the main job: measured on the engine, kept in the run and in the cache, and what the engine then is."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from ptq_export.errors import InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import run, verify
 from ptq_export.pipeline.run import prepare
-from ptq_export.pipeline.stages import calibration_pairs
-from ptq_export.pipeline.tune import tune
+from ptq_export.pipeline.stages import Job, calibration_pairs
+from ptq_export.pipeline.tune import tune, tuning_key
 from ptq_export.pipeline.tuning_cache import cache_file, remember
 from ptq_export.pipeline.workbench import JobBench, renamed
 
@@ -86,29 +85,20 @@ def test_finished_tuning_is_not_repeated(tuned: Path, watcher: Watcher) -> None:
     assert kept == read_json(tuned / "tuning.json")["chosen"]["float_layers"]
 
 
-def chosen_before(job: Any, key_of: Callable[[Any], dict[str, Any]], chosen: dict[str, Any], **more: Any) -> None:
+def chosen_before(job: Job, chosen: dict[str, Any], **more: Any) -> None:
     """Put a tuning with this result into the cache, as an earlier run would have."""
     total = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
     sqnr_db = {"untuned": 30.0, "tuned": 30.0, "loss_allowed": 0.1}
     value = {"schema": 1, "budget_s": 5.0, "seconds": 1.0, "batch": 1, "chosen": chosen, "total": total}
-    remember(key_of(job), value | {"sqnr_db": sqnr_db, "trials": [], "not_reached": []} | more)
+    remember(tuning_key(job), value | {"sqnr_db": sqnr_db, "trials": [], "not_reached": []} | more)
 
 
-@pytest.fixture
-def key_of() -> Callable[[Any], dict[str, Any]]:
-    from ptq_export.pipeline import tune as stage
-
-    return stage._key
-
-
-def test_a_cached_choice_is_used_and_said_and_proved(
-    tmp_path: Path, watcher: Watcher, key_of: Callable[[Any], dict[str, Any]]
-) -> None:
+def test_a_cached_choice_is_used_and_said_and_proved(tmp_path: Path, watcher: Watcher) -> None:
     """Of the other form of the shortcuts, with one half of one in float."""
     asked = options(tmp_path / "run", seed=1, tune_loss=0.2)
     reason = "kept float: int8 is slower here (2.00 ms against 1.00)"
     chosen = {"split_shortcut": True, "float_layers": {f"{SHORTCUT}.first": reason, f"{ATTENTION}.to_q": reason}}
-    chosen_before(prepare(asked.resolved(), watcher), key_of, chosen)
+    chosen_before(prepare(asked.resolved(), watcher), chosen)
     folder = run(asked, watcher)
     assert not any(stage.startswith("tuning") for stage in watcher.stages)
     assert any("measured in an earlier run" in message for message in watcher.messages)
@@ -123,33 +113,31 @@ def test_a_cached_choice_is_used_and_said_and_proved(
 
 
 def test_damage_in_mid_run_is_tuned_again_and_drops_what_was_made_with_the_other_choice(
-    tmp_path: Path, watcher: Watcher, key_of: Callable[[Any], dict[str, Any]]
+    tmp_path: Path, watcher: Watcher
 ) -> None:
     asked = options(tmp_path / "run", tune_loss=0.3)
     job = prepare(asked.resolved(), watcher)
-    chosen_before(job, key_of, {"split_shortcut": False, "float_layers": {}})
+    chosen_before(job, {"split_shortcut": False, "float_layers": {}})
     pairs = calibration_pairs(job)
     tune(job, pairs)
     job.folder.save_json("units/000.safetensors", {})
     (job.folder.path / "tuning.json").write_text("{}")
     reason = "kept float: int8 is slower here (2.00 ms against 1.00)"
-    chosen_before(job, key_of, {"split_shortcut": False, "float_layers": {f"{ATTENTION}.to_q": reason}})
+    chosen_before(job, {"split_shortcut": False, "float_layers": {f"{ATTENTION}.to_q": reason}})
     tune(job, pairs)
     assert job.folder.names == ["pairs.safetensors", "tuning.json"]
     assert {site.keep_float for site in job.sites if site.name == f"{ATTENTION}.to_q"} == {reason}
 
 
-def test_a_search_that_ended_early_serves_no_longer_one(
-    tmp_path: Path, watcher: Watcher, key_of: Callable[[Any], dict[str, Any]]
-) -> None:
+def test_a_search_that_ended_early_serves_no_longer_one(tmp_path: Path, watcher: Watcher) -> None:
     left = [{"what": "linears", "layers": [], "expected_ms": 0.0}]
     asked = options(tmp_path / "run", tune_loss=0.4)
     job = prepare(replace(asked, tune=1.0).resolved(), watcher)
-    chosen_before(job, key_of, {"split_shortcut": False, "float_layers": {}}, budget_s=0.5, not_reached=left)
+    chosen_before(job, {"split_shortcut": False, "float_layers": {}}, budget_s=0.5, not_reached=left)
     tune(job, calibration_pairs(job))
     assert any(stage.startswith("tuning, ") for stage in watcher.stages)
     assert read_json(job.folder.path / "tuning.json")["reused"] is False
-    assert json.loads(cache_file(key_of(job)).read_text())["tuning"]["budget_s"] == 1.0
+    assert json.loads(cache_file(tuning_key(job)).read_text())["tuning"]["budget_s"] == 1.0
 
 
 @pytest.mark.parametrize(
