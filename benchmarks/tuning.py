@@ -4,8 +4,9 @@ A choice is kept when
 
 1. whole steps of both engines, in interleaved rounds, say that it is faster beyond the noise: the 95 % interval of the
    median speed-up (`stats.median_speedup`) lies above 1;
-2. a second, longer measurement says so again. Of candidates that gain nothing, three in a hundred pass the first; the
-   gain that is reported is the second's, which was not chosen for being large;
+2. a second, longer measurement, of engines that are built again, says so too. Of candidates that gain nothing, three in
+   a hundred pass the first by its interval alone, and more by the luck of a build; the gain that is reported is the
+   second's, which was not chosen for being large;
 3. the median SQNR of eps stays above a floor.
 
 At the end the choice is timed against what it began with, and given back if the sum of its gains is none.

@@ -1,6 +1,10 @@
 """Where tuning builds and measures its choices: a cheap quantisation whose engine takes the time of the real one.
 
 Weights are rounded to nearest and ranges come from few pairs: neither changes what a step takes.
+
+Both engines of a race are built for it, by turns the one or the other first. Two builds of one graph differ by some per
+cent with the memory that they get, and an engine that was kept from earlier, the lucky winner of its race, would beat
+every later one.
 """
 
 import math
@@ -33,7 +37,7 @@ from ptq_export.pipeline.stages import ASKED, Job, export_graph, fold_time, lay_
 __all__ = ["JobBench", "Variant", "open_variant", "renamed"]
 
 PAIRS = 16
-ENGINES_KEPT = 3
+GRAPH, GRAPHS_KEPT = "choice.onnx", 3
 SEED = 5
 
 
@@ -58,7 +62,7 @@ class _Quantised:
 
 
 class JobBench:
-    """Measures the choices of a job on its own target; use it as a context: it builds engines in a folder of its own.
+    """Measures the choices of a job on its own target; use it as a context: its graphs lie in folders of its own.
 
     Of the network in both its forms, joint and split, the second is quantised when it is first asked for.
     """
@@ -69,14 +73,15 @@ class JobBench:
         self._pairs = CalibrationPairs(*pairs.inputs(chosen))
         self._held_out = few_held_out(job, SEED)
         self._quantised: dict[bool, _Quantised] = {}
-        self._engines: OrderedDict[Choice, tuple[Engine, TemporaryDirectory[str]]] = OrderedDict()
+        self._folders: OrderedDict[Choice, TemporaryDirectory[str]] = OrderedDict()
+        self._races = 0
 
     def __enter__(self) -> "JobBench":
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._engines:
-            self._drop_engine()
+        for folder in self._folders.values():
+            folder.cleanup()
 
     def variant(self, choice: Choice) -> Variant:
         """What the choice quantises."""
@@ -98,7 +103,10 @@ class JobBench:
 
     def race(self, before: Choice, after: Choice, rounds: Rounds) -> Race:
         """See `benchmarks.tuning.Workbench`; at the batch that the engine is built for, or one sample."""
-        engines = {"before": self.engine(before), "after": self.engine(after)}
+        choices = {"before": before, "after": after}
+        self._races += 1
+        built = {name: self.engine(choices[name]) for name in sorted(choices, reverse=self._races % 2 == 0)}
+        engines = {name: built[name] for name in choices}
         denoiser = self.job.denoiser
         times = [denoiser.schedule.num_train_timesteps // 2]
         batch = self.job.options.fixed_batch or 1
@@ -115,27 +123,27 @@ class JobBench:
         return median_sqnr_db(reference, with_layers(reference, layers), self._held_out)
 
     def engine(self, choice: Choice) -> Engine:
-        """The engine of a choice; the last few are kept."""
-        if choice not in self._engines:
-            folder = TemporaryDirectory(prefix="ptq-export-")
-            self._engines[choice] = self._build(choice, Path(folder.name)), folder
-            if len(self._engines) > ENGINES_KEPT:
-                self._drop_engine()
-        self._engines.move_to_end(choice)
-        return self._engines[choice][0]
+        """A new engine of a choice; what could be kept of the last few builds is not done again."""
+        source = self._graph(choice)
+        return build_engine(self.job.target.engine, source, source.parent, self.job.engine_options)
 
-    def _build(self, choice: Choice, folder: Path) -> Engine:
-        prepared, job = self._of(choice), self.job
+    def _graph(self, choice: Choice) -> Path:
+        """The ONNX file of a choice."""
+        if choice not in self._folders:
+            self._folders[choice] = TemporaryDirectory(prefix="ptq-export-")
+            self._export(choice, Path(self._folders[choice].name, GRAPH))
+            if len(self._folders) > GRAPHS_KEPT:
+                self._folders.popitem(last=False)[1].cleanup()
+        self._folders.move_to_end(choice)
+        return Path(self._folders[choice].name, GRAPH)
+
+    def _export(self, choice: Choice, path: Path) -> None:
+        prepared = self._of(choice)
         reference = prepared.variant.subject.module
         graph = prepared.graph.clone()
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
-        lay_out(graph, job.scheme)
-        save_model(graph, folder / "choice.onnx")
-        return build_engine(job.target.engine, folder / "choice.onnx", folder, job.engine_options)
-
-    def _drop_engine(self) -> None:
-        _, (_, folder) = self._engines.popitem(last=False)
-        folder.cleanup()
+        lay_out(graph, self.job.scheme)
+        save_model(graph, path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:

@@ -134,10 +134,11 @@ def test_a_search_that_ended_early_serves_no_longer_one(tmp_path: Path, watcher:
     asked = options(tmp_path / "run", tune_loss=0.4)
     job = prepare(replace(asked, tune=1.0).resolved(), watcher)
     chosen_before(job, {"split_shortcut": False, "float_layers": {}}, budget_s=0.5, not_reached=left)
+    path = cache_file(tuning_key(job))
     tune(job, calibration_pairs(job))
     assert any(stage.startswith("tuning, ") for stage in watcher.stages)
     assert read_json(job.folder.path / "tuning.json")["reused"] is False
-    assert json.loads(cache_file(tuning_key(job)).read_text())["tuning"]["budget_s"] == 1.0
+    assert json.loads(path.read_text())["tuning"]["budget_s"] == 1.0
 
 
 @pytest.mark.parametrize(
