@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Latency", "Verdict", "compare", "judge"]
+__all__ = ["Comparison", "Interval", "Latency", "Verdict", "compare", "judge", "median_speedup"]
 
 MIN_ROUNDS = 10
 MAX_SPREAD = 0.25
@@ -137,6 +137,31 @@ def compare(candidate: Latency, baseline: Latency) -> Comparison:
     p25, middle, p75 = (float(value) for value in np.percentile(theirs / ours, (25, 50, 75)))
     margin = 1.82 * (p75 - p25) / (middle * np.sqrt(candidate.n))
     return Comparison(_speedup(ours, theirs), p25, p75, float(margin), _drift(ours, theirs))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval."""
+
+    low: float
+    middle: float
+    high: float
+
+
+def median_speedup(candidate: Latency, baseline: Latency) -> Interval:
+    """Median over the rounds of how much faster `candidate` is, with the interval of the sign test.
+
+    Its ends are the k-th smallest and the k-th largest ratio, k = (n + 1) / 2 - 0.98 sqrt(n): no shape of the noise is
+    assumed, so that rounds in which either was interrupted widen it little as long as they are a minority.
+
+    Raises:
+        ValueError: the two were not measured in the same rounds.
+    """
+    if candidate.n != baseline.n:
+        raise ValueError(f"{candidate.n} rounds cannot be paired with {baseline.n}")
+    ratios = np.sort(np.array(baseline.raw_ms) / np.array(candidate.raw_ms))
+    rank = max(1, int((len(ratios) + 1) / 2 - 0.98 * np.sqrt(len(ratios))))
+    return Interval(float(ratios[rank - 1]), float(np.median(ratios)), float(ratios[-rank]))
 
 
 def judge(latencies: Mapping[str, Latency]) -> Verdict:

@@ -20,6 +20,7 @@ __all__ = [
     "engine_class",
     "load_files",
     "require_checker",
+    "runtime_version",
 ]
 
 
@@ -135,6 +136,11 @@ def build_engine(
     """
     build: Callable[..., Engine] = engine_class(kind)
     return build(source, cache, options, sha256)
+
+
+def runtime_version(kind: str) -> str:
+    """The version of the runtime behind a kind that is available here, as it tells it itself."""
+    return str(import_module(lookup("engine kind", kind, KINDS).packages[0]).__version__)
 
 
 def load_files(kind: str, source: str, batch: str = "") -> Engine:

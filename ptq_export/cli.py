@@ -246,7 +246,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report import tables
     from ptq_export.report.verdict import judge
 
-    names = ("manifest", "layers", "fidelity", "latency", "tensorrt")
+    names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
     files = {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     latency = files.get("latency")
     verdict = judge(files["manifest"], latency)
@@ -260,6 +260,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
         else {}
     )
     built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
+    tuned = {"Tuning": [["", tables.tuning_line(files["tuning"])]]} if "tuning" in files else {}
     screen.result(
         {"run": str(folder), **files},
         {
@@ -267,6 +268,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
             "Fidelity": tables.fidelity_table(files["fidelity"]),
             **timed,
             **built,
+            **tuned,
             "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
             "Run folder": [["report", str(folder / "report.html")], *_bundle_row(folder)],
         },

@@ -16,6 +16,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "standard": {"samples": 128, "steps": 20, "iterations": 80, "held_out": 64},
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
+DEFAULT_TUNE_LOSS_DB = 0.1
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """For which TensorRT for RTX builds on request
@@ -189,6 +190,23 @@ class Options:
         int | None,
         Knob(_ENGINE, "Threads of the engine.", {"min": 1, "metavar": "N", "show_default": "physical cores"}),
     ] = None
+    tune: Annotated[
+        float | None,
+        Knob(
+            _ENGINE,
+            "Targets on the CPU: try for so many seconds, on the engine itself, which layers are faster in float and "
+            "in which form the shortcuts are, and keep what wins. A cheap quantisation and its export come on top.",
+            {"min": 1.0, "metavar": "SECONDS", "show_default": "off"},
+        ),
+    ] = None
+    tune_loss: Annotated[
+        float | None,
+        Knob(
+            _ENGINE,
+            "How many dB of median SQNR against FP32 the choices of --tune may cost in all.",
+            {"min": 0.0, "metavar": "DB", "show_default": str(DEFAULT_TUNE_LOSS_DB)},
+        ),
+    ] = None
 
     def resolved(self) -> "Options":
         """The same options with every knob that `effort` governs filled in."""
@@ -267,6 +285,11 @@ class Options:
             return float(number)
         except ValueError:
             raise InputError(f"--keep-float {self.keep_float}: {number!r} is no number of dB", "auto:45") from None
+
+    @property
+    def tune_loss_db(self) -> float:
+        """`tune_loss`, or its default."""
+        return DEFAULT_TUNE_LOSS_DB if self.tune_loss is None else self.tune_loss
 
     @property
     def keep_float_patterns(self) -> tuple[str, ...]:

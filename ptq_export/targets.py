@@ -55,9 +55,14 @@ class Target:
 
         Raises:
             InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch or
-                compute capability.
+                compute capability, tuning for a GPU.
         """
         self.jetpack(options.jetpack)
+        if options.tune is not None and self.device == "gpu":
+            tuned = ", ".join(name for name, it in TARGETS.items() if it.scheme is not None and it.device == "cpu")
+            raise InputError(f"--tune measures engines on the CPU, {self.name} runs on a GPU", f"it serves {tuned}")
+        if options.tune is None and options.tune_loss is not None:
+            raise InputError("--tune-loss bounds what --tune may choose", "give --tune SECONDS too, or leave it out")
         builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}
         foreign = builder if self.engine == "jetson" else {}
         if self.device == "cpu":

@@ -56,7 +56,7 @@ def estimate(options: Options) -> Estimate:
     parameter_bytes = 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
     activations = samples * sample[0].numel() * 4 * 128
     return Estimate(
-        seconds=FIXED_S + evaluations * per_sample_s + parameter_bytes * 5e-7,
+        seconds=FIXED_S + (options.tune or 0.0) + evaluations * per_sample_s + parameter_bytes * 5e-7,
         memory_bytes=700 * 2**20 + 10 * parameter_bytes + activations,
         disk_bytes=5 * parameter_bytes,
     )

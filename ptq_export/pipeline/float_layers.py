@@ -11,16 +11,17 @@ from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
 
-__all__ = ["choose_float_layers", "rank_layers"]
+__all__ = ["choose_float_layers", "few_held_out", "rank_layers"]
 
 SCHEMA = 1
 PAIRS, TIMESTEPS, STEPS = 8, 5, 20
+SEED = 4
 KEPT, SENSITIVITY, PLOT = "kept.json", "sensitivity.json", "sensitivity.png"
 
 
 def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
     """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first."""
-    reference, layers, held_out = job.subject.module, quantised_modules(simulation), _held_out(job)
+    reference, layers, held_out = job.subject.module, quantised_modules(simulation), few_held_out(job, SEED)
     with job.stage("sensitivity, layer by layer") as share:
         ranking = layer_noise(reference, layers, held_out, share)
     value = {
@@ -52,7 +53,7 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> None:
         ranking = [row["name"] for row in rank_layers(job, simulation)["layers"]]
         layers = quantised_modules(simulation)
         with job.stage(f"layers to keep float for {wanted_db:g} dB"):
-            names = fewest_float(job.subject.module, layers, ranking, wanted_db, _held_out(job))
+            names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job, SEED))
         chosen = {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names}
         job.folder.save_json(KEPT, chosen)
     for name in chosen["layers"]:
@@ -60,7 +61,8 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> None:
     job.sites = keep_float(job.sites, chosen["layers"], f"kept float to reach {wanted_db:g} dB")
 
 
-def _held_out(job: Job) -> HeldOut:
+def few_held_out(job: Job, seed: int) -> HeldOut:
+    """Enough held-out pairs to rank choices, fewer than the proofs take."""
     denoiser, schedule = job.denoiser, job.denoiser.schedule
     label = denoiser.labels(PAIRS, HELD_OUT_SEEDS + 1)
-    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, STEPS, TIMESTEPS, PAIRS, 4, *label)
+    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, STEPS, TIMESTEPS, PAIRS, seed, *label)

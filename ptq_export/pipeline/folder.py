@@ -1,7 +1,7 @@
 """The run folder: which options it belongs to, which of its files are whole, and what may be resumed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ class RunFolder:
     def keep(self, name: str) -> None:
         """Record that the file `name` is finished."""
         self._ledger[name] = sha256_file(self.path / name)
+        write_json(self.path / LEDGER, self._ledger)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Treat these files as not made yet."""
+        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in set(names)}
         write_json(self.path / LEDGER, self._ledger)
 
     @property

@@ -30,7 +30,7 @@ from ptq_export.pipeline.stages import Job, given
 from ptq_export.sampling import EpsModel, initial_noise
 from ptq_export.targets import Target, find_target
 
-__all__ = ["any_batch", "build", "check_layers", "failures", "prove"]
+__all__ = ["any_batch", "build", "check_layers", "failures", "one_call", "prove"]
 
 LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
@@ -73,7 +73,7 @@ def check_layers(job: Job, engine: Engine) -> None:
     else:
         records = engine.executed_layers(expected)
         with job.stage("time of each layer"):
-            inputs = _one_call(job)
+            inputs = one_call(job)
             baseline = build(job, find_target(job.target.baselines[0]))
             ms, float_ms = engine.layer_times_ms(inputs), baseline.layer_times_ms(inputs)
     kept = {site.name: site.keep_float for site in job.sites}
@@ -88,7 +88,7 @@ def check_layers(job: Job, engine: Engine) -> None:
     job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
-def _one_call(job: Job) -> list[NDArray[Any]]:
+def one_call(job: Job) -> list[NDArray[Any]]:
     """Arguments of the denoiser at the smallest batch that the engine takes."""
     batch = job.options.fixed_batch or (job.options.batch_range or (1,))[0]
     time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)

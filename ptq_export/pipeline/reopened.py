@@ -13,6 +13,7 @@ from ptq_export.errors import InputError
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.stages import QUANTISED, Job, Progress, load_denoiser, open_job
+from ptq_export.pipeline.tune import take_tuning
 
 __all__ = ["finished_manifest", "reopen", "simulate"]
 
@@ -56,4 +57,6 @@ def reopen(run: Path, progress: Progress) -> Job:
     denoiser = load_denoiser(options)
     if denoiser.source.sha256 != manifest["denoiser"]["sha256"]:
         raise InputError(f"{options.ckpt} is not the checkpoint that {run} was made from", "put the original file back")
-    return open_job(options, denoiser, read_json(run / "request.json"), progress)
+    job = open_job(options, denoiser, read_json(run / "request.json"), progress)
+    take_tuning(job)
+    return job

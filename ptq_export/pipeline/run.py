@@ -37,6 +37,7 @@ from ptq_export.pipeline.stages import (
     quantised,
 )
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
+from ptq_export.pipeline.tune import tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.targets import Target, find_target
@@ -62,6 +63,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
     pairs = calibration_pairs(job)
+    tune(job, pairs)
     simulation = quantised(job, pairs)
     choose_float_layers(job, simulation)
     _record_calibration(job, pairs)

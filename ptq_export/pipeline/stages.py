@@ -48,7 +48,9 @@ from ptq_export.pipeline.folder import RunFolder
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
+    "ASKED",
     "CHECKED",
+    "PAIRS",
     "QUANTISED",
     "SILENT",
     "Job",
@@ -59,6 +61,7 @@ __all__ = [
     "float_sites",
     "fold_time",
     "given",
+    "lay_out",
     "load_denoiser",
     "open_job",
     "quantised",
@@ -252,9 +255,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             share(0.5)
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
-            PinLayout()(graph)
-            if not job.scheme.weight_zero_point:
-                DropWeightZeroPoints()(graph)
+            lay_out(graph, job.scheme)
             if half:
                 graph = HalfPrecision()(graph).model
             elif job.jetpack is not None:
@@ -291,6 +292,13 @@ def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
     """
     table_bytes = int(TABLE_SHARE * sum(parameter.numel() for parameter in denoiser.module.parameters()))
     FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
+
+
+def lay_out(graph: ir.Model, scheme: Scheme) -> None:
+    """Give a quantised graph the form in which the engines of `scheme` run it best."""
+    PinLayout()(graph)
+    if not scheme.weight_zero_point:
+        DropWeightZeroPoints()(graph)
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:

@@ -17,7 +17,7 @@ from ptq_export.report.layermap import layer_map
 __all__ = ["build_report"]
 
 Json = Mapping[str, Any]
-PARTS = ("manifest", "latency", "fidelity", "parity", "layers", "calibration", "sensitivity", "tensorrt")
+PARTS = ("manifest", "latency", "fidelity", "parity", "layers", "calibration", "sensitivity", "tensorrt", "tuning")
 SAMPLES_FILE = "samples.safetensors"
 REPORT_FILE = "report.html"
 SCHEMA = 1

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ptq_export.benchmarks.stats import MIN_ROUNDS, Latency, compare, judge
+from ptq_export.benchmarks.stats import MIN_ROUNDS, Interval, Latency, compare, judge, median_speedup
 
 
 def noisy(median_ms: float, spread: float, rounds: int = 60, seed: int = 0) -> Latency:
@@ -79,3 +79,22 @@ def test_a_machine_that_throttles_half_way_is_invalid() -> None:
 def test_nineteen_of_twenty_quiet_runs_are_valid() -> None:
     runs = [judge({"int8": noisy(50, 0.1, seed=2 * i), "fp32": noisy(99, 0.1, seed=2 * i + 1)}) for i in range(200)]
     assert sum(run.valid for run in runs) >= 190
+
+
+def test_the_median_speedup_s_interval_is_the_sign_test_s() -> None:
+    """Of 20 ratios it runs from the 6th to the 15th: 95.9 % by the binomial distribution."""
+    baseline = Latency.from_samples(range(1, 21))
+    assert median_speedup(Latency.from_samples([1.0] * 20), baseline) == Interval(6, 10.5, 15)
+
+
+def test_a_minority_of_interrupted_rounds_leaves_the_median_speedup_alone() -> None:
+    before, after = [10.0 + 0.01 * (i % 7) for i in range(60)], [9.0 + 0.01 * (i % 5) for i in range(60)]
+    for i in range(0, 60, 3):
+        (before if i % 2 else after)[i] += 40
+    speedup = median_speedup(Latency.from_samples(after), Latency.from_samples(before))
+    assert speedup.low > 1.1 and speedup.high < 1.13
+
+
+def test_median_speedup_pairs_rounds() -> None:
+    with pytest.raises(ValueError, match="2 rounds cannot be paired with 3"):
+        median_speedup(Latency.from_samples([1, 2]), Latency.from_samples([1, 2, 3]))

@@ -108,3 +108,12 @@ def test_write_that_fails_keeps_the_old_file_and_leaves_no_other(path: Path) -> 
         folder.save_json("pairs.safetensors", {"not": {"json"}})
     assert folder.has("pairs.safetensors")
     assert sorted(file.name for file in path.iterdir()) == ["ledger.json", "pairs.safetensors", "request.json"]
+
+
+def test_forgotten_files_are_not_made_yet(path: Path) -> None:
+    folder = RunFolder(path, REQUEST)
+    folder.save_json("layers.json", {})
+    folder.save_json("kept.json", {})
+    folder.forget({"layers.json", "absent"})
+    assert (folder.has("layers.json"), folder.has("kept.json")) == (False, True)
+    assert RunFolder(path, REQUEST).names == ["kept.json"]

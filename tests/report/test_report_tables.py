@@ -99,6 +99,24 @@ def test_global_parity_rows_state_the_signed_difference() -> None:
     assert rows[1] == ["50", "30.0", "29.2", "−0.75", "±0.50", "EXCEEDED"]
 
 
+def test_tuning_is_one_line_and_a_table_of_what_was_tried_and_what_was_not() -> None:
+    race = {"before_ms": 5.0, "after_ms": 4.0, "speedup": 1.25, "low": 1.2, "high": 1.3}
+    kept = race | {"what": "linears", "layers": ["a", "b"], "sqnr_db": 30.0, "kept": True, "why": "faster"}
+    lost = race | {"what": "a", "layers": ["a"], "sqnr_db": None, "kept": False, "why": "slower"}
+    left = {"what": "3x3 convolutions", "layers": ["c"], "expected_ms": -1.0}
+    tuning = {"trials": [kept, lost], "not_reached": [left], "total": race, "seconds": 61.0, "reused": False}
+    line = "tuning: 1 of 2 candidates kept, 5.00 → 4.00 ms a step (1.25×, 1.20 to 1.30)"
+    line += ", each known to ± 4.0 %, 1 not reached, 1 min 01 s"
+    assert tables.tuning_line(tuning) == line
+    nothing = tables.tuning_line(tuning | {"trials": [lost], "total": None, "not_reached": [], "reused": True})
+    assert nothing == "tuning: 0 of 1 candidates kept, each known to ± 4.0 %, none left, measured in an earlier run"
+    headers, *rows = tables.tuning_table(tuning)
+    assert rows[0] == ["linears", "2", "5.00", "4.00", "1.25×", "1.20 to 1.30", "30.0", "yes", "faster"]
+    assert rows[1][6:] == ["–", "no", "slower"]
+    assert rows[2] == ["3x3 convolutions", "1", *["–"] * 5, "no", "the time was up"]
+    assert {len(row) for row in rows} == {len(headers)}
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [

@@ -1,0 +1,185 @@
+"""`--tune`: what is faster in float on this machine stays float, decided before the long calibration begins."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ptq_export.artifacts import sha256_file
+from ptq_export.benchmarks.environment import describe_environment, package_versions
+from ptq_export.benchmarks.fidelity import finite_db
+from ptq_export.benchmarks.tuning import BRIEF, Candidate, Choice, Limits, Outcome, Race, Trial, search
+from ptq_export.calibrators.pairs import CalibrationPairs
+from ptq_export.calibrators.sites import find_units
+from ptq_export.engines.available import runtime_version
+from ptq_export.errors import InputError
+from ptq_export.pipeline.candidates import LayerTimes, find_work, group_candidates
+from ptq_export.pipeline.proofs import one_call
+from ptq_export.pipeline.stages import PAIRS, Job
+from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
+from ptq_export.pipeline.workbench import JobBench, open_variant, renamed
+from ptq_export.report.tables import tuning_line
+
+__all__ = ["TUNING", "take_tuning", "tune", "tuning_key"]
+
+SCHEMA = 1
+TUNING = "tuning.json"
+SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
+
+
+def tune(job: Job, pairs: CalibrationPairs) -> None:
+    """Choose the job's layers and the form of its shortcuts by what is fastest here, if `--tune` asks for it.
+
+    The choice is `tuning.json`, taken from the run folder, else from the user's cache, else measured. What the run
+    folder holds of another choice is made again.
+    """
+    seconds = job.options.tune
+    if seconds is None:
+        return
+    if not job.folder.has(TUNING):
+        key = tuning_key(job)
+        found = recall(key)
+        reused = found is not None and (found["budget_s"] >= seconds or not found["not_reached"])
+        value = found if found is not None and reused else _measure(job, pairs, seconds)
+        if not reused:
+            remember(key, value)
+        job.folder.forget(set(job.folder.names) - {PAIRS})
+        job.folder.save_json(TUNING, value | {"reused": reused})
+        job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
+    take_tuning(job)
+
+
+def take_tuning(job: Job) -> None:
+    """Give the job the choice in its `tuning.json`, if it was asked for one.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if job.options.tune is None:
+        return
+    value = job.folder.load_json(TUNING)
+    if value is None:
+        raise InputError(f"{job.folder.path / TUNING} is damaged or gone", "the same command makes the run again")
+    chosen = value["chosen"]
+    variant, reasons = open_variant(job, chosen["split_shortcut"]), chosen["float_layers"]
+    job.subject = variant.subject
+    job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
+
+
+def tuning_key(job: Job) -> dict[str, Any]:
+    """The machine, the graph, and what may be chosen: two runs with this in common get the same answer."""
+    machine, options = describe_environment(), job.options
+    data = options.calibration_data
+    return {
+        "schema": SCHEMA,
+        "machine": {"cpu": machine.cpu, "isa": list(machine.isa), "cores": machine.cores, "os": machine.os},
+        "engine": {
+            "target": job.target.name,
+            "version": runtime_version(job.target.engine),
+            "threads": job.engine_options.threads,
+            "batch": options.fixed_batch,
+        },
+        "graph": {
+            "checkpoint_sha256": job.denoiser.source.sha256,
+            "sample_shape": list(job.denoiser.sample_shape),
+            "variance": options.variance,
+            "scheme": asdict(job.scheme),
+            "versions": package_versions(),
+        },
+        "choices": {
+            "layers": [site.name for site in job.sites if not site.keep_float],
+            "split_shortcut": options.split_shortcut,
+            "loss_db": options.tune_loss_db,
+        },
+        "ranges": {
+            "metric": options.metric,
+            "policy": options.policy,
+            "calibration_data_sha256": None if data is None else sha256_file(data),
+        },
+    }
+
+
+def _measure(job: Job, pairs: CalibrationPairs, seconds: float) -> dict[str, Any]:
+    start = Choice(job.options.split_shortcut)
+    with JobBench(job, pairs) as bench:
+        with job.stage("tuning, a cheap quantisation"):
+            candidates = _candidates(job, bench, start)
+        with job.stage(f"tuning, {len(candidates)} candidates in {seconds:g} s") as share:
+            outcome = search(start, candidates, bench, Limits(seconds, job.options.tune_loss_db), share)
+    return _to_json(job, outcome, seconds)
+
+
+def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
+    """Groups of layers, and the other form of the shortcuts among those that promise neither gain nor loss."""
+    variant = bench.variant(start)
+    if not variant.int8:
+        return []
+    every = replace(start, float_layers=variant.int8)
+    race, inputs = bench.race(start, every, BRIEF), one_call(job)
+    times = LayerTimes(
+        bench.engine(start).layer_times_ms(inputs),
+        bench.engine(every).layer_times_ms(inputs),
+        race.before.median_ms,
+        race.after.median_ms,
+    )
+    work = find_work(variant.subject, [site.name for site in variant.sites if site.name in variant.int8])
+    groups = group_candidates(work, find_units(variant.subject.module, variant.sites), times)
+    other_form = Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)
+    return sorted([*groups, other_form], key=lambda candidate: -candidate.expected_ms)
+
+
+def _to_json(job: Job, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    chosen, total = outcome.chosen, outcome.total
+    return {
+        "schema": SCHEMA,
+        "budget_s": seconds,
+        "seconds": round(outcome.seconds, 1),
+        "batch": job.options.fixed_batch or 1,
+        "chosen": {
+            "split_shortcut": chosen.split_shortcut,
+            "float_layers": _reasons(outcome.trials, chosen),
+        },
+        "total": None if total is None else _race(total),
+        "sqnr_db": {
+            "untuned": finite_db(outcome.untuned_db),
+            "tuned": finite_db(outcome.tuned_db),
+            "loss_allowed": job.options.tune_loss_db,
+        },
+        "trials": [_trial(trial) for trial in outcome.trials],
+        "not_reached": [
+            {"what": it.title, "layers": sorted(it.layers), "expected_ms": round(it.expected_ms, 4)}
+            for it in outcome.not_reached
+        ],
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "what": trial.candidate.title,
+        "layers": sorted(trial.layers),
+        "expected_ms": round(trial.candidate.expected_ms, 4),
+        **_race(trial.race),
+        "sqnr_db": None if trial.sqnr_db is None else finite_db(trial.sqnr_db),
+        "kept": trial.kept,
+        "why": trial.why,
+    }
+
+
+def _race(race: Race) -> dict[str, float]:
+    speedup = race.speedup
+    return {
+        "before_ms": round(race.before.median_ms, 4),
+        "after_ms": round(race.after.median_ms, 4),
+        "speedup": round(speedup.middle, 4),
+        "low": round(speedup.low, 4),
+        "high": round(speedup.high, 4),
+    }
+
+
+def _reasons(trials: tuple[Trial, ...], chosen: Choice) -> dict[str, str]:
+    """Why each layer is float, in the names of the chosen form of the shortcuts."""
+    reasons: Mapping[str, str] = {}
+    for trial in (trial for trial in trials if trial.kept):
+        before, after = trial.race.before.median_ms, trial.race.after.median_ms
+        reason = f"kept float: int8 is slower here ({before:.2f} ms against {after:.2f})"
+        reasons = {**reasons, **dict.fromkeys(renamed(trial.layers, chosen.float_layers), reason)}
+    return dict(sorted(reasons.items()))
