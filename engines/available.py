@@ -28,7 +28,8 @@ __all__ = [
 class EngineKind:
     """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
     (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and functions, where there are
-    any, that say what else is missing, what is for an engine of given `EngineOptions`, and what would make it faster.
+    any, that say what else is missing, what is for an engine of given `EngineOptions`, what would make it faster, and
+    on what its speed depends besides the runtime's version.
     """
 
     packages: tuple[str, ...]
@@ -38,6 +39,7 @@ class EngineKind:
     check: tuple[str, str] | None = None
     check_options: tuple[str, str] | None = None
     advice: tuple[str, str] | None = None
+    parts: tuple[str, str] | None = None
 
 
 CUDA = "cuda.bindings.runtime"
@@ -47,6 +49,7 @@ KINDS = {
         "onnxruntime",
         ("ptq_export.engines.ort", "OrtEngine"),
         advice=("ptq_export.engines.ort_operators", "missing_operators"),
+        parts=("ptq_export.engines.ort_operators", "library_version"),
     ),
     "openvino": EngineKind(("openvino",), "'ptq-export[openvino]'", ("ptq_export.engines.ov", "OpenVinoEngine")),
     "openvino-bf16": EngineKind(
@@ -139,8 +142,10 @@ def build_engine(
 
 
 def runtime_version(kind: str) -> str:
-    """The version of the runtime behind a kind that is available here, as it tells it itself."""
-    return str(import_module(lookup("engine kind", kind, KINDS).packages[0]).__version__)
+    """The version of the runtime behind a kind that is available here, as it tells it itself, and of other parts."""
+    entry = lookup("engine kind", kind, KINDS)
+    version = str(import_module(entry.packages[0]).__version__)
+    return version if entry.parts is None else f"{version}, {_call(entry.parts)}"
 
 
 def load_files(kind: str, source: str, batch: str = "") -> Engine:
