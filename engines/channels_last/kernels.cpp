@@ -36,8 +36,9 @@ INLINE float silu(float x) {
   return x * (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-INLINE std::uint8_t code_of(float value) {
-  value = std::rint(value);
+// Rounded before the zero point is added, as ONNX's QuantizeLinear does: ties are those of the scaled value.
+INLINE std::uint8_t code_of(float scaled, float zero_point) {
+  float value = std::rint(scaled) + zero_point;
   value = value < 0.0f ? 0.0f : value;
   value = value > 255.0f ? 255.0f : value;
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(value));
@@ -62,11 +63,11 @@ INLINE void affine_quantise(const Number* x, std::size_t rows, std::size_t chann
   for (std::size_t row = 0; row < rows; ++row, x += channels, y += channels) {
     if (affine.silu) {
       for (std::size_t c = 0; c < channels; ++c) {
-        y[c] = code_of(silu(static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c] + zero_point);
+        y[c] = code_of(silu(static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c], zero_point);
       }
     } else {
       for (std::size_t c = 0; c < channels; ++c) {
-        y[c] = code_of((static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c] + zero_point);
+        y[c] = code_of((static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c], zero_point);
       }
     }
   }

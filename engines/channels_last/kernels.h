@@ -17,7 +17,7 @@ void add_moments(const std::uint8_t* codes, std::size_t rows, std::size_t channe
                  std::uint32_t* squares);
 void add_moments(const float* values, std::size_t rows, std::size_t channels, float* sums, float* squares);
 
-// y = quantise(f(x * slope + intercept) * gain + zero_point), f = SiLU or nothing; ties to even, clamped to 0 .. 255.
+// y = round(f(x * slope + intercept) * gain) + zero_point, f = SiLU or nothing; ties to even, clamped to 0 .. 255.
 struct Affine {
   const float* slope;
   const float* intercept;

@@ -106,10 +106,12 @@ def test_quantise(shape: tuple[int, ...]) -> None:
     agree(run("QuantizeChannels", {"x": x, "gain": gain}, zero_point=128), x.astype(np.float64) * gain + 128)
 
 
-def test_ties_go_to_the_even_code_and_the_range_ends_at_0_and_255() -> None:
-    x = np.array([[-1e9, -0.5, 0.5, 1.5, 2.5, 254.5, 255.4, 1e9]], np.float32).T
-    found = run("QuantizeChannels", {"x": x, "gain": np.ones(1, np.float32)}, zero_point=0)
-    assert found.reshape(-1).tolist() == [0, 0, 0, 2, 2, 254, 255, 255]
+@pytest.mark.parametrize("zero_point", [0, 1])
+def test_ties_go_to_the_even_number_before_the_zero_point_and_the_range_ends_at_0_and_255(zero_point: int) -> None:
+    x = np.array([[-1e9, -0.5, 0.5, 1.5, 2.5, 252.5, 255.4, 1e9]], np.float32).T
+    found = run("QuantizeChannels", {"x": x, "gain": np.ones(1, np.float32)}, zero_point=zero_point)
+    rounded = np.array([-1e9, 0, 0, 2, 2, 252, 255, 1e9]) + zero_point
+    assert found.reshape(-1).tolist() == np.clip(rounded, 0, 255).tolist()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
