@@ -12,7 +12,7 @@ __all__ = ["Work", "estimate_s"]
 QUANTISE_S, COMPILE_S, OPEN_S = 12.0, 40.0, 1.5
 PASSES = 15  # over the pairs, per peer: histograms, bias correction
 IN_BATCHES = 0.7  # a sample in a batch, against one alone
-LOOPS = 7  # of ours, with their warm-up, and as many times their calls alone
+LOOPS = 12  # of ours, with their warm-up, and as many times their calls alone
 
 
 @dataclass(frozen=True)

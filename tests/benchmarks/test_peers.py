@@ -93,5 +93,5 @@ def test_a_real_run_beside_nncf_and_torch(tmp_path: Path) -> None:
         models[name]["int8_layers"] for name in ("ptq-export ort-int8", "ptq-export openvino-int8", "ort entropy")
     }
     assert len(layers) == 1 and layers != {0}
-    assert models["float, torch eager"]["accuracy"]["psnr_min_db"] > 80
+    assert models["float, torch eager"]["accuracy"]["sqnr_median_db"] > 80
     assert 5 < models["nncf, OpenVINO"]["accuracy"]["sqnr_median_db"] < 100
