@@ -10,7 +10,7 @@ sixteen convolutions on two correct executions of one graph are as far apart as 
             the engine's floats are float16, 40 dB or 8 dB: their rounding alone flips about one code in a hundred.
             The median image counts: one flip may cost an image 10 dB, an error of the engine costs all of them;
   globally  the engine's error against full precision is as large as the simulation's, at every time-step: the SQNR
-            is equal within 0.5 dB over 64 pairs, widened by twice the standard error of the gap where there are fewer.
+            is equal within 0.5 dB over 64 pairs, widened by the gap's 95 % interval (Student's) where there are fewer.
 """
 
 import statistics
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptq_export.benchmarks.fidelity import Curve, finite_db, sqnr_db, sqnr_gap_db
+from ptq_export.benchmarks.stats import student_95
 from ptq_export.graph.extract import extract_module
 from ptq_export.interface import INPUTS
 from ptq_export.nn.calls import tensor_arguments
@@ -115,7 +116,7 @@ def global_parity(simulation: Curve, engine: Curve) -> list[GlobalParity]:
     rows = zip(simulation.timesteps, simulation.sqnr_db, engine.sqnr_db, sqnr_gap_db(engine, simulation), strict=True)
     results = []
     for timestep, simulation_db, engine_db, (gap_db, stderr_db) in rows:
-        bound_db = MAX_GAP_DB + (0.0 if pairs >= FULL_PAIRS else 2 * stderr_db)
+        bound_db = MAX_GAP_DB + (0.0 if pairs >= FULL_PAIRS else student_95(pairs) * stderr_db)
         ok = abs(gap_db) <= bound_db
         results.append(GlobalParity(timestep, finite_db(simulation_db), finite_db(engine_db), round(bound_db, 4), ok))
     return results

@@ -11,7 +11,7 @@ output against the FP32 graph. It runs the int8 graph
 
 A flipped code flips its successors, so that two correct executions of a deep int8 network differ as much from each
 other as each does from FP32: they are not compared bit by bit. Each must be as far from FP32 as the graph as written:
-the same SNR within 0.5 dB on average over 64 pairs, widened by twice the standard error of the gap for fewer.
+the same SNR within 0.5 dB on average over 64 pairs, widened by the gap's 95 % interval (Student's) for fewer.
 
 Exit codes: 0 they agree, 1 they do not, 2 no such run, or a file of it is damaged, 3 polygraphy is not installed, or
 TensorRT does not load the plan.
@@ -37,6 +37,7 @@ from safetensors.numpy import load_file
 from ptq_export.artifacts import read_json, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
+from ptq_export.benchmarks.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 from ptq_export.options import Options
 from ptq_export.targets import FP32, find_target
@@ -146,7 +147,9 @@ def judge(name: str, snr: Mapping[Any, Any], simple: Mapping[Any, Any], pairs: i
         own, written = ([finite_db(each[output].snr) for each in snr[REFERENCE, other]] for other in (name, WRITTEN))
         gaps = [first - second for first, second in zip(own, written, strict=True)]
         stderr = statistics.stdev(gaps) / math.sqrt(len(gaps))
-        bound = None if name == WRITTEN else MAX_GAP_DB + (0.0 if pairs >= FULL_PAIRS else 2 * stderr)
+        bound = (
+            None if name == WRITTEN else MAX_GAP_DB + (0.0 if pairs >= FULL_PAIRS else student_95(len(gaps)) * stderr)
+        )
         differences = (
             0.0 if base == name else max(float(each[output].max_absdiff) for each in simple[base, name])
             for base in (REFERENCE, WRITTEN)

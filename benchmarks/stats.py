@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Interval", "Latency", "Verdict", "compare", "judge", "median_speedup"]
+__all__ = ["Comparison", "Interval", "Latency", "Verdict", "compare", "judge", "median_speedup", "student_95"]
+
+STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Student's two-sided 95 % quantile for 1, 2, ... degrees of freedom."""
 
 MIN_ROUNDS = 10
 MAX_SPREAD = 0.25
@@ -198,3 +201,9 @@ def _drift(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     if half == 0:
         return 0.0
     return abs(_speedup(ours[half:], theirs[half:]) / _speedup(ours[:half], theirs[:half]) - 1)
+
+
+def student_95(samples: int) -> float:
+    """How many standard errors a mean of that many samples (two or more) lies from the truth, at most, in 95 of 100."""
+    freedom = samples - 1
+    return STUDENT_95[freedom - 1] if freedom <= len(STUDENT_95) else 1.96 + 2.7 / freedom

@@ -161,7 +161,7 @@ def test_gap_of_half_a_decibel_is_allowed_over_64_pairs(gap_db: float) -> None:
 def test_bound_is_widened_by_the_measured_spread_where_there_are_fewer_pairs() -> None:
     [wide] = global_parity(curve(noise(30, 4)), curve(noise(29, 4, 0.5)))
     [narrow] = global_parity(curve(noise(30, 4)), curve(noise(29, 4)))
-    assert wide.ok and 1 < wide.bound_db < 4
+    assert wide.ok and 1 < wide.bound_db < 6
     assert (narrow.ok, narrow.bound_db) == (False, 0.5)
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ptq_export.benchmarks.stats import MIN_ROUNDS, Interval, Latency, compare, judge, median_speedup
+from ptq_export.benchmarks.stats import MIN_ROUNDS, Interval, Latency, compare, judge, median_speedup, student_95
 
 
 def noisy(median_ms: float, spread: float, rounds: int = 60, seed: int = 0) -> Latency:
@@ -98,3 +98,10 @@ def test_a_minority_of_interrupted_rounds_leaves_the_median_speedup_alone() -> N
 def test_median_speedup_pairs_rounds() -> None:
     with pytest.raises(ValueError, match="2 rounds cannot be paired with 3"):
         median_speedup(Latency.from_samples([1, 2]), Latency.from_samples([1, 2, 3]))
+
+
+def test_students_quantile_falls_towards_the_normal_one() -> None:
+    found = [student_95(samples) for samples in range(2, 200)]
+    assert found == sorted(found, reverse=True)
+    assert (found[0], found[9]) == (12.71, 2.23)
+    assert student_95(31) == pytest.approx(2.042, abs=0.01) and student_95(121) == pytest.approx(1.98, abs=0.01)
