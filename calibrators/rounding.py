@@ -33,7 +33,7 @@ class SoftLayer(nn.Module):
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
         bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(weight.shape[0])
-        step = weight_scale(folded, scheme.pair_limit)
+        step = weight_scale(folded, scheme.pair_limit, scheme.even_pairs or _reads_even_pairs(layer))
         if scheme.integer_bias:
             step = step.maximum(bias_step(bias, grid.scale.max(), output))
         self.step = round_to(step, scheme.carrier)
@@ -77,6 +77,11 @@ class SoftLayer(nn.Module):
         bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
         learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias)
         return quantised_layer(layer_state(learned), self.layer)
+
+
+def _reads_even_pairs(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether every engine reads the layer's weights two by two from an even place on; see `Scheme.even_pairs`."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.in_channels % 2 == 0
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ class Scheme:
         pair_limit: Bound on |c_2j| + |c_2j+1| over adjacent weight codes of the [kh, kw, cin] order. x86 without VNNI
             adds two uint8 x int8 products in 16 bits (vpmaddubsw); 255 x 128 = 32640 cannot saturate there, so that
             one graph is exact on every x86 CPU. None: the engine adds in 32 bits.
+        even_pairs: Pairs begin at even places of that order, always. Else only for convolutions with an even number of
+            channels and one group: oneDNN pads an odd number at every tap, and cuts the long rows of grouped
+            convolutions and of linears into blocks of equal, perhaps odd, lengths; then any two neighbours may meet.
         integer_bias: Biases are int32 codes on the accumulator's grid; else floats.
         weight_zero_point: A zero point, which is 0, stands on weight dequantisers. ONNX Runtime's integer Gemm asks for
             one; OpenVINO computes layers of different kinds that share one in float.
@@ -39,6 +42,7 @@ class Scheme:
     conv_input: Granularity
     conv_output: Granularity | None
     pair_limit: int | None
+    even_pairs: bool
     integer_bias: bool
     weight_zero_point: bool
     carrier: Carrier
@@ -51,6 +55,7 @@ ORT_CPU = Scheme(
     conv_input="channel",
     conv_output="channel",
     pair_limit=128,
+    even_pairs=True,
     integer_bias=True,
     weight_zero_point=True,
     carrier="float32",
@@ -62,6 +67,7 @@ OPENVINO = Scheme(
     conv_input="tensor",
     conv_output=None,
     pair_limit=128,
+    even_pairs=False,
     integer_bias=False,
     weight_zero_point=False,
     carrier="float32",
@@ -73,6 +79,7 @@ TENSORRT = Scheme(
     conv_input="tensor",
     conv_output=None,
     pair_limit=None,
+    even_pairs=True,
     integer_bias=False,
     weight_zero_point=True,
     carrier="float16",
