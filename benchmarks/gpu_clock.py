@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ptq_export.benchmarks.clock import Protocol, interleave
+from ptq_export.benchmarks.energy import Meter
 from ptq_export.benchmarks.latency import StepLatency
 from ptq_export.benchmarks.stats import Latency, judge
 from ptq_export.engines.base import DeviceTiming, GpuEngine
@@ -26,7 +27,6 @@ __all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps"]
 
 MAX_VARIATION = 0.01
 MAX_ENQUEUE = 0.8
-Energy = Callable[[Callable[[], object]], float | None]
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def measure_gpu_steps(
     protocol: Protocol,
     timestep: int,
     classes: int | None = None,
-    energy: Energy | None = None,
+    energy: Meter | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[GpuStep]:
     """Time one denoising step of every engine at every batch size, in interleaved rounds.
 
     The engines get the same standard normal sample `[batch, C, H, W]`, the same `timestep`, and labels of all `classes`
-    if they have any. `energy(call)` tells the millijoules of a call.
+    if they have any. `energy` meters each engine alone, over single steps launched as one CUDA graph each.
     """
     results, parts = [], itertools.count()
 
@@ -128,7 +128,7 @@ def measure_gpu_steps(
         plain = {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}
         kernels = _timed(plain, False, protocol, part())
         whole = interleave({name: partial(engine, *inputs) for name, engine in engines.items()}, protocol, part())
-        energy_mj = {name: None if energy is None else energy(step) for name, step in steps.items()}
+        energy_mj = {name: energy and energy(engine.step_loop(True, *inputs)) for name, engine in engines.items()}
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
         results.append(GpuStep(batch, timings))
     return results

@@ -230,7 +230,14 @@ class GpuEngine(Engine):
         self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> Callable[[], DeviceTiming]:
         """A function that computes this step again and again, its inputs on the device, and times it: launched as one
-        CUDA graph, or kernel by kernel."""
+        CUDA graph, or kernel by kernel. What it does besides the timed step is its own affair."""
+
+    @abstractmethod
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        """A function that computes this step so many times and nothing else, one behind the other, its inputs on the
+        device; it waits for the last one alone."""
 
 
 def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray[np.int64]]) -> "Tensor":

@@ -99,6 +99,11 @@ class TrtEngine(GpuEngine):
     ) -> Callable[[], DeviceTiming]:
         return self._session.timed_step(self._feeds(sample, timestep, *label), graph)
 
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        return self._session.step_loop(self._feeds(sample, timestep, *label), graph)
+
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self._session.inspect(), expected)
 

@@ -138,10 +138,11 @@ _ENTRIES = (
         "ort-trt-int8",
         "ort-trt",
         TENSORRT,
-        ("ort-cuda-fp16",),
+        ("ort-trt-fp16", "ort-cuda-fp16"),
         "ONNX Runtime's TensorRT provider, int8 with float16 around it",
         "gpu",
     ),
+    Target("ort-trt-fp16", "ort-trt", None, FP16, (), "ONNX Runtime's TensorRT provider, float16 (baseline)", "gpu"),
     Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)", "gpu"),
     _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
 )

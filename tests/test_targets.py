@@ -51,3 +51,8 @@ def test_only_a_graph_for_tensorrt_can_be_tried_there(check: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_baselines_are_float_targets(name: str) -> None:
     assert all(TARGETS[baseline].scheme is None for baseline in TARGETS[name].baselines)
+
+
+@pytest.mark.parametrize("name", [name for name, it in TARGETS.items() if it.scheme is not None and it.baselines])
+def test_the_verdict_s_baseline_differs_in_the_precision_and_not_in_the_runtime(name: str) -> None:
+    assert TARGETS[TARGETS[name].baselines[0]].engine == TARGETS[name].engine

@@ -28,7 +28,9 @@ class Step:
 
     def __init__(self, trt: Any, cuda: Any, plan: Path, batch: int, bundle: dict[str, Any]) -> None:
         self._cuda = cuda
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        logger = trt.Logger(trt.Logger.WARNING)
+        trt.init_libnvinfer_plugins(logger, "")  # TensorRT 8.5 and 8.6 make a plugin of an instance norm
+        self._runtime = trt.Runtime(logger)
         engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
             raise EngineError(f"TensorRT does not load {plan.name}: see its messages above, and Memory in README.md")
@@ -60,7 +62,10 @@ class Step:
             raise EngineError("TensorRT could not execute the step")
 
     def _shape_input(self, name: str, batch: int) -> None:
-        least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
+        built = tuple(self._engine.get_tensor_shape(name))
+        least, most = built, built
+        if built[0] < 0:
+            least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
         if not least[0] <= batch <= most[0]:
             raise EngineError(f"the plan takes batches {least[0]} to {most[0]}, not {batch}")
         if not self._context.set_input_shape(name, (batch, *least[1:])):

@@ -38,10 +38,12 @@ LOCAL_PAIRS = 8
 SCHEMA = 1
 
 
-def build(job: Job, target: Target, kind: str | None = None) -> Engine:
-    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it."""
+def build(job: Job, target: Target, kind: str | None = None, batch: int | None = None) -> Engine:
+    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it, and
+    `batch` the only batch that it is built for."""
     source, cache = job.folder.path / target.onnx, job.folder.path / "engine"
-    return build_engine(kind or target.engine, source, cache, job.engine_options, job.folder.sha256(target.onnx))
+    options = job.engine_options if batch is None else replace(job.engine_options, batch=batch)
+    return build_engine(kind or target.engine, source, cache, options, job.folder.sha256(target.onnx))
 
 
 def any_batch(engine: Engine) -> EpsModel:

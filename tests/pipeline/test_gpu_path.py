@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ import torch
 
 from ptq_export.engines import KINDS
 from ptq_export.engines.available import EngineKind
-from ptq_export.engines.base import DeviceTiming, GpuEngine
+from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
 from ptq_export.engines.gpu import Gpu
 from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
@@ -36,6 +36,13 @@ class Understudy(OrtEngine, GpuEngine):
     """ONNX Runtime behind the interface of a GPU's engine; it takes the graph's word for the layers' precision."""
 
     gpu_bytes = 12_000_000
+    built: ClassVar[list[tuple[str, int | None]]] = []
+
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
+        super().__init__(source, cache, options, sha256)
+        self.built.append((source.name, self.options.batch))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return asked_layers(self.source, expected)
@@ -53,6 +60,9 @@ class Understudy(OrtEngine, GpuEngine):
             return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4, graph)
 
         return step
+
+    def step_loop(self, graph: bool, *inputs: np.ndarray) -> Callable[[int], None]:
+        return lambda count: [self.run(*inputs) for _ in range(count)] and None
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +102,7 @@ def test_int8_is_timed_against_float16_in_the_same_rounds(finished: Path) -> Non
 def test_the_report_and_the_verdict_name_the_baseline(finished: Path) -> None:
     verdict = read(finished / "manifest.json")["verdict"]
     assert verdict["ok"] and verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
+    assert verdict["batch"] == read(finished / "latency.json")["judged_batch"] == 1
     page = (finished / "report.html").read_text()
     assert "On the GPU, medians" in page and "host-bound" in page and "RTX FP16" in page
 
@@ -112,7 +123,10 @@ def test_the_float16_graph_is_an_artefact_with_float_ends(finished: Path) -> Non
 
 def test_a_finished_run_is_timed_and_verified_again(finished: Path) -> None:
     assert verify(finished, SILENT)["parity"] > 20
+    Understudy.built.clear()
     assert [step["batch"] for step in bench(finished, SILENT)["gpu"]] == [1, 2]
+    files = ("denoiser.trt-rtx-int8.onnx", "denoiser.fp16.onnx")
+    assert Understudy.built[-4:] == [(name, batch) for batch in (1, 2) for name in files], "each for one batch alone"
 
 
 def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
@@ -140,5 +154,5 @@ def test_a_run_finished_without_a_gpu_is_timed_where_one_is(tmp_path: Path, monk
     assert (options.batch, options.batches, options.builder_level) == (None, (1, 2, 4), 1)
     assert [step["batch"] for step in bench(folder, SILENT)["steps"]] == [1, 2, 4]
     verdict = read(folder / "manifest.json")["verdict"]
-    assert verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
-    assert "per step than TensorRT RTX FP16" in (folder / "report.html").read_text()
+    assert (verdict["baseline"], verdict["batch"]) == ("trt-rtx-fp16", 2) and verdict["speedup"] > 0
+    assert "per step of batch 2 than TensorRT RTX FP16" in (folder / "report.html").read_text()
