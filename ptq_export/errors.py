@@ -59,7 +59,9 @@ def explained(error: Exception) -> PtqExportError:
     if isinstance(error, PtqExportError):
         return error
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
-        return InputError(f"the memory does not suffice: {error}", "ask for fewer or smaller samples, or a smaller batch")
+        return InputError(
+            f"the memory does not suffice: {error}", "ask for fewer or smaller samples, or a smaller batch"
+        )
     if isinstance(error, OSError) and error.strerror:
         what = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
         return InputError(what, "free some disk space and run again" if error.errno in NO_ROOM else "")

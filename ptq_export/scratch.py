@@ -8,15 +8,17 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from functools import cache
 from pathlib import Path
 
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.signals import at_forced_end
 
-__all__ = ["scratch_folder"]
+__all__ = ["lasting_folder", "no_room", "scratch_folder"]
 
 PREFIX, LOCK = "ptq-export-", "lock"
+LEAST_PROBE = 1 << 20
 _REMEDY = "set TMPDIR to a folder that can be written and has room"
 
 
@@ -30,6 +32,39 @@ def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(dir=_root().name)
     except OSError as error:
         raise EnvironmentMissing(f"no folder for temporary files can be used: {error}", _REMEDY) from error
+
+
+def lasting_folder(owner: object | None = None) -> Path:
+    """A new folder that is removed with its `owner`, or at the end of the process.
+
+    Raises:
+        EnvironmentMissing: as `scratch_folder`.
+    """
+    folder = scratch_folder()
+    if owner is None:
+        _kept().append(folder)
+    else:
+        weakref.finalize(owner, folder.cleanup)
+    return Path(folder.name)
+
+
+def no_room(partial: Path) -> str:
+    """Why `partial`, a file that could not be finished, cannot be longer; empty where its disk is not the cause.
+
+    Runtimes tell of a full disk in many words, so the disk itself is asked.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=partial.parent) as probe:
+            size = 2 * partial.stat().st_size if partial.exists() else 0
+            os.posix_fallocate(probe.fileno(), 0, max(LEAST_PROBE, size))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+@cache
+def _kept() -> "list[tempfile.TemporaryDirectory[str]]":
+    return []
 
 
 @cache
