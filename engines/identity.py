@@ -6,9 +6,6 @@ A sidecar and not the head of the engine file: other programs load that file too
 import logging
 import os
 import platform
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -16,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ptq_export.artifacts import atomic_path, read_json, sha256_file, write_json
-from ptq_export.errors import InputError
+from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.processor import instruction_sets
+from ptq_export.scratch import lasting_folder, no_room
 
 __all__ = [
     "Identity",
@@ -94,7 +92,10 @@ def kept(
 ) -> Path:
     """`path`, if it lies there with that `identity`; else it is what `build(file)` writes into the file that it is
     given. The log says what is being done and what is `done` "at every start", where the folder cannot be written: a
-    run folder that is served from a read-only disk. Then the file lasts as long as its `owner`, or this process.
+    run folder that is served from a read-only or full disk. Then the file lasts as long as its `owner`, or this process.
+
+    Raises:
+        EnvironmentMissing: there is no room for temporary files either.
     """
     reasons = stale_reasons(path, identity)
     if not reasons:
@@ -102,18 +103,48 @@ def kept(
     logger.info("%s: %s", doing, "; ".join(reasons))
     if not writable(path.parent):
         logger.warning("%s cannot be written: %s at every start", path.parent, done)
-        path = Path(tempfile.mkdtemp(dir=workshop())) / path.name
-        if owner is not None:
-            weakref.finalize(owner, shutil.rmtree, path.parent, ignore_errors=True)
-    with atomic_path(path) as file:
-        build(file)
-    write_identity(path, identity)
+    else:
+        try:
+            return _built(path, identity, build)
+        except _NoRoom as error:
+            logger.warning("%s: %s at every start", error.cause, done)
+    return _built(lasting_folder(owner) / path.name, identity, build)
+
+
+def _built(path: Path, identity: Identity, build: Callable[[Path], object]) -> Path:
+    """`path` with its sidecar.
+
+    Raises:
+        _NoRoom: the disk is full.
+    """
+    try:
+        with atomic_path(path) as file:
+            try:
+                build(file)
+            except Exception as error:
+                if reason := no_room(file):
+                    raise _NoRoom(path.parent, reason) from error
+                raise
+        write_identity(path, identity)
+    except InputError as error:
+        if reason := no_room(path):
+            path.unlink(missing_ok=True)
+            raise _NoRoom(path.parent, reason) from error
+        raise
     return path
 
 
+class _NoRoom(EnvironmentMissing):
+    """Its disk is full: what was built cannot be kept there."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder}: {reason}", "free some disk space, or set TMPDIR to a folder that has room")
+
+
+@cache
 def workshop() -> Path:
     """A folder that lasts as long as this process, for engines that nobody keeps."""
-    return Path(_temporary_folder().name)
+    return lasting_folder()
 
 
 def verified_sha256(source: Path, sha256: str | None) -> str:
@@ -165,11 +196,6 @@ def read_identity(engine_file: Path) -> tuple[Identity, str]:
         return Identity(**value | {"isa": tuple(value["isa"])}), file_sha256
     except (KeyError, TypeError) as error:
         raise InputError(f"{path.name} is not the identity of an engine: {error}") from error
-
-
-@cache
-def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="ptq-export-")
 
 
 def _plain(value: object) -> str:

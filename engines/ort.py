@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from ptq_export.engines.ort_profile import node_times_ms
 from ptq_export.engines.ort_session import Level, SessionEngine, open_session, session_settings
 from ptq_export.engines.signature import read_signature
 from ptq_export.interface import INPUTS
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["OrtEngine"]
 
@@ -57,7 +57,7 @@ class OrtEngine(SessionEngine):
     def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
         settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
         settings.enable_profiling = True
-        with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+        with scratch_folder() as folder:
             settings.profile_file_prefix = str(Path(folder) / "profile")
             feeds = {name: np.ascontiguousarray(value) for name, value in zip(INPUTS, inputs, strict=False)}
             nodes_ms = node_times_ms(self._open(settings), feeds)

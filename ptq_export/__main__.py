@@ -1,6 +1,32 @@
-"""`python -m ptq_export` is the command `ptq-export`."""
+"""The command `ptq-export`, also as `python -m ptq_export`: it hears signals before anything slow is imported."""
 
-from ptq_export.cli import main
+import os
+import sys
+
+from ptq_export.signals import ends_on_signals
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with ends_on_signals():
+        _open_streams()
+        from ptq_export.cli import main as run_command
+
+        run_command()
+
+
+def _open_streams() -> None:
+    """Have all three: a file opened in the place of a closed one would get what libraries print. What the encoding of
+    a stream does not have is shown as an escape."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: PTH123
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,9 @@
 """What one does with a finished run: time it again, sample from it, verify it where it will serve, inspect, compare."""
 
 from dataclasses import asdict, fields
+from math import prod
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ptq_export.engines.load import load_engine
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
+from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.options import Sampling
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.proofs import any_batch
@@ -28,6 +31,8 @@ from ptq_export.report.images import sample_grid
 from ptq_export.sampling import check_steps, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["bench", "compare", "inspect", "sample", "verify"]
+
+BYTES_PER_DRAWN = 32  # per number of a sample: float32 before, after and behind a step, float64 for the picture
 
 
 def bench(run: Path, progress: Progress) -> dict[str, Any]:
@@ -53,11 +58,15 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     Raises:
         InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
     """
+    _require_picture(sampling.picture)
     manifest = finished_manifest(run)
     schedule = NoiseSchedule(**manifest["denoiser"]["schedule"])
     scheduler = make_scheduler(schedule, sampling.sampler)
     check_steps(schedule, sampling.steps)
     engine = load_engine(run)
+    each = BYTES_PER_DRAWN * prod(engine.sample_shape)
+    fewer = f"give fewer: --count {total_memory_bytes() // each} at most"
+    require_memory(each * sampling.count, f"--count {sampling.count}", fewer)
     noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
     label = _labels(engine.signature.classes, sampling)
     progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", sampling.steps)
@@ -68,6 +77,20 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     sample_grid(images.double().numpy(), sampling.picture)
     facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
     return {"run": str(run), **facts, "label": label[0].tolist() if label else None}
+
+
+def _require_picture(path: Path) -> None:
+    """Refuse at once what samples cannot be written to in the end: a device, say, would be replaced by a file."""
+    if path.suffix.lower() not in ("", ".png"):
+        raise InputError(f"{path} would hold a PNG picture under another name", "give -o a name that ends in .png")
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file", "give -o another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "give -o a file in another folder") from error
 
 
 def _labels(classes: int | None, sampling: Sampling) -> tuple[torch.Tensor, ...]:

@@ -20,6 +20,7 @@ from ptq_export.device import find_device
 from ptq_export.engines.available import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
+from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.jetson import write_bundle
@@ -95,6 +96,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_policy(options.policy)
     find_metric(options.metric)
     denoiser = load_denoiser(options)
+    require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
         progress.message(note)

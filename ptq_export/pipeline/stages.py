@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -38,6 +39,7 @@ from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.graph.transpose_keys import TransposeKeys
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.jetpack import JetPack
+from ptq_export.machine import most_threads, require_memory
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
@@ -53,6 +55,7 @@ __all__ = [
     "PAIRS",
     "QUANTISED",
     "SILENT",
+    "VALUES_PER_NUMBER",
     "Job",
     "Progress",
     "calibration_pairs",
@@ -72,6 +75,8 @@ QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
 CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
+VALUES_PER_NUMBER = 128  # activations of a U-Net, per number of a sample
+BYTES_PER_STEP = 4 * 1024  # a row of the table of the time embedding
 PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
 
@@ -148,7 +153,8 @@ class Job:
             workspace_mib=options.workspace,
             compute_capabilities=options.compute_capabilities,
         )
-        return built if options.threads is None else replace(built, threads=options.threads)
+        # A run that was made on more cores may be served here.
+        return built if options.threads is None else replace(built, threads=min(options.threads, most_threads()))
 
     @property
     def runs_here(self) -> bool:
@@ -181,8 +187,18 @@ class Job:
 def load_denoiser(options: Options) -> Denoiser:
     """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
     denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    _require_evaluation(denoiser)
     denoiser = pad_inside(fold_scale_shift(denoiser))
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
+
+
+def _require_evaluation(denoiser: Denoiser) -> None:
+    """Refuse a denoiser of which not even one evaluation fits into this machine."""
+    shape, steps = "x".join(map(str, denoiser.sample_shape)), denoiser.schedule.num_train_timesteps
+    require_memory(
+        VALUES_PER_NUMBER * 4 * prod(denoiser.sample_shape), f"a sample of {shape}", "give a lower --resolution"
+    )
+    require_memory(BYTES_PER_STEP * steps, f"a noise schedule of {steps} steps", "check the checkpoint's configuration")
 
 
 def float_sites(denoiser: Denoiser, scheme: Scheme, options: Options) -> tuple[Site, ...]:

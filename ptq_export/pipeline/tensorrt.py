@@ -1,7 +1,6 @@
 """What a TensorRT target adds to the main job: the graph is linted, tried on a real builder, and handed over."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from ptq_export.engines.trt_plan import PlanRequest, batch_range, builder_settin
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import CHECKED, Job
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["check_graph", "check_is_due", "hand_over"]
 
@@ -126,7 +126,7 @@ def _plan_file(job: Job) -> Path:
 
 def _build(job: Job, graph: ir.Model, package: str) -> dict[str, Any]:
     """An entry of `plans`: the plan by `package`, and how one of TensorRT for RTX stores the weights."""
-    with job.stage(f"{package}, parser and builder"), tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+    with job.stage(f"{package}, parser and builder"), scratch_folder() as folder:
         file = _plan_file(job) if package == _own(job) else Path(folder) / "checked.plan"
         plan = _keep(job, graph, file) if package == _own(job) else _try(job, graph, file)
         entry = asdict(plan)

@@ -35,6 +35,7 @@ from ptq_export.graph.single_file import save_model
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.stages import ASKED, Job, export_graph, fold_time, lay_out
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["JobBench", "Variant", "open_variant", "renamed"]
 
@@ -134,7 +135,7 @@ class JobBench:
     def _graph(self, choice: Choice) -> Path:
         """The ONNX file of a choice."""
         if choice not in self._folders:
-            self._folders[choice] = TemporaryDirectory(prefix="ptq-export-")
+            self._folders[choice] = scratch_folder()
             self._export(choice, Path(self._folders[choice].name, GRAPH))
             if len(self._folders) > GRAPHS_KEPT:
                 self._folders.popitem(last=False)[1].cleanup()
