@@ -54,7 +54,7 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
         InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
     """
     manifest = finished_manifest(run)
-    schedule = NoiseSchedule(**manifest["denoiser"]["schedule"])
+    schedule = NoiseSchedule.from_json(manifest["denoiser"]["schedule"])
     scheduler = make_scheduler(schedule, sampling.sampler)
     check_steps(schedule, sampling.steps)
     engine = load_engine(run)
