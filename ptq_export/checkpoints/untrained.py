@@ -54,7 +54,10 @@ def load_untrained(name: str, resolution: int | None) -> Denoiser:
 def _ddim_cifar10(spec: str, resolution: int | None) -> Denoiser:
     module = _drawn(UNetEps(UNet2DModel(**DDIM_CIFAR10)))
     return Denoiser(
-        module, NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP), sample_shape(module, resolution, spec), _source(spec, module, DDIM_CIFAR10)
+        module,
+        NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP),
+        sample_shape(module, resolution, spec),
+        _source(spec, module, DDIM_CIFAR10),
     )
 
 
