@@ -239,6 +239,8 @@ def _refusal(schedule: NoiseSchedule, steps: int, sampler: str) -> str:
     total = schedule.num_train_timesteps
     if not 1 <= steps <= total:
         return "there are fewer training steps"
+    if sampler == "pndm" and steps < 4 and not schedule.settings.get("skip_prk_steps"):
+        return "its first three are Runge-Kutta steps, and a fourth must follow"
     try:
         scheduler = make_scheduler(schedule, sampler)
         scheduler.set_timesteps(steps)
