@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "NoiseSchedule":
-        """What `dataclasses.asdict` and JSON made of a schedule.
+        """The schedule that `to_json` told.
 
         Raises:
             TypeError: it has other fields.
@@ -62,6 +62,10 @@ class NoiseSchedule:
         conventions = {name: Convention(**each) for name, each in value.get("conventions", {}).items()}
         changed = {"trained_betas": None if betas is None else tuple(betas), "conventions": conventions}
         return cls(**{**value, **changed})
+
+    def to_json(self) -> dict[str, Any]:
+        """The schedule as JSON holds it, so that it can be compared with what was read."""
+        return {**asdict(self), "trained_betas": None if self.trained_betas is None else list(self.trained_betas)}
 
     @property
     def learns_variance(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ptq_export.schedulers import SAMPLERS, allowed_steps, check_steps, make_scheduler, visited_timesteps
+from ptq_export.schedulers import SAMPLERS, allowed_steps, check_steps, make_scheduler, sampler_notes, visited_timesteps
 
 __all__ = [
     "SAMPLERS",
@@ -25,6 +25,7 @@ __all__ = [
     "initial_noise",
     "make_scheduler",
     "sample_loop",
+    "sampler_notes",
     "visited_timesteps",
 ]
 

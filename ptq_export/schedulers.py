@@ -33,6 +33,7 @@ __all__ = [
     "alphas_cumprod",
     "check_steps",
     "make_scheduler",
+    "sampler_notes",
     "visited_timesteps",
 ]
 
@@ -46,6 +47,7 @@ class WholeEuler(EulerDiscreteScheduler):
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """As diffusers', then rounded."""
         super().set_timesteps(num_inference_steps, device)
+        self.rounded = not torch.equal(self.timesteps, self.timesteps.round())
         chosen = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
         if not any(self.config[name] for name in chosen) and self.config["interpolation_type"] == "linear":
             super().set_timesteps(device=device, timesteps=self.timesteps.round().tolist())
@@ -233,6 +235,33 @@ def check_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> N
     near = ", ".join(str(count) for count in found if count is not None)
     remedy = f"nearest that can be taken: {near}" if near else "take another --sampler"
     raise InputError(f"{steps} {sampler} steps of the {total} training steps: {reason}", remedy)
+
+
+def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str]:
+    """What the user should know before `steps` steps of `sampler`: the network called at other times than one expects,
+    noise that is not the trained one.
+
+    Raises:
+        InputError: the sampler cannot take that many steps.
+    """
+    times, total = visited_timesteps(schedule, steps, sampler), schedule.num_train_timesteps
+    notes = []
+    if len(times) != steps:
+        notes.append(f"{steps} {sampler} steps call the network {len(times)} times: t = {times[0]}, ... {times[-1]}")
+    elif total % steps:
+        notes.append(
+            f"{steps} steps do not divide {total}: {sampler} takes t = {times[0]}, {times[1]}, ... {times[-1]}"
+        )
+    scheduler = make_scheduler(schedule, sampler)
+    scheduler.set_timesteps(steps)
+    if getattr(scheduler, "rounded", False):
+        notes.append(f"{sampler}'s fractional time-steps are rounded: the engine knows whole ones")
+    if sampler == "ddpm" and schedule.dropped_variance:
+        notes.append(
+            "the variance that this net learned was dropped from the engine: ddpm adds the fixed_small one instead; "
+            "export with --variance keep for samples with its own"
+        )
+    return notes
 
 
 def _refusal(schedule: NoiseSchedule, steps: int, sampler: str) -> str:
