@@ -69,7 +69,8 @@ def collect_pairs(
     The labels of a class-conditional denoiser are drawn from all its classes. The network alone computes on the
     denoiser's device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
 
-    `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed.
+    `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed; where the
+    sampler's rule visits more time-steps than `steps`, it is told of more.
     """
     scheduler = make_scheduler(denoiser.schedule)
     scheduler.set_timesteps(steps)
@@ -92,7 +93,7 @@ def collect_pairs(
 
         given = (label[rows] for label in labels)
         sample_loop(denoiser, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
-        advance(len(rows) * (steps - needed))
+        advance(len(rows) * (len(scheduler.timesteps) - needed))
     return CalibrationPairs(sample, timestep, *labels)
 
 

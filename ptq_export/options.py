@@ -334,7 +334,7 @@ class Sampling:
     picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
     count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "max": MOST, "metavar": "N"})] = 16
     steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "max": MOST, "metavar": "N"})] = 20
-    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm or dpm-solver++.")] = "ddim"
+    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm, dpm-solver++, euler, pndm or unipc.")] = "ddim"
     label: Annotated[
         int | None,
         Knob(

@@ -96,7 +96,7 @@ def open_subject(folders: Sequence[Path]) -> Subject:
     return Subject(
         spec=denoiser["spec"],
         folder=first.folder,
-        schedule=NoiseSchedule(**denoiser["schedule"]),
+        schedule=NoiseSchedule.from_json(denoiser["schedule"]),
         sample_shape=(channels, height, width),
         classes=denoiser.get("classes"),
         layers=first.layers,

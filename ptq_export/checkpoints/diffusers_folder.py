@@ -8,7 +8,7 @@ from typing import Any
 
 from ptq_export.artifacts import read_json
 from ptq_export.checkpoints.reading import read_weights
-from ptq_export.checkpoints.schedule import noise_schedule
+from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
@@ -61,6 +61,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     if not weights.scheduler:
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
+    notes += schedule_notes(weights.scheduler)
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
     shape = sample_shape(module, resolution, path)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ptq_export.checkpoints.assume import NUMBER, Assumable
+from ptq_export.checkpoints.conventions import OPENAI
 from ptq_export.checkpoints.openai_layout import Layout
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
@@ -45,8 +46,8 @@ class Flags:
         """Linear betas are given for T = 1000; for another T they are scaled, so that x_T is as noisy."""
         steps, variance = self.timesteps, "learned_range" if learned_variance else "fixed_large"
         if self.betas == "cosine":
-            return NoiseSchedule(steps, "squaredcos_cap_v2", variance_type=variance)
-        return NoiseSchedule(steps, "linear", 0.1 / steps, 20 / steps, variance_type=variance)
+            return NoiseSchedule(steps, "squaredcos_cap_v2", variance_type=variance, conventions=OPENAI)
+        return NoiseSchedule(steps, "linear", 0.1 / steps, 20 / steps, variance_type=variance, conventions=OPENAI)
 
     @property
     def time_scale(self) -> float:

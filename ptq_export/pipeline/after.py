@@ -28,7 +28,7 @@ from ptq_export.pipeline.reopened import finished_manifest, reopen, simulate
 from ptq_export.pipeline.stages import Progress
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
-from ptq_export.sampling import check_steps, initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import initial_noise, make_scheduler, sample_loop, sampler_notes, visited_timesteps
 
 __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
@@ -60,23 +60,28 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     """
     _require_picture(sampling.picture)
     manifest = finished_manifest(run)
-    schedule = NoiseSchedule(**manifest["denoiser"]["schedule"])
+    schedule = NoiseSchedule.from_json(manifest["denoiser"]["schedule"])
     scheduler = make_scheduler(schedule, sampling.sampler)
-    check_steps(schedule, sampling.steps)
+    times = visited_timesteps(schedule, sampling.steps, sampling.sampler)
+    notes = sampler_notes(schedule, sampling.steps, sampling.sampler)
     engine = load_engine(run)
     each = BYTES_PER_DRAWN * prod(engine.sample_shape)
     fewer = f"give fewer: --count {total_memory_bytes() // each} at most"
     require_memory(each * sampling.count, f"--count {sampling.count}", fewer)
     noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
     label = _labels(engine.signature.classes, sampling)
-    progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", sampling.steps)
+    for note in notes:
+        progress.message(note)
+    progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", len(times))
     model = any_batch(engine)
     images = sample_loop(
         model, scheduler, noise, sampling.steps, *label, callback=lambda _: progress.advance(), seed=sampling.seed
     )
-    sample_grid(images.double().numpy(), sampling.picture)
+    low, high = schedule.sample_range or (images.min().item(), images.max().item())
+    sample_grid(images.double().numpy(), sampling.picture, low, high)
     facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
-    return {"run": str(run), **facts, "label": label[0].tolist() if label else None}
+    told = {"label": label[0].tolist() if label else None, "timesteps": times, "range": [low, high], "notes": notes}
+    return {"run": str(run), **facts, **told}
 
 
 def _require_picture(path: Path) -> None:

@@ -20,6 +20,7 @@ from ptq_export.engines.trt_plan import batch_range
 from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
 from ptq_export.report.verdict import judged_step
+from ptq_export.sampling import allowed_steps
 from ptq_export.targets import Target, find_target
 
 __all__ = ["measure_latency", "timing_verdict"]
@@ -137,7 +138,8 @@ def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[LoopLate
     for sampler, count in LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
             noise = (batch, *job.denoiser.sample_shape)
-            loops.append(measure_loop(engines, sampler, schedule, count, noise, brief, *label, progress=share))
+            steps = allowed_steps(schedule, count, sampler)
+            loops.append(measure_loop(engines, sampler, schedule, steps, noise, brief, *label, progress=share))
     return loops
 
 

@@ -27,7 +27,7 @@ from ptq_export.engines.plan import RTX
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.stages import Job, given
-from ptq_export.sampling import EpsModel, initial_noise
+from ptq_export.sampling import EpsModel, allowed_steps, initial_noise
 from ptq_export.targets import Target, find_target
 
 __all__ = ["any_batch", "build", "check_layers", "failures", "one_call", "prove"]
@@ -161,7 +161,7 @@ def _prove_parity(
 @exact_floats()
 def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
     denoiser, schedule, name = job.denoiser.on(find_device(job.options.device)), job.denoiser.schedule, job.target.name
-    count = given(job.options.held_out)
+    count, steps = given(job.options.held_out), allowed_steps(schedule, LOOP_STEPS)
     models: dict[str, EpsModel] = {
         name: any_batch(engine),
         "simulation": replace(job.denoiser, module=simulation).on(denoiser.device),
@@ -170,11 +170,11 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
     labels = denoiser.labels(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
         shape = denoiser.sample_shape
-        held_out = held_out_pairs(denoiser, schedule, shape, LOOP_STEPS, TIMESTEPS, count, 1, *labels)
+        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, *labels)
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
     noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, *labels, progress=share)
+        same = same_noise_psnr(denoiser, models, schedule, noise, steps, *labels, progress=share)
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )

@@ -100,7 +100,10 @@ def prepare(options: Options, progress: Progress) -> Job:
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
         progress.message(note)
-    inputs = {"checkpoint_sha256": denoiser.source.sha256}
+    inputs: dict[str, Any] = {
+        "checkpoint_sha256": denoiser.source.sha256,
+        "schedule": denoiser.schedule.to_json(),
+    }
     if options.calibration_data is not None:
         load_pairs(options.calibration_data, denoiser)
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
@@ -214,7 +217,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "notes": list(source.notes),
         "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
         "sample_shape": list(denoiser.sample_shape),
-        "schedule": asdict(denoiser.schedule),
+        "schedule": denoiser.schedule.to_json(),
         "classes": denoiser.classes,
     }
 

@@ -47,6 +47,7 @@ from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.sampling import visited_timesteps
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
@@ -225,7 +226,7 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
     if found is None:
         count, steps = given(options.samples), given(options.steps)
         denoiser, batch = job.denoiser.on(find_device(options.device)), PAIRS_BATCH[options.device]
-        with job.stage("calibration pairs", count * steps):
+        with job.stage("calibration pairs", count * len(visited_timesteps(denoiser.schedule, steps))):
             pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, job.progress.advance, batch)
         job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
         return pairs

@@ -35,7 +35,8 @@ def build_report(run: Path) -> Path:
             f"{run} holds no run", f"expected at least one of {', '.join(f'{name}.json' for name in PARTS)}"
         )
     samples = run / SAMPLES_FILE
-    gallery = load_gallery(samples) if samples.exists() else None
+    low, high = ((parts["fidelity"] or {}).get("psnr") or {}).get("range", (-1.0, 1.0))
+    gallery = load_gallery(samples, low, high) if samples.exists() else None
     page = _environment().get_template("report.html.j2")
     html = page.render(_context(parts), gallery=gallery, run_name=run.resolve().name, **parts)
     target = run / REPORT_FILE
