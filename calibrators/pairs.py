@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.timesteps import draw_step_indices
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
@@ -71,6 +73,9 @@ def collect_pairs(
 
     `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed; where the
     sampler's rule visits more time-steps than `steps`, it is told of more.
+
+    Raises:
+        InputError: a step makes NaN or infinite values; the layer and the time-step are named.
     """
     scheduler = make_scheduler(denoiser.schedule)
     scheduler.set_timesteps(steps)
@@ -92,7 +97,8 @@ def collect_pairs(
             advance(len(rows))
 
         given = (label[rows] for label in labels)
-        sample_loop(denoiser, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
+        model = partial(require_finite_output, denoiser)
+        sample_loop(model, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
         advance(len(rows) * (len(scheduler.timesteps) - needed))
     return CalibrationPairs(sample, timestep, *labels)
 

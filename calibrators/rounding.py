@@ -3,12 +3,14 @@
 h(alpha) = clamp(sigmoid(alpha) * (zeta - gamma) + gamma, 0, 1) chooses between floor (0) and ceil (1) of w / v.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
-from ptq_export.nn.convolution import Geometry
+from ptq_export.nn.calls import the_input
+from ptq_export.nn.convolution import with_weights
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
@@ -56,15 +58,13 @@ class SoftLayer(nn.Module):
         """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them."""
         return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.carrier)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
+        x = the_input(args, kwargs)
         x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point)
         codes = self.ratio.floor() + self.rounding()
         weight = codes * _rows(self.step, codes) / self.relative
-        if isinstance(self.layer, nn.Conv2d):
-            y = Geometry.of(self.layer).convolve(x, weight, self.bias)
-        else:
-            y = functional.linear(x, weight, self.bias)
+        y = with_weights(self.layer, x, weight, self.bias)
         if self.output is None:
             return y
         return fake_quantize(y, _along(self.output.scale, y), _along(self.output.zero_point, y))

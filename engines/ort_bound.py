@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Event, Stream, copy
-from ptq_export.errors import InputError
 
 __all__ = ["BoundModel", "Buffers", "Region", "bind"]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["Interrupted", "at_forced_end", "announce", "ends_on_signals", "interrupted_note"]
+__all__ = ["Interrupted", "announce", "at_forced_end", "ends_on_signals", "interrupted_note"]
 
 GRACE_S = 1.0
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

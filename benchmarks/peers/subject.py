@@ -127,7 +127,7 @@ def _read(folder: Path) -> _Run:
     rows = read_json(folder / "layers.json")["layers"]
     layers = tuple(row["name"] for row in rows if row["precision"] == "int8")
     stages = manifest["timings_s"].items()
-    seconds = sum(value for name, value in stages if name.startswith("calibration, ") or name == "ONNX export")
+    seconds = sum(value for name, value in stages if name.startswith(("calibration, ", "ONNX export")))
     return _Run(folder.resolve(), target, manifest["denoiser"], layers, seconds)
 
 

@@ -31,12 +31,14 @@ from ptq_export.pipeline.stages import (
     Job,
     Progress,
     calibration_pairs,
+    export_float,
     export_graphs,
     given,
     load_denoiser,
     open_job,
     quantised,
 )
+from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
 from ptq_export.pipeline.tune import tune
 from ptq_export.report import build_report
@@ -63,6 +65,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         return _finished(job)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
+    export_float(job)
     pairs = calibration_pairs(job)
     tune(job, pairs)
     simulation = quantised(job, pairs)
@@ -95,7 +98,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
-    denoiser = load_denoiser(options)
+    denoiser = _noted(load_denoiser(options))
     require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
@@ -115,6 +118,13 @@ def prepare(options: Options, progress: Progress) -> Job:
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
     return open_job(options, denoiser, request, progress)
+
+
+def _noted(denoiser: Denoiser) -> Denoiser:
+    """The denoiser with a note of what it computes outside of layers."""
+    note = note_own_operations(denoiser)
+    source = replace(denoiser.source, notes=(*denoiser.source.notes, note))
+    return replace(denoiser, source=source) if note else denoiser
 
 
 def _check_engine(target: Target) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ptq_export.artifacts import read_json, write_json
 from ptq_export.benchmarks.environment import package_versions
+from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
 from ptq_export.calibrators.reconstruct import Recipe
@@ -40,13 +41,16 @@ from ptq_export.graph.transpose_keys import TransposeKeys
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.jetpack import JetPack
 from ptq_export.machine import most_threads, require_memory
+from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
+from ptq_export.nn.probe import probe_inputs
 from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
 from ptq_export.sampling import visited_timesteps
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
@@ -60,6 +64,7 @@ __all__ = [
     "Job",
     "Progress",
     "calibration_pairs",
+    "export_float",
     "export_graph",
     "export_graphs",
     "float_sites",
@@ -186,11 +191,24 @@ class Job:
 
 
 def load_denoiser(options: Options) -> Denoiser:
-    """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
-    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
-    _require_evaluation(denoiser)
-    denoiser = pad_inside(fold_scale_shift(denoiser))
-    return drop_variance(denoiser) if options.variance == "drop" else denoiser
+    """The denoiser that `options` name, its weights baked and folded, its learned variance dropped unless it is to be
+    kept: proved to be the same function.
+
+    Raises:
+        InputError: what `options` name cannot be used: too large, or NaN in its output.
+        GateFailed: it is not the same function any more.
+    """
+    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    _require_evaluation(loaded)
+    require_size(loaded)
+    inputs = probe_inputs(loaded)
+    wanted = require_finite_output(loaded, *inputs)
+    denoiser = pad_inside(fold_scale_shift(bake_weights(loaded)))
+    denoiser = drop_variance(denoiser) if options.variance == "drop" else denoiser
+    if denoiser is not loaded:
+        found = denoiser(*inputs)
+        require_equal(wanted[:, : found.shape[1]], found, "baking and folding weights")
+    return denoiser
 
 
 def _require_evaluation(denoiser: Denoiser) -> None:
@@ -203,8 +221,17 @@ def _require_evaluation(denoiser: Denoiser) -> None:
 
 
 def float_sites(denoiser: Denoiser, scheme: Scheme, options: Options) -> tuple[Site, ...]:
-    """The layers of a denoiser, those that `--keep-float` names kept float."""
-    return keep_float(find_sites(denoiser, scheme), options.keep_float_patterns, ASKED)
+    """The layers of a denoiser, those that `--keep-float` names kept float; some are int8, and their integer form is
+    proved to be the layer.
+
+    Raises:
+        InputError: no layer would be int8.
+        GateFailed: a layer's integer form computes something else, without quantisation.
+    """
+    sites = keep_float(find_sites(denoiser, scheme), options.keep_float_patterns, ASKED)
+    require_int8_layers(sites)
+    require_integer_form(denoiser, sites)
+    return sites
 
 
 def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
@@ -257,23 +284,34 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
     return model
 
 
-def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
-    """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
-    denoiser, folder = job.denoiser, job.folder
-    int8, half = job.target.onnx, job.carrier == "float16"
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8, *([FP16] if half else []))):
-        with job.stage("ONNX export") as share:
+def export_float(job: Job) -> None:
+    """Write the float graphs: before calibration, so that a network that cannot be exported costs none.
+
+    Raises:
+        InputError: it cannot be; the line of its code is named.
+    """
+    denoiser, folder, half = job.denoiser, job.folder, job.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
+        with job.stage("ONNX export, float"):
             graph = export_graph(denoiser, denoiser.module)
             _save(folder, FP32_UNFOLDED, graph)
             fold_time(graph, denoiser)
             _save(folder, FP32, graph)
             if half:
                 _save(folder, FP16, HalfPrecision()(graph).model)
-            share(0.5)
+
+
+def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
+    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes proved equal to the
+    simulation's."""
+    export_float(job)
+    denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
+    if not folder.has(int8):
+        with job.stage("ONNX export"):
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             lay_out(graph, job.scheme)
-            if half:
+            if job.carrier == "float16":
                 graph = HalfPrecision()(graph).model
             elif job.jetpack is not None:
                 graph = Opset17()(graph).model

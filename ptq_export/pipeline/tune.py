@@ -18,6 +18,7 @@ from ptq_export.pipeline.stages import PAIRS, Job
 from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
 from ptq_export.pipeline.workbench import JobBench, open_variant, renamed
 from ptq_export.report.tables import tuning_line
+from ptq_export.targets import FP32, FP32_UNFOLDED
 
 __all__ = ["TUNING", "take_tuning", "tune", "tuning_key"]
 
@@ -42,7 +43,7 @@ def tune(job: Job, pairs: CalibrationPairs) -> None:
         value = found if found is not None and reused else _measure(job, pairs, seconds)
         if not reused:
             remember(key, value)
-        job.folder.forget(set(job.folder.names) - {PAIRS})
+        job.folder.forget(set(job.folder.names) - {PAIRS, FP32, FP32_UNFOLDED})
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
     take_tuning(job)

@@ -57,19 +57,40 @@ class Around(nn.Module):
         return eps
 
 
+class Tripled(nn.Conv2d):
+    """A convolution with a gain of its own that baking was not asked for."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
         (lambda: nn.Conv2d(4, 4, 3, padding=1), ""),
-        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "padding mode circular"),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), ""),
+        (lambda: Tripled(4, 4, 1), "Tripled computes something else"),
         (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), "grouped convolution"),
     ],
-    ids=["plain", "circular", "depthwise"],
+    ids=["plain", "circular", "own forward", "depthwise"],
 )
 def test_convolutions_without_an_integer_form_stay_float(layer: Callable[[], nn.Module], reason: str) -> None:
     sites = {site.name: site.keep_float for site in find_sites(denoiser_of(Around(layer()), (1, 4, 4)), ORT_CPU)}
     assert list(sites) == ["stem", "layer", "head"]
     assert sites["layer"].startswith(reason) and bool(sites["layer"]) == bool(reason)
+
+
+class Called(Around):
+    """The same, its layers called by keyword."""
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        eps: Tensor = self.head(input=self.layer(input=self.stem(input=sample)))
+        return eps
+
+
+def test_layers_called_by_keyword_are_found_as_the_others() -> None:
+    sites, called = (find_sites(denoiser_of(kind(nn.Conv2d(4, 4, 1)), (1, 4, 4)), ORT_CPU) for kind in (Around, Called))
+    assert called == sites and not called[1].keep_float
 
 
 def test_finding_sites_leaves_no_hook_and_no_global_random_state_behind() -> None:
