@@ -12,8 +12,9 @@ _WORDS = {"ema", "swa", "average", "averaged", "averages", "shadow", "polyak"}
 
 
 def is_average(name: str) -> bool:
-    """Whether an entry or a prefix of this name holds averages: `ema`, `model_ema`, `ema_helper`, `swa_model`, ..."""
-    return not _WORDS.isdisjoint(re.split("[^a-z]+", name.lower()))
+    """Whether an entry or a prefix of this name holds averages: `ema`, `model_ema`, `ema_helper`, not `non_ema`."""
+    words = re.split("[^a-z]+", name.lower())
+    return not _WORDS.isdisjoint(words) and "non" not in words
 
 
 def pair(values: Sequence[Tensor], live: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -5,8 +5,10 @@ import pickle
 import re
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -17,7 +19,7 @@ from ptq_export.checkpoints.state_dict import unwrap
 from ptq_export.checkpoints.weights import Weights
 from ptq_export.errors import InputError
 
-__all__ = ["read_weights"]
+__all__ = ["read_shards", "read_weights"]
 
 _ZIP, _PICKLE = b"PK", b"\x80"
 _SETTINGS = [argparse.Namespace, types.SimpleNamespace]  # in which trainers keep their flags: attributes and no code
@@ -26,7 +28,7 @@ _SAVE_TENSORS = "save the tensors alone: torch.save(model.state_dict(), 'weights
 _SAVE_FOLDER = "where you trust it, load it and give the folder that model.save_pretrained('folder') writes"
 
 
-def read_weights(path: Path, spec: str, wanted: Callable[[Weights], bool] = bool) -> Weights:
+def read_weights(path: Path, spec: str, wanted: Callable[[Weights], bool] | None = None) -> Weights:
     """The tensors of a torch or safetensors file, told apart by the first bytes; nothing in the file is executed.
 
     A file can be read in several ways (`unwrap`): taken is the first that is `wanted`, else the first.
@@ -35,15 +37,40 @@ def read_weights(path: Path, spec: str, wanted: Callable[[Weights], bool] = bool
         InputError: absent, empty, damaged or foreign file, or a pickle that refers to anything but tensors; or one that
             claims more than it holds.
     """
-    head, metadata, content = _head(path), {}, None
-    if head[8:9] == b"{":
-        content, metadata = _read_safetensors(path)
-    else:
-        content = _read_torch(path, head)
-    readings = [Weights(spec, path, *state, metadata=metadata) for state in unwrap(content, str(path))]
-    weights = next((weights for weights in readings if wanted(weights)), readings[0])
-    require_held(weights.tensors, path, path.stat().st_size)
+    content, metadata = _read(path)
+    return _first(Weights(spec, path, {}, metadata=metadata), content, path.stat().st_size, wanted)
+
+
+def read_shards(
+    index: Path, shards: Mapping[Path, Collection[str]], spec: str, wanted: Callable[[Weights], bool] | None = None
+) -> Weights:
+    """The tensors of a net that is saved in several files, each with the names that the file `index` says it has.
+
+    Raises:
+        InputError: as `read_weights`, or a file that has other names.
+    """
+    tensors: dict[str, Any] = {}
+    for path, names in shards.items():
+        content, _ = _read(path)
+        if not isinstance(content, Mapping) or set(content) != set(names):
+            raise InputError(f"{path} does not hold the tensors that {index.name} says it has", _COPY_AGAIN)
+        tensors.update(content)
+    size_bytes = sum(path.stat().st_size for path in shards)
+    return _first(Weights(spec, index, {}, parts=tuple(shards)), tensors, size_bytes, wanted)
+
+
+def _first(file: Weights, content: object, size_bytes: int, wanted: Callable[[Weights], bool] | None) -> Weights:
+    """The first wanted reading of `content`, as what `file` holds."""
+    ways = [replace(file, tensors=t, ema=ema, notes=notes) for t, ema, notes in unwrap(content, str(file.path))]
+    weights = next((way for way in ways if wanted is None or wanted(way)), ways[0])
+    require_held(weights.tensors, file.path, size_bytes)
     return weights
+
+
+def _read(path: Path) -> tuple[object, Mapping[str, str]]:
+    """What a file holds, and the metadata of a safetensors header."""
+    head = _head(path)
+    return _read_safetensors(path) if head[8:9] == b"{" else (_read_torch(path, head), {})
 
 
 def _head(path: Path) -> bytes:

@@ -49,10 +49,10 @@ def readings(tensors: Mapping[str, Tensor], ema: bool | None, notes: tuple[str, 
     for head in averages if begun else ():
         average, others = complete(bare(_under(f"{head}.", tensors)), live)
         note = f"EMA weights, from the tensors {head}.*" + (f"; {others} others are not averaged" if others else "")
-        yield from _parts(average, True, (*notes, note))
+        yield from _parts(average, True, (*notes, note) if ema else (note,))
     if averages:
         why = "they belong to no known net" if begun else "ema-pytorch had not begun to average"
-        ema, notes = False, (*notes, f"the EMA weights {', '.join(averages)} are not used: {why}")
+        ema, notes = False, (f"the EMA weights {', '.join(averages)} are not used: {why}",)
     elif (averaged := _count("n_averaged", tensors)) is not None:
         ema = averaged > 0
         notes = (*notes, f"weights of torch's AveragedModel, averaged {averaged} times")

@@ -180,7 +180,7 @@ class Job:
 
 def load_denoiser(options: Options) -> Denoiser:
     """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
-    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions, config=options.config)
     denoiser = pad_inside(fold_scale_shift(denoiser))
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
