@@ -85,6 +85,14 @@ class Options:
             {"metavar": "KEY=VALUE,...", "show_default": False},
         ),
     ] = None
+    config: Annotated[
+        Path | None,
+        Knob(
+            _MAIN,
+            "The config.json of a diffusers UNet2DModel whose state dict stands alone.",
+            {"metavar": "FILE", "show_default": "beside the checkpoint"},
+        ),
+    ] = None
     variance: Annotated[
         Literal["drop", "keep"],
         Knob(

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ptq_export.checkpoints.assume import NOTHING, check_assumptions
-from ptq_export.checkpoints.diffusers_folder import read_folder
+from ptq_export.checkpoints.diffusers_folder import read_folder, with_config
 from ptq_export.checkpoints.embedded import load_embedded
 from ptq_export.checkpoints.factory import load_factory
 from ptq_export.checkpoints.reading import read_weights
-from ptq_export.checkpoints.registry import identify
+from ptq_export.checkpoints.registry import FORMATS, identify
 from ptq_export.checkpoints.untrained import load_untrained
+from ptq_export.checkpoints.weights import Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
@@ -20,7 +21,9 @@ _CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_e
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def load_checkpoint(spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING) -> Denoiser:
+def load_checkpoint(
+    spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING, config: Path | None = None
+) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
     Args:
@@ -29,6 +32,7 @@ def load_checkpoint(spec: str, resolution: int | None = None, assume: Mapping[st
             `source.notes` states.
         assume: what the tensors of some formats do not tell (`Format.assumable`), in place of the defaults that
             `source.notes` states.
+        config: the config.json of a `UNet2DModel` whose state dict stands alone.
 
     Raises:
         InputError: the checkpoint is absent, damaged, unsafe, of an unknown net, or does not fit; or there is nothing
@@ -37,17 +41,29 @@ def load_checkpoint(spec: str, resolution: int | None = None, assume: Mapping[st
     if resolution is not None and resolution < 1:
         raise InputError(f"resolution {resolution} is not positive", "give --resolution as a number of pixels")
     kind, _, name = spec.partition(":")
+    path = Path(spec)
+    if config is not None and (kind in _CARRIED or _is_folder(path)):
+        raise InputError(f"--config {config}: {spec} has a configuration of its own", "leave --config out")
     if kind in _CARRIED:
         check_assumptions(assume, {}, spec)
         return _CARRIED[kind](name, resolution)
-    path = Path(spec)
     if _FACTORY.fullmatch(spec) and not path.exists():
         check_assumptions(assume, {}, spec)
         return load_factory(spec, resolution)
-    weights = read_folder(path, spec) if spec and _is_folder(path) else read_weights(path, spec)
+    weights = _read(path, spec, config)
     entry = identify(weights)
     check_assumptions(assume, entry.assumable, entry.name)
     return entry.load(weights, resolution, assume)
+
+
+def _read(path: Path, spec: str, config: Path | None) -> Weights:
+    if spec and _is_folder(path):
+        return read_folder(path, spec)
+    return with_config(read_weights(path, spec, _is_known), config)
+
+
+def _is_known(weights: Weights) -> bool:
+    return any(entry.matches(weights) for entry in FORMATS.values())
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from ptq_export.checkpoints.bounds import require_enough_tensors
 from ptq_export.checkpoints.fit import fit
 from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
@@ -30,6 +31,7 @@ def build_unet(
     Raises:
         InputError: `config` is no `UNet2DModel` or one that is not supported yet, or the tensors do not fit it.
     """
+    require_enough_tensors(config, tensors, path)
     try:
         with torch.device("meta"):
             unet = UNet2DModel(**config)

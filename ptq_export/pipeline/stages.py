@@ -198,7 +198,7 @@ def load_denoiser(options: Options) -> Denoiser:
         InputError: what `options` name cannot be used: too large, or NaN in its output.
         GateFailed: it is not the same function any more.
     """
-    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, config=options.config)
     _require_evaluation(loaded)
     require_size(loaded)
     inputs = probe_inputs(loaded)
