@@ -25,6 +25,7 @@ class NoiseSchedule:
     prediction_type: str = "epsilon"
     clip_sample: bool = True
     variance_type: str = "fixed_small"
+    trained_betas: tuple[float, ...] | None = None
 
     @property
     def learns_variance(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ptq_export.artifacts import read_json
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
+from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
@@ -19,7 +20,7 @@ __all__ = ["DIFFUSERS", "read_folder"]
 _NAME = "diffusers UNet2DModel"
 _STEM = "diffusion_pytorch_model"
 _WEIGHT_FILES = (f"{_STEM}.safetensors", f"{_STEM}.fp16.safetensors", f"{_STEM}.bin")
-_NO_SCHEDULER = "no scheduler_config.json beside the net: the linear schedule of DDPM with T = 1000 is assumed"
+_NO_SCHEDULER = f"{ASSUMED}, for no scheduler_config.json is beside the net: predict=eps, betas=linear, timesteps=1000"
 _RESOLUTION = 32
 _BEFORE_0_11 = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
