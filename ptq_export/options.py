@@ -75,9 +75,18 @@ class Options:
         str | None,
         Knob(
             _MAIN,
-            "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,betas=linear; "
+            "What the checkpoint's tensors do not tell, in place of the published defaults, heads=4,predict=v for instance; "
             "a wrong key is answered with all of them.",
             {"metavar": "KEY=VALUE,...", "show_default": False},
+        ),
+    ] = None
+    scheduler_config: Annotated[
+        Path | None,
+        Knob(
+            _MAIN,
+            "The noise schedule, in place of the checkpoint's own or an assumed one: a scheduler_config.json as "
+            "diffusers saves it.",
+            {"metavar": "FILE", "show_default": False},
         ),
     ] = None
     variance: Annotated[

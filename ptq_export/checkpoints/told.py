@@ -1,9 +1,12 @@
 """What the user tells of a noise schedule: `--assume predict=, betas=, timesteps=`, or `--scheduler-config`."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from ptq_export.artifacts import read_json
 from ptq_export.checkpoints.assume import NUMBER, Assumable
 from ptq_export.checkpoints.schedule import noise_schedule
 from ptq_export.denoiser import Denoiser, NoiseSchedule
@@ -14,6 +17,8 @@ __all__ = [
     "SCHEDULE_KEYS",
     "assumption_notes",
     "described",
+    "read_scheduler",
+    "recorded_scheduler",
     "require_one_source",
     "retell",
     "with_betas",
@@ -98,6 +103,37 @@ def assumption_notes(every: Mapping[str, str], assume: Mapping[str, str], reason
     if rest:
         notes.append(f"{rest} assumed, which the tensors do not tell: {reason}; --assume KEY=VALUE sets another")
     return notes
+
+
+def read_scheduler(path: Path | None) -> dict[str, Any]:
+    """The content of the file that `--scheduler-config` names; empty where it names none.
+
+    Raises:
+        InputError: no such file, or no JSON object.
+    """
+    if path is None:
+        return {}
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(
+            f"--scheduler-config: {error.cause}", "give a scheduler_config.json as diffusers saves it"
+        ) from error
+
+
+def recorded_scheduler(text: str | None) -> dict[str, Any]:
+    """What `json.dumps` made of `read_scheduler`'s answer, as a run's request keeps it.
+
+    Raises:
+        InputError: the text is no JSON object.
+    """
+    try:
+        value = json.loads(text) if text else {}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError("the run's scheduler configuration is damaged", "make the run again") from error
+    if not isinstance(value, dict):
+        raise InputError("the run's scheduler configuration is no JSON object", "make the run again")
+    return value
 
 
 def require_one_source(assume: Mapping[str, str], scheduler: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantis
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import availability
@@ -178,9 +179,13 @@ class Job:
         write_json(self.folder.path / TIMINGS, self.timings_s)
 
 
-def load_denoiser(options: Options) -> Denoiser:
-    """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept."""
-    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions)
+def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) -> Denoiser:
+    """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept.
+
+    `scheduler` is the content of `options.scheduler_config`, read from that file where it is None.
+    """
+    scheduler = read_scheduler(options.scheduler_config) if scheduler is None else scheduler
+    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler)
     denoiser = pad_inside(fold_scale_shift(denoiser))
     return drop_variance(denoiser) if options.variance == "drop" else denoiser
 
