@@ -80,7 +80,7 @@ class Options:
         str | None,
         Knob(
             _MAIN,
-            "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,betas=linear; "
+            "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,predict=v; "
             "a wrong key is answered with all of them.",
             {"metavar": "KEY=VALUE,...", "show_default": False},
         ),
@@ -91,6 +91,15 @@ class Options:
             _MAIN,
             "The config.json of a diffusers UNet2DModel whose state dict stands alone.",
             {"metavar": "FILE", "show_default": "beside the checkpoint"},
+        ),
+    ] = None
+    scheduler_config: Annotated[
+        Path | None,
+        Knob(
+            _MAIN,
+            "The noise schedule, in place of the checkpoint's own or an assumed one: a scheduler_config.json as "
+            "diffusers saves it.",
+            {"metavar": "FILE", "show_default": False},
         ),
     ] = None
     variance: Annotated[

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.keys import count, shape_of
+from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
@@ -21,7 +22,10 @@ from ptq_export.errors import InputError
 __all__ = ["DDIM", "ddim_config", "ddim_name"]
 
 _NAME = "ermongroup/ddim"
-_SCHEDULE_NOTE = "noise schedule assumed: linear, T = 1000, as in every published ermongroup/ddim configuration"
+_SCHEDULE_NOTE = (
+    f"{ASSUMED}: predict=eps, betas=linear, timesteps=1000, as in every published ermongroup/ddim configuration; "
+    "--assume KEY=VALUE sets another"
+)
 _RENAMED = {
     "time_embedding.linear_1": "temb.dense.0",
     "time_embedding.linear_2": "temb.dense.1",

@@ -15,6 +15,7 @@ from diffusers import UNet2DModel
 
 from ptq_export.checkpoints.averages import is_average
 from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
+from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
 from ptq_export.checkpoints.weights import Format, Weights
@@ -31,7 +32,7 @@ _SCHEDULERS = (
     *(_SCHEDULER, f"scheduler/{_SCHEDULER}"),
     *(f"../scheduler/{_SCHEDULER}", f"../{_SCHEDULER}", f"../../scheduler/{_SCHEDULER}"),
 )
-_NO_SCHEDULER = "no scheduler_config.json beside the net: the linear schedule of DDPM with T = 1000 is assumed"
+_NO_SCHEDULER = f"{ASSUMED}, for no scheduler_config.json is beside the net: predict=eps, betas=linear, timesteps=1000"
 _RESOLUTION = 32
 _BEFORE_0_11 = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 _EMA_MODEL = ("decay", "optimization_step")  # what EMAModel.save_pretrained adds to config.json

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from ptq_export.checkpoints.fit import require_finite, tensors_sha256
+from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 
 __all__ = ["ModuleEps", "load_factory"]
 
 _NAME = "python factory"
-_ASSUMED = "noise schedule assumed: linear, T = 1000; a factory that returns a Denoiser can give another"
+_ASSUMED = (
+    f"{ASSUMED}: predict=eps, betas=linear, timesteps=1000; --assume KEY=VALUE or --scheduler-config sets another, and "
+    "a factory that returns a Denoiser brings its own"
+)
 
 
 class ModuleEps(nn.Module):

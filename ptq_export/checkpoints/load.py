@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ptq_export.checkpoints.assume import NOTHING, check_assumptions
 from ptq_export.checkpoints.diffusers_folder import read_folder, with_config
@@ -10,6 +12,7 @@ from ptq_export.checkpoints.embedded import load_embedded
 from ptq_export.checkpoints.factory import load_factory
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.registry import FORMATS, identify
+from ptq_export.checkpoints.told import SCHEDULE_KEYS, require_one_source, retell
 from ptq_export.checkpoints.untrained import load_untrained
 from ptq_export.checkpoints.weights import Weights
 from ptq_export.denoiser import Denoiser
@@ -22,7 +25,11 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def load_checkpoint(
-    spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING, config: Path | None = None
+    spec: str,
+    resolution: int | None = None,
+    assume: Mapping[str, str] = NOTHING,
+    scheduler: Mapping[str, Any] = NOTHING,
+    config: Path | None = None,
 ) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
@@ -32,6 +39,8 @@ def load_checkpoint(
             `source.notes` states.
         assume: what the tensors of some formats do not tell (`Format.assumable`), in place of the defaults that
             `source.notes` states.
+        scheduler: a diffusers scheduler's configuration, in place of the noise schedule that the file or its family
+            has; empty for none.
         config: the config.json of a `UNet2DModel` whose state dict stands alone.
 
     Raises:
@@ -40,20 +49,31 @@ def load_checkpoint(
     """
     if resolution is not None and resolution < 1:
         raise InputError(f"resolution {resolution} is not positive", "give --resolution as a number of pixels")
+    require_one_source(assume, scheduler)
     kind, _, name = spec.partition(":")
     path = Path(spec)
     if config is not None and (kind in _CARRIED or _is_folder(path)):
         raise InputError(f"--config {config}: {spec} has a configuration of its own", "leave --config out")
     if kind in _CARRIED:
-        check_assumptions(assume, {}, spec)
-        return _CARRIED[kind](name, resolution)
+        check_assumptions(assume, SCHEDULE_KEYS if kind == "embedded" else {}, spec)
+        return retell(_CARRIED[kind](name, resolution), assume, scheduler)
     if _FACTORY.fullmatch(spec) and not path.exists():
-        check_assumptions(assume, {}, spec)
-        return load_factory(spec, resolution)
-    weights = _read(path, spec, config)
+        check_assumptions(assume, SCHEDULE_KEYS, spec)
+        return retell(load_factory(spec, resolution), assume, scheduler)
+    return _of_format(_read(path, spec, config), resolution, assume, scheduler)
+
+
+def _of_format(
+    weights: Weights, resolution: int | None, assume: Mapping[str, str], scheduler: Mapping[str, Any]
+) -> Denoiser:
+    """The denoiser in `weights`; a format that lists keys of the schedule sets them itself."""
     entry = identify(weights)
-    check_assumptions(assume, entry.assumable, entry.name)
-    return entry.load(weights, resolution, assume)
+    own = {key: value for key, value in assume.items() if key in entry.assumable}
+    shared = {} if entry.assumable.keys() & SCHEDULE_KEYS.keys() else SCHEDULE_KEYS
+    check_assumptions(assume, {**entry.assumable, **shared}, entry.name)
+    weights = replace(weights, scheduler=scheduler) if scheduler else weights
+    rest = {key: value for key, value in assume.items() if key not in own}
+    return retell(entry.load(weights, resolution, own), rest, scheduler)
 
 
 def _read(path: Path, spec: str, config: Path | None) -> Weights:

@@ -1,4 +1,4 @@
-"""What the tensors of OpenAI's nets do not tell: attention heads, the order of qkv, betas, T, the time's scale."""
+"""What the tensors of OpenAI's nets do not tell: heads, order of qkv, prediction, betas, T, the time's scale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from ptq_export.checkpoints.assume import NUMBER, Assumable
 from ptq_export.checkpoints.conventions import OPENAI
 from ptq_export.checkpoints.openai_layout import Layout
+from ptq_export.checkpoints.told import SCHEDULE_KEYS, with_schedule_of
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 
@@ -15,9 +16,9 @@ ASSUMABLE: Assumable = {
     "heads": NUMBER,
     "head-width": NUMBER,
     "qkv": ("legacy", "new"),
-    "betas": ("linear", "cosine"),
-    "timesteps": NUMBER,
+    **SCHEDULE_KEYS,
     "rescale": ("yes", "no"),
+    "condition": ("none",),
 }
 
 
@@ -32,6 +33,7 @@ class Flags:
     heads: int | None = None
     head_width: int | None = None
     qkv: str = "legacy"
+    predict: str = "eps"
     betas: str = "linear"
     timesteps: int = 1000
     rescale: bool = False
@@ -44,10 +46,8 @@ class Flags:
 
     def schedule(self, learned_variance: bool) -> NoiseSchedule:
         """Linear betas are given for T = 1000; for another T they are scaled, so that x_T is as noisy."""
-        steps, variance = self.timesteps, "learned_range" if learned_variance else "fixed_large"
-        if self.betas == "cosine":
-            return NoiseSchedule(steps, "squaredcos_cap_v2", variance_type=variance, conventions=OPENAI)
-        return NoiseSchedule(steps, "linear", 0.1 / steps, 20 / steps, variance_type=variance, conventions=OPENAI)
+        variance = "learned_range" if learned_variance else "fixed_large"
+        return with_schedule_of(self.as_assumptions(), NoiseSchedule(variance_type=variance, conventions=OPENAI))
 
     @property
     def time_scale(self) -> float:
@@ -58,7 +58,7 @@ class Flags:
         """The flags in the words of `--assume`."""
         heads = {"heads": str(self.heads)} if self.heads is not None else {"head-width": str(self.head_width)}
         times = {"timesteps": str(self.timesteps), "rescale": "yes" if self.rescale else "no"}
-        return {**heads, "qkv": self.qkv, "betas": self.betas, **times}
+        return {**heads, "qkv": self.qkv, "predict": self.predict, "betas": self.betas, **times}
 
 
 def with_assumptions(flags: Flags, assume: Mapping[str, str], layout: Layout, path: str) -> Flags:
@@ -76,6 +76,7 @@ def with_assumptions(flags: Flags, assume: Mapping[str, str], layout: Layout, pa
     flags = replace(
         flags,
         qkv=assume.get("qkv", flags.qkv),
+        predict=assume.get("predict", flags.predict),
         betas=assume.get("betas", flags.betas),
         timesteps=int(assume.get("timesteps", flags.timesteps)),
         rescale=assume["rescale"] == "yes" if "rescale" in assume else flags.rescale,
@@ -90,6 +91,3 @@ def _require_sound(flags: Flags, layout: Layout, path: str) -> None:
             asked = f"{flags.heads} heads" if flags.heads is not None else f"heads of {flags.head_width} channels"
             cause = f"attention over {width} channels cannot be split into {asked}"
             raise InputError(f"{path}: {cause}", "give --assume heads=N or --assume head-width=N, as in training")
-    if flags.betas == "linear" and flags.timesteps <= 20:
-        cause = f"linear betas reach 20 / T, which is not below 1 for T = {flags.timesteps}"
-        raise InputError(f"{path}: {cause}", "give --assume timesteps=N as in training, or betas=cosine")

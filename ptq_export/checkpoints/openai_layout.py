@@ -104,9 +104,15 @@ def _refuse_relatives(tensors: Mapping[str, Tensor], modules: set[str], path: st
         raise InputError(cause, "give the diffusion checkpoint, which goes with a classifier: *_diffusion.pt")
     inputs = shape_of(tensors, "input_blocks.0.0.weight", "convolution", path)[1]
     outputs = shape_of(tensors, "out.2.weight", "convolution", path)[0]
-    if inputs == 2 * outputs or (inputs, outputs) == (6, 6):
+    if inputs == 2 * outputs:
         cause = f"{path} is an upsampler: half of its {inputs} input channels are a low-resolution image"
         raise InputError(f"{cause}, which is not supported", "give the net that makes the low-resolution images")
+    if inputs not in (outputs, outputs / 2):
+        cause = (
+            f"{path} has {outputs} output channels for {inputs} input channels: it sees a condition beside the sample"
+        )
+        remedy = "give a net that sees the sample, the time-step and at most a class label"
+        raise InputError(f"{cause}, which is not supported", remedy)
 
 
 def _levels(tensors: Mapping[str, Tensor], modules: set[str], path: str) -> tuple[int, int, bool]:

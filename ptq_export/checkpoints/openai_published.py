@@ -1,4 +1,5 @@
-"""The nets that openai/improved-diffusion and openai/guided-diffusion published, with the flags of their READMEs.
+"""The nets that openai/improved-diffusion and openai/guided-diffusion published, with the flags of their READMEs, and
+the one of DPS2022/diffusion-posterior-sampling (configs/model_config.yaml), from which many codes start.
 
 An architecture is known again by its `Layout`; the flags of a file that has it are then those of its training run.
 The upsamplers are absent: they need a low-resolution image.
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from ptq_export.checkpoints.openai_flags import Flags
 from ptq_export.checkpoints.openai_layout import Layout
 
-__all__ = ["PUBLISHED", "Published", "find_published", "usual"]
+__all__ = ["PUBLISHED", "Published", "find_published", "size_of_widths", "usual"]
 
 _IMAGENET_CLASSES = 1000
 
@@ -24,9 +25,13 @@ class Published:
     resolution: int
 
 
+def _widths(channels: int, factors: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(int(channels * factor) for factor in factors)
+
+
 def _layout(channels: int, mult: tuple[float, ...], blocks: int, attention: tuple[int, ...]) -> Layout:
     """What all published nets share: colour images, learned variance, scale-shift norms."""
-    widths = tuple(int(channels * factor) for factor in mult)
+    widths = _widths(channels, mult)
     return Layout(3, 6, channels, widths, blocks, attention, resblock_updown=False, scale_shift=True, classes=None)
 
 
@@ -36,8 +41,17 @@ def _adm(channels: int, mult: tuple[float, ...], blocks: int, attention: tuple[i
 
 _IDDPM_FLAGS = Flags(heads=4, betas="cosine", timesteps=4000, rescale=True)
 _ADM_FLAGS = Flags(head_width=64)
+_SCRIPT_DEFAULTS = Flags(heads=4)
 _IMAGENET_64 = (1, 2, 3, 4)
 _SIZE_256 = (1, 1, 2, 2, 4, 4)
+_SIZE_512 = (0.5, 1, 1, 2, 2, 4, 4)
+_SIZES: dict[tuple[float, ...], int] = {
+    (1, 2, 2, 2): 32,
+    _IMAGENET_64: 64,
+    (1, 1, 2, 3, 4): 128,
+    _SIZE_256: 256,
+    _SIZE_512: 512,
+}
 _ADM_256 = _adm(256, _SIZE_256, 2, (3, 4, 5))
 
 PUBLISHED = {
@@ -79,9 +93,13 @@ PUBLISHED = {
         _ADM_FLAGS,
         256,
     ),
-    "adm-imagenet512": Published(
-        "512x512_diffusion.pt", _adm(256, (0.5, 1, 1, 2, 2, 4, 4), 2, (4, 5, 6)), _ADM_FLAGS, 512
+    "dps-ffhq256": Published(
+        "ffhq_10m.pt",
+        replace(_layout(128, _SIZE_256, 1, (4,)), resblock_updown=True),
+        _ADM_FLAGS,
+        256,
     ),
+    "adm-imagenet512": Published("512x512_diffusion.pt", _adm(256, _SIZE_512, 2, (4, 5, 6)), _ADM_FLAGS, 512),
 }
 
 
@@ -91,7 +109,20 @@ def find_published(layout: Layout) -> Published | None:
 
 
 def usual(layout: Layout) -> tuple[Flags, str]:
-    """The flags of most published nets that resample like `layout`, and whose they are."""
+    """The flags that go with what the tensors show, and whose they are.
+
+    Both repositories' training scripts learn no variance unless told so (`--learn_sigma`), as every published net was:
+    a net without one was trained with the scripts' other defaults too.
+    """
+    if not layout.learned_variance:
+        return _SCRIPT_DEFAULTS, "the training scripts' defaults, for the net learns no variance"
     if layout.resblock_updown:
         return _ADM_FLAGS, "most published nets of openai/guided-diffusion"
     return _IDDPM_FLAGS, "most published nets of openai/improved-diffusion"
+
+
+def size_of_widths(layout: Layout) -> int | None:
+    """The `--image_size` for which both repositories' scripts make levels of these widths (`create_model`)."""
+    return next(
+        (size for factors, size in _SIZES.items() if _widths(layout.time_width, factors) == layout.widths), None
+    )

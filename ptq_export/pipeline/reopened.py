@@ -9,6 +9,7 @@ from torch import nn
 
 from ptq_export.artifacts import read_json
 from ptq_export.calibrators.quantise import restore
+from ptq_export.checkpoints.told import recorded_scheduler
 from ptq_export.errors import InputError
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
@@ -54,9 +55,10 @@ def reopen(run: Path, progress: Progress) -> Job:
     known = {field.name for field in fields(Options)}
     values = {key: value for key, value in manifest["options"].items() if key in known}
     options = Options(**cast(Any, values | {"out": run}))
-    denoiser = load_denoiser(options)
+    request = read_json(run / "request.json")
+    denoiser = load_denoiser(options, recorded_scheduler(request.get("inputs", {}).get("scheduler_config")))
     if denoiser.source.sha256 != manifest["denoiser"]["sha256"]:
         raise InputError(f"{options.ckpt} is not the checkpoint that {run} was made from", "put the original file back")
-    job = open_job(options, denoiser, read_json(run / "request.json"), progress)
+    job = open_job(options, denoiser, request, progress)
     take_tuning(job)
     return job

@@ -1,5 +1,6 @@
 """The main job: checkpoint -> calibration -> ONNX -> engine -> proofs -> latency -> report, in one run folder."""
 
+import json
 import os
 import shlex
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from ptq_export.benchmarks.environment import describe_environment, package_vers
 from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
+from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import availability, require_checker
@@ -98,7 +100,8 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
-    denoiser = _noted(load_denoiser(options))
+    scheduler = read_scheduler(options.scheduler_config)
+    denoiser = _noted(load_denoiser(options, scheduler))
     require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
@@ -110,6 +113,8 @@ def prepare(options: Options, progress: Progress) -> Job:
     if options.calibration_data is not None:
         load_pairs(options.calibration_data, denoiser)
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
+    if scheduler:  # whole, so that the run is reopened without the file
+        inputs["scheduler_config"] = json.dumps(scheduler, sort_keys=True)
     request = {
         "schema": SCHEMA,
         "options": _plain(replace(options, out=None, check=None)),

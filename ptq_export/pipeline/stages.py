@@ -20,6 +20,7 @@ from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantis
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import availability
@@ -190,15 +191,18 @@ class Job:
         write_json(self.folder.path / TIMINGS, self.timings_s)
 
 
-def load_denoiser(options: Options) -> Denoiser:
+def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) -> Denoiser:
     """The denoiser that `options` name, its weights baked and folded, its learned variance dropped unless it is to be
     kept: proved to be the same function.
+
+    `scheduler` is the content of `options.scheduler_config`, read from that file where it is None.
 
     Raises:
         InputError: what `options` name cannot be used: too large, or NaN in its output.
         GateFailed: it is not the same function any more.
     """
-    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, config=options.config)
+    scheduler = read_scheduler(options.scheduler_config) if scheduler is None else scheduler
+    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
     _require_evaluation(loaded)
     require_size(loaded)
     inputs = probe_inputs(loaded)

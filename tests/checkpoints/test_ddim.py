@@ -204,8 +204,8 @@ def test_twice_the_channels_are_a_learned_variance(ddim_state: State, tmp_path: 
     assert denoiser(*_inputs(1, 8)).shape == (2, 2, 8, 8)
 
 
-def test_nothing_can_be_assumed(ddim_state: State, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="heads=4: ermongroup/ddim leaves nothing to assume"):
+def test_only_the_schedule_can_be_assumed(ddim_state: State, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="heads=4: ermongroup/ddim has no 'heads'"):
         load_checkpoint(_saved(ddim_state, tmp_path), assume={"heads": "4"})
 
 

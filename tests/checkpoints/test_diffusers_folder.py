@@ -70,7 +70,7 @@ def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     denoiser = load_checkpoint(str(folder))
     assert denoiser.schedule == NoiseSchedule()
-    assert any("is assumed" in note for note in denoiser.source.notes)
+    assert any("noise schedule assumed" in note for note in denoiser.source.notes)
 
 
 def test_torch_weights_of_a_folder_are_loaded(folder: Path, unet: UNet2DModel) -> None:

@@ -93,8 +93,8 @@ def test_denoiser_may_take_labels_and_learn_its_variance() -> None:
     assert (denoiser.classes, denoiser.schedule.learns_variance) == (3, True)
 
 
-def test_nothing_can_be_assumed() -> None:
-    with pytest.raises(InputError, match="own_net:plain leaves nothing to assume"):
+def test_only_the_schedule_can_be_assumed() -> None:
+    with pytest.raises(InputError, match="own_net:plain has no 'heads'"):
         load_checkpoint("own_net:plain", assume={"heads": "4"})
 
 

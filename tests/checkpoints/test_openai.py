@@ -15,8 +15,10 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.openai_layout import Layout
 from ptq_export.denoiser import Denoiser, NoiseSchedule
+from ptq_export.errors import InputError
 
 TINY = Layout(3, 3, 32, (32, 64), 1, (1,), resblock_updown=False, scale_shift=True, classes=None)
+IDDPM = replace(TINY, out_channels=6)
 FLAGS = {"adm_tiny": {"head-width": "32", "qkv": "new", "betas": "cosine"}, "iddpm_tiny": {}}
 
 
@@ -141,7 +143,7 @@ def test_every_attention_processor_sees_the_heads(tmp_path: Path) -> None:
     ("assume", "seen"), [({}, 0.25), ({"rescale": "no"}, 1), ({"timesteps": "2000"}, 0.5), ({"timesteps": "1000"}, 1)]
 )
 def test_net_sees_the_rescaled_time(assume: dict[str, str], seen: float, tmp_path: Path) -> None:
-    state, sample = random_state(TINY), _inputs(TINY)[0]
+    state, sample = random_state(IDDPM), _inputs(TINY)[0]
     denoiser = load_checkpoint(_saved(state, tmp_path), assume=assume)
     timestep = torch.tensor([1, 999])
     expected = reference(state, sample, timestep * seen, heads=4)
@@ -159,13 +161,15 @@ def test_linear_betas_end_as_noisy_for_every_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "size"),
     [
+        ({"widths": (32, 64, 64, 64), "attention": (1, 2, 3)}, 32),
+        ({"widths": (32, 32, 64, 64, 128, 128), "attention": (4,), "resblock_updown": True}, 256),
         ({"widths": (32,) * 4, "attention": (1, 2)}, 32),
         ({"widths": (32,) * 4, "attention": (2, 3)}, 64),
         ({"widths": (32,) * 6, "attention": (4,)}, 256),
         ({"widths": (64,) * 4, "attention": (1, 2, 3), "resblock_updown": True, "time_width": 64}, 64),
         ({"widths": (32,) * 4, "attention": ()}, 64),
     ],
-    ids=["cifar10", "imagenet64", "lsun", "adm", "no attention"],
+    ids=["widths of 32", "widths of 256", "cifar10", "imagenet64", "lsun", "adm", "no attention"],
 )
 def test_default_resolution_is_that_of_the_published_nets(
     changes: dict[str, tuple[int, ...]], size: int, tmp_path: Path
@@ -182,29 +186,78 @@ def test_given_resolution_is_used_and_not_called_an_assumption(tmp_path: Path) -
 
 
 def test_all_assumptions_are_reported_and_given_ones_apart(tmp_path: Path) -> None:
-    path = _saved(random_state(TINY), tmp_path)
+    path = _saved(random_state(IDDPM), tmp_path)
     (note,) = _notes(load_checkpoint(path), "do not tell")
-    assert note.startswith("heads=4, qkv=legacy, betas=cosine, timesteps=4000, rescale=yes assumed")
+    assert note.startswith("heads=4, qkv=legacy, predict=eps, betas=cosine, timesteps=4000, rescale=yes assumed")
     assert "--assume" in note
     denoiser = load_checkpoint(path, assume={"head-width": "8", "betas": "linear"})
-    assert _notes(denoiser, "do not tell")[0].startswith("qkv=legacy, timesteps=4000, rescale=yes assumed")
+    assert _notes(denoiser, "do not tell")[0].startswith("qkv=legacy, predict=eps, timesteps=4000, rescale=yes assumed")
     assert "head-width=8, betas=linear given by --assume" in denoiser.source.notes
     assert denoiser.source.architecture["head-width"] == "8"
 
 
 def test_nothing_is_called_assumed_when_all_is_given(tmp_path: Path) -> None:
-    given = {"heads": "2", "qkv": "new", "betas": "linear", "timesteps": "1000", "rescale": "no"}
+    given = {"heads": "2", "qkv": "new", "predict": "v", "betas": "linear", "timesteps": "1000", "rescale": "no"}
     denoiser = load_checkpoint(_saved(random_state(TINY), tmp_path), resolution=16, assume=given)
     assert not _notes(denoiser, "assumed")
 
 
 def test_residual_resampling_takes_the_flags_of_guided_diffusion(tmp_path: Path) -> None:
-    layout = replace(TINY, resblock_updown=True, widths=(64, 128), time_width=64)
+    layout = replace(IDDPM, resblock_updown=True, widths=(64, 128), time_width=64)
     denoiser = load_checkpoint(_saved(random_state(layout), tmp_path))
     (note,) = _notes(denoiser, "guided-diffusion")
-    assert note.startswith("head-width=64, qkv=legacy, betas=linear, timesteps=1000, rescale=no assumed")
+    assert note.startswith("head-width=64, qkv=legacy, predict=eps, betas=linear, timesteps=1000, rescale=no assumed")
+    assert denoiser.schedule == NoiseSchedule(variance_type="learned_range")
+
+
+@pytest.mark.parametrize("resblock_updown", [False, True], ids=["conv", "resblock"])
+def test_net_without_learned_variance_takes_the_defaults_of_the_training_scripts(
+    resblock_updown: bool, tmp_path: Path
+) -> None:
+    """script_util.py of both repositories: learn_sigma=False, diffusion_steps=1000, noise_schedule="linear"."""
+    layout = replace(TINY, resblock_updown=resblock_updown)
+    denoiser = load_checkpoint(_saved(random_state(layout), tmp_path))
+    (note,) = _notes(denoiser, "the training scripts' defaults, for")
+    assert note.startswith("heads=4, qkv=legacy, predict=eps, betas=linear, timesteps=1000, rescale=no assumed")
     assert denoiser.schedule == NoiseSchedule(variance_type="fixed_large")
-    assert _notes(denoiser, "fixed_large")
+    assert denoiser.module.time_scale == 1
+    assert _notes(denoiser, "DDPM sampling assumes the variance fixed_large")
+
+
+@pytest.mark.parametrize(("word", "prediction"), [("x0", "sample"), ("xstart", "sample"), ("v", "v_prediction")])
+def test_prediction_is_told(word: str, prediction: str, tmp_path: Path) -> None:
+    denoiser = load_checkpoint(_saved(random_state(IDDPM), tmp_path), assume={"predict": word})
+    assert denoiser.schedule == NoiseSchedule(
+        4000, "squaredcos_cap_v2", prediction_type=prediction, variance_type="learned_range"
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 6, 8])
+def test_channels_of_two_readings_are_refused_until_told(channels: int, tmp_path: Path) -> None:
+    path = _saved(random_state(replace(TINY, in_channels=channels, out_channels=channels)), tmp_path)
+    with pytest.raises(InputError, match=f"{channels // 2} and a condition of {channels // 2}") as caught:
+        load_checkpoint(path)
+    assert "--assume condition=none" in caught.value.remedy
+    denoiser = load_checkpoint(path, assume={"condition": "none"})
+    assert denoiser.sample_shape[0] == channels
+    assert _notes(denoiser, "condition=none given by --assume")
+
+
+def test_even_channels_are_noted_and_odd_ones_not(tmp_path: Path) -> None:
+    latent = random_state(replace(TINY, in_channels=4, out_channels=4))
+    assert _notes(load_checkpoint(_saved(latent, tmp_path)), "condition=none assumed: all 4 channels")
+    assert not _notes(load_checkpoint(_saved(random_state(TINY), tmp_path)), "condition")
+
+
+def test_scheduler_configuration_tells_the_betas_and_scales_the_time(tmp_path: Path) -> None:
+    config = {"num_train_timesteps": 2000, "beta_schedule": "linear", "prediction_type": "sample"}
+    denoiser = load_checkpoint(_saved(random_state(IDDPM), tmp_path), scheduler=config)
+    schedule = denoiser.schedule
+    assert (schedule.num_train_timesteps, schedule.beta_end, schedule.prediction_type) == (2000, 0.02, "sample")
+    assert schedule.variance_type == "learned_range"
+    assert denoiser.module.time_scale == 0.5
+    assert _notes(denoiser, "noise schedule given by --scheduler-config: predict=x0, betas=linear, timesteps=2000")
+    assert _notes(denoiser, "do not tell")[0].startswith("heads=4, qkv=legacy, rescale=yes assumed")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -24,6 +24,7 @@ MILLIONS = {  # Dhariwal & Nichol (2021) print 296, 422, 554, 552, 559; the olde
     "adm-imagenet128": 421.5,
     "adm-imagenet256": 553.8,
     "adm-256-uncond": 552.8,
+    "dps-ffhq256": 93.6,
     "adm-imagenet512": 559.0,
 }
 every_net = pytest.mark.parametrize("name", PUBLISHED)

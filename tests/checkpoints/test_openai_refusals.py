@@ -135,7 +135,7 @@ def test_bad_values_are_named(
         assert cause in refused
 
 
-@pytest.mark.parametrize("channels", [(6, 6), (6, 3), (2, 1)])
+@pytest.mark.parametrize("channels", [(6, 3), (2, 1)])
 def test_upsampler_is_called_one(channels: tuple[int, int], tmp_path: Path) -> None:
     inputs, outputs = channels
     cause = _refusal(random_state(replace(CONV, in_channels=inputs, out_channels=outputs)), tmp_path).cause
@@ -175,7 +175,7 @@ def test_width_that_group_norm_cannot_divide_is_refused(tmp_path: Path) -> None:
 
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     cause = _refusal(random_state(replace(CONV, in_channels=4, out_channels=3)), tmp_path).cause
-    assert "3 output channels for 4 input channels" in cause
+    assert "3 output channels for 4 input channels: it sees a condition" in cause
 
 
 @pytest.mark.parametrize(
