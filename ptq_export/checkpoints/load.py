@@ -14,7 +14,7 @@ from ptq_export.checkpoints.untrained import load_untrained
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "runs_code"]
 
 _CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_embedded, "random": load_untrained}
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -41,13 +41,18 @@ def load_checkpoint(spec: str, resolution: int | None = None, assume: Mapping[st
         check_assumptions(assume, {}, spec)
         return _CARRIED[kind](name, resolution)
     path = Path(spec)
-    if _FACTORY.fullmatch(spec) and not path.exists():
+    if runs_code(spec):
         check_assumptions(assume, {}, spec)
         return load_factory(spec, resolution)
     weights = read_folder(path, spec) if spec and _is_folder(path) else read_weights(path, spec)
     entry = identify(weights)
     check_assumptions(assume, entry.assumable, entry.name)
     return entry.load(weights, resolution, assume)
+
+
+def runs_code(spec: str) -> bool:
+    """Whether `load_checkpoint` would import what `spec` names."""
+    return spec.partition(":")[0] not in _CARRIED and _FACTORY.fullmatch(spec) is not None and not Path(spec).exists()
 
 
 def _is_folder(path: Path) -> bool:
