@@ -185,7 +185,7 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
     return {
         "inputs": {value.name: str(value.shape) for value in model.graph.inputs},
         "outputs": {value.name: str(value.shape) for value in model.graph.outputs},
-        "opset": model.opset_imports[""],
+        "opset": model.opset_imports.get(""),
         "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
         "weights": weights,
         "metadata": dict(model.metadata_props),
