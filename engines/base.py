@@ -61,6 +61,8 @@ class EngineOptions:
         compute_capabilities: TensorRT for RTX: the GPUs that an engine serves, e.g. `7.5`; all from 8.0 by default.
         cuda_graphs: On a GPU: record a step once per batch size and launch it as one: less work for the host, and
             tensors are copied on the device to where the recording reads them.
+        trusted: Load the engine files that lie in the cache folder even where this account did not build them on this
+            machine: for a folder that you made yourself. A TensorRT plan is machine code.
     """
 
     batch: int | None = None
@@ -72,6 +74,7 @@ class EngineOptions:
     workspace_mib: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     cuda_graphs: bool = False
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         require_threads(self.threads)

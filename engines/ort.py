@@ -18,6 +18,7 @@ from ptq_export.engines.ort_operators import library_version, register, with_ope
 from ptq_export.engines.ort_profile import node_times_ms
 from ptq_export.engines.ort_session import Level, SessionEngine, open_session, session_settings
 from ptq_export.engines.signature import read_signature
+from ptq_export.graph.single_file import load_model
 from ptq_export.interface import INPUTS
 from ptq_export.scratch import scratch_folder
 
@@ -48,7 +49,7 @@ class OrtEngine(SessionEngine):
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
         path = cache / f"{source.stem}{batch}.{self.suffix}"
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
-        self.optimised_path = kept(path, identity, self._optimise, doing, done, self)
+        self.optimised_path = kept(path, identity, self._optimise, doing, done, self, self.options.trusted)
         self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
@@ -78,7 +79,7 @@ class OrtEngine(SessionEngine):
 
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-        rewritten = with_operators(ir.load(self.source)) if self.options.operators else None
+        rewritten = with_operators(load_model(self.source)) if self.options.operators else None
         settings = register(session_settings(self.options, Level.ORT_ENABLE_ALL))
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)

@@ -57,7 +57,9 @@ class TrtEngine(GpuEngine):
         trt = import_module(self.package)
         settings = builder_settings(self.options)
         self._batches = batch_range(self.options)
-        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu)
+        request = PlanRequest(
+            self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu, self.options.trusted
+        )
         self.plan_path = ready_plan(request, cache)
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())

@@ -15,13 +15,13 @@ import typer
 from typer.core import TyperGroup
 
 from ptq_export import __version__
-from ptq_export.artifacts import read_json
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.engines.available import require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
+from ptq_export.schemas import read_part
 from ptq_export.signals import Interrupted, announce, interrupted_note
 from ptq_export.targets import TARGETS, find_target
 
@@ -41,6 +41,15 @@ __all__ = [
 
 INTERRUPTED, NO_READER = 130, 141
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--ckpt",
+        metavar="FILE|FOLDER|NAME",
+        help="The run's checkpoint, in place of the manifest's. A factory runs only if you name it here.",
+        show_default="the manifest's",
+    ),
+]
 
 
 class _Command(TyperGroup):
@@ -199,27 +208,27 @@ def inspect(
 
 @app.command()
 @flags_from_dataclasses
-def verify(run: RunFolder, output: Output) -> None:
+def verify(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
     """Prove a run again on the machine that will serve it: identity, hashes and parity."""
     with _screen(output) as screen:
         from ptq_export import pipeline
 
         with screen.progress() as progress:
-            facts = pipeline.verify(run, progress)
+            facts = pipeline.verify(run, progress, ckpt)
         screen.facts(facts)
 
 
 @app.command()
 @flags_from_dataclasses
-def sensitivity(run: RunFolder, output: Output) -> None:
+def sensitivity(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
     """Rank the int8 layers of a run by what each costs in fidelity and saves in time."""
     with _screen(output) as screen:
         from ptq_export import pipeline
         from ptq_export.report import tables
 
         with screen.progress() as progress:
-            value = pipeline.sensitivity(run, progress)
-        screen.result(value, {"Sensitivity": tables.sensitivity_table(value, read_json(run / "layers.json"))})
+            value = pipeline.sensitivity(run, progress, ckpt)
+        screen.result(value, {"Sensitivity": tables.sensitivity_table(value, read_part(run, "layers.json"))})
 
 
 @app.command()
@@ -311,7 +320,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report.verdict import judge
 
     names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
-    files = {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
+    files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     latency = files.get("latency")
     verdict = judge(files["manifest"], latency)
     timed = (

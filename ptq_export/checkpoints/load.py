@@ -18,7 +18,7 @@ from ptq_export.checkpoints.weights import Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "runs_code"]
 
 _CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_embedded, "random": load_untrained}
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -57,7 +57,7 @@ def load_checkpoint(
     if kind in _CARRIED:
         check_assumptions(assume, SCHEDULE_KEYS if kind == "embedded" else {}, spec)
         return retell(_CARRIED[kind](name, resolution), assume, scheduler)
-    if _FACTORY.fullmatch(spec) and not path.exists():
+    if runs_code(spec):
         check_assumptions(assume, SCHEDULE_KEYS, spec)
         return retell(load_factory(spec, resolution), assume, scheduler)
     return _of_format(_read(path, spec, config), resolution, assume, scheduler)
@@ -84,6 +84,11 @@ def _read(path: Path, spec: str, config: Path | None) -> Weights:
 
 def _is_known(weights: Weights) -> bool:
     return any(entry.matches(weights) for entry in FORMATS.values())
+
+
+def runs_code(spec: str) -> bool:
+    """Whether `load_checkpoint` would import what `spec` names."""
+    return spec.partition(":")[0] not in _CARRIED and _FACTORY.fullmatch(spec) is not None and not Path(spec).exists()
 
 
 def _is_folder(path: Path) -> bool:

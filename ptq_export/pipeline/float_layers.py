@@ -35,7 +35,7 @@ def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
         ],
     }
     job.folder.save_json(SENSITIVITY, value)
-    plot_sensitivity(value, job.folder.path / PLOT)
+    plot_sensitivity(value, job.folder.place(PLOT))
     job.folder.keep(PLOT)
     return value
 

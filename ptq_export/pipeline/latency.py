@@ -57,7 +57,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
         gpu=[step.to_json() for step in measured.gpu],
     ).to_json()
     job.folder.save_json("latency.json", report)
-    plot_latency(report, job.folder.path / "latency.png")
+    plot_latency(report, job.folder.place("latency.png"))
     job.folder.keep("latency.png")
     return report
 

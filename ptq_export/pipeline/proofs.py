@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.fid import compare_digit_fid
 from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs
@@ -28,6 +27,7 @@ from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.stages import Job, given
 from ptq_export.sampling import EpsModel, allowed_steps, initial_noise
+from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
 
 __all__ = ["any_batch", "build", "check_layers", "failures", "one_call", "prove"]
@@ -108,7 +108,7 @@ def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pair
 def failures(job: Job) -> list[str]:
     """What the proofs found: layers that are float and were meant to be int8, parity past its bound, and what the
     target's own rules or builder refuse."""
-    layers, parity = (read_json(job.folder.path / name) for name in ("layers.json", "parity.json"))
+    layers, parity = (read_part(job.folder.path, name) for name in ("layers.json", "parity.json"))
     checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": "", "plans": {}}
     binding = {checked["own"], *([RTX] if job.options.check == "rtx" else [])}
     found = [refusal for package, refusal in checked["refusals"].items() if package in binding]

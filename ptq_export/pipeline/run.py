@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ptq_export.artifacts import describe_file, read_json, sha256_file, write_json
+from ptq_export.artifacts import describe_file, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
 from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
@@ -45,11 +45,10 @@ from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
 from ptq_export.pipeline.tune import tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
+from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 from ptq_export.targets import Target, find_target
 
 __all__ = ["command_line", "prepare", "run"]
-
-SCHEMA = 1
 
 
 def run(options: Options, progress: Progress = SILENT) -> Path:
@@ -61,10 +60,17 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         EnvironmentMissing: this machine lacks what the target needs; the calibrated, proved ONNX file is written.
     """
     options = options.resolved()
-    job = prepare(options, progress)
+    with prepare(options, progress) as job:
+        return _do(job)
+
+
+def _do(job: Job) -> Path:
+    options, progress = job.options, job.progress
     if _is_finished(job.folder) and not check_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
+    # From here on, files that it names may change: it is written again at the end.
+    (job.folder.path / MANIFEST).unlink(missing_ok=True)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
     export_float(job)
@@ -145,16 +151,16 @@ def _check_engine(target: Target) -> str:
 
 def _is_finished(folder: RunFolder) -> bool:
     """Whether the manifest stands and every file that it names is whole."""
-    if not (folder.path / "manifest.json").is_file():
+    if not (folder.path / MANIFEST).is_file():
         return False
-    artefacts = read_json(folder.path / "manifest.json")["artefacts"]
+    artefacts = read_part(folder.path, MANIFEST)["artefacts"]
     return all(folder.has(name) and folder.sha256(name) == entry["sha256"] for name, entry in artefacts.items())
 
 
 def _finished(job: Job) -> Path:
     path = job.folder.path
     build_report(path)
-    found = read_json(path / "manifest.json")["verdict"]["failures"]
+    found = read_part(path, MANIFEST)["verdict"]["failures"]
     if found:
         shown = "\n".join(f"  {failure}" for failure in found[:10])
         raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
@@ -201,11 +207,11 @@ def _write_manifest(job: Job, started: datetime) -> None:
         "timings_s": job.timings_s,
         "verdict": verdict,
     }
-    write_json(folder.path / "manifest.json", manifest)
+    write_json(folder.path / MANIFEST, manifest)
 
 
 def _verdict(job: Job) -> dict[str, Any]:
-    fidelity, layers = (read_json(job.folder.path / name) for name in ("fidelity.json", "layers.json"))
+    fidelity, layers = (read_part(job.folder.path, name) for name in ("fidelity.json", "layers.json"))
     latency = job.folder.load_json("latency.json")
     found = failures(job)
     name = job.target.name

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from torch import nn
 
-from ptq_export.artifacts import read_json, write_json
+from ptq_export.artifacts import write_json
 from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
@@ -53,6 +53,7 @@ from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
 from ptq_export.sampling import visited_timesteps
+from ptq_export.schemas import read_part
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "load_denoiser",
     "open_job",
     "quantised",
+    "read_timings",
 ]
 
 PAIRS = "pairs.safetensors"
@@ -133,6 +135,12 @@ class Job:
     subject: Denoiser
     sites: tuple[Site, ...]
     timings_s: dict[str, float]
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.close()
 
     @property
     def scheme(self) -> Scheme:
@@ -244,8 +252,12 @@ def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], p
     target = find_target(options.target)
     sites = float_sites(subject, target.quantised(), options)
     folder = RunFolder(options.folder, request)
-    timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
-    return Job(options, target, denoiser, folder, progress, subject, sites, timings_s)
+    return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder))
+
+
+def read_timings(folder: RunFolder) -> dict[str, float]:
+    """Seconds of the stages that were run in earlier sessions."""
+    return read_part(folder.path, TIMINGS) if (folder.path / TIMINGS).exists() else {}
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
