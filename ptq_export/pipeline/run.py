@@ -37,7 +37,7 @@ from ptq_export.pipeline.stages import (
     quantised,
 )
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tune import tune
+from ptq_export.pipeline.tune import check_tuning, tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.targets import Target, find_target
@@ -60,6 +60,7 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
     if _is_finished(job.folder) and not check_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
+    check_tuning(job)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
     pairs = calibration_pairs(job)

@@ -33,6 +33,7 @@ from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
+from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.graph.transpose_keys import TransposeKeys
@@ -41,7 +42,7 @@ from ptq_export.jetpack import JetPack
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
-from ptq_export.nn.scheme import Carrier, Scheme
+from ptq_export.nn.scheme import Carrier, Scheme, placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
@@ -110,7 +111,7 @@ class Job:
     """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
 
     `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split; `sites` are its
-    layers: int8, or float with the reason.
+    layers: int8, or float with the reason. `placements` are the choices in the target's scheme.
     """
 
     options: Options
@@ -121,11 +122,12 @@ class Job:
     subject: Denoiser
     sites: tuple[Site, ...]
     timings_s: dict[str, float]
+    placements: frozenset[str] = frozenset()
 
     @property
     def scheme(self) -> Scheme:
-        """The quantisation rules of the target."""
-        return self.target.quantised()
+        """The quantisation rules of the target, as they were chosen."""
+        return placed(self.target.quantised(), self.placements)
 
     @property
     def jetpack(self) -> JetPack | None:
@@ -194,10 +196,10 @@ def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], p
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
     target = find_target(options.target)
-    sites = float_sites(subject, target.quantised(), options)
+    sites = float_sites(subject, placed(target.quantised(), options.placements), options)
     folder = RunFolder(options.folder, request)
     timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
-    return Job(options, target, denoiser, folder, progress, subject, sites, timings_s)
+    return Job(options, target, denoiser, folder, progress, subject, sites, timings_s, options.placements)
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -299,6 +301,8 @@ def lay_out(graph: ir.Model, scheme: Scheme) -> None:
     PinLayout()(graph)
     if not scheme.weight_zero_point:
         DropWeightZeroPoints()(graph)
+    if scheme.before_resize:
+        QuantiseBeforeResize()(graph)
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
