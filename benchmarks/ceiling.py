@@ -2,11 +2,11 @@
 
     python -m ptq_export.benchmarks.ceiling [--ckpt random:ddim-cifar10] [--batch 8] [--json ceiling.json]
 
-Every shape that the int8 layers multiply is timed in int8 and in float16, and the whole step in float16 by torch: eager,
-as a CUDA graph, compiled. If the products took their int8 time and everything else took nothing more than in the fastest
-of these steps, the step would be faster by the factor that is printed. It is a bound and no engine: TensorRT's float16
-step may be faster than torch's, and quantising costs passes of its own. On a machine without CUDA the shapes are listed,
-and the program ends with exit code 3.
+Every shape that the int8 layers multiply is timed in int8 and in float16, and the whole step in float16 by torch:
+eager, as a CUDA graph, compiled. If the products took their int8 time and everything else took nothing more than in the
+fastest of these steps, the step would be faster by the factor that is printed. It is a bound and no engine: TensorRT's
+float16 step may be faster than torch's, and quantising costs passes of its own. On a machine without CUDA the shapes
+are listed, and the program ends with exit code 3.
 """
 
 import argparse
@@ -152,7 +152,9 @@ def _found(value: Mapping[str, Any]) -> list[str]:
     lines += [f"  float16 step, {name:<22} {ms:9.3f}" for name, ms in value["float16_step_ms"].items()]
     lines += [f"  float16 step, {name}: not run: {why}" for name, why in value["not_run"].items()]
     lines += [f"  products alone, {kind:<20} {ms:9.3f}" for kind, ms in sums.items()]
-    gain = "nothing: the products alone took longer than the step" if value["bound"] is None else f"{value['bound']:.2f}"
+    gain = (
+        "nothing: the products alone took longer than the step" if value["bound"] is None else f"{value['bound']:.2f}"
+    )
     return [*lines, f"int8 could be faster than torch's fastest float16 step by at most {gain} ({WHAT})"]
 
 

@@ -38,8 +38,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change: `layers` to float, a `placement` the other way round, or, where there is neither, the shortcuts in their
-    other form.
+    """A change: `layers` to float, a `placement` the other way round, or, where there is neither, the shortcuts in
+    their other form.
 
     `expected_ms`, the gain per step that the layers' own times promise, decides when it is tried and nothing else.
     """

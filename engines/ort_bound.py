@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Event, Stream, copy
-from ptq_export.errors import InputError
 
 __all__ = ["BoundModel", "Buffers", "Region", "bind"]
 
@@ -150,9 +149,7 @@ class BoundModel:
 
         return loop
 
-    def _loaded(
-        self, feeds: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...], graph: bool
-    ) -> Buffers:
+    def _loaded(self, feeds: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...], graph: bool) -> Buffers:
         """Buffers that hold `feeds`: those of the recording, or others where there is none."""
         shapes = {name: array.shape for name, array in feeds.items()} | {output: shape}
         recorded = self._recording(shapes, lambda buffers: buffers.load(feeds)) if graph else None

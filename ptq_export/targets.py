@@ -60,7 +60,9 @@ class Target:
         self.jetpack(options.jetpack)
         if options.tune is not None and self.engine == "jetson":
             tuned = ", ".join(name for name, it in TARGETS.items() if it.scheme is not None and it.engine != "jetson")
-            raise InputError(f"--tune measures engines on this machine, {self.name} is for another", f"it serves {tuned}")
+            raise InputError(
+                f"--tune measures engines on this machine, {self.name} is for another", f"it serves {tuned}"
+            )
         if options.tune is None and options.tune_loss is not None:
             raise InputError("--tune-loss bounds what --tune may choose", "give --tune SECONDS too, or leave it out")
         builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}

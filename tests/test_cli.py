@@ -117,7 +117,11 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["--ckpt", "embedded:digits", "--check", "rtx"], 2, "--check means nothing for ort-int8"),
         (["--ckpt", "embedded:digits", "--target", "trt-int8", "--check", "trt"], 2, "'rtx', 'none'"),
         (["--ckpt", "embedded:digits", "--compute-capability", "9.0"], 2, "7.5, 8.0, 8.6, 8.9, 12.0, 12.1"),
-        (["--ckpt", "embedded:digits", "--target", "jetson-int8", "--tune", "60"], 2, "it serves ort-int8, openvino-int8"),
+        (
+            ["--ckpt", "embedded:digits", "--target", "jetson-int8", "--tune", "60"],
+            2,
+            "it serves ort-int8, openvino-int8",
+        ),
         (["--ckpt", "embedded:digits", "--placement", "before-resize"], 2, "--placement means nothing for ort-int8"),
         (["--ckpt", "embedded:digits", "--target", "trt-int8", "--placement", "residual"], 2, "there is no residual"),
         (["--ckpt", "embedded:digits", "--tune", "0"], 2, "--tune"),

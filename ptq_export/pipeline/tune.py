@@ -61,7 +61,9 @@ def check_tuning(job: Job) -> None:
     """
     here, missing = availability(job.target.engine, job.engine_options)
     if job.options.tune is not None and not here and not job.folder.has(TUNING):
-        raise EnvironmentMissing(f"--tune measures {job.target.name}, which does not run here: {missing}", "leave it out")
+        raise EnvironmentMissing(
+            f"--tune measures {job.target.name}, which does not run here: {missing}", "leave it out"
+        )
 
 
 def take_tuning(job: Job) -> None:

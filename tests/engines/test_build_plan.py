@@ -59,13 +59,11 @@ def test_for_a_dla_flags_come_first_where_there_are_flags(version: str, builder:
 
 @with_rtx
 @pytest.mark.parametrize(("batch", "found", "profiles"), [("2", 2, 0), ("1:2:4", -1, 1)])
-def test_one_batch_alone_becomes_a_part_of_the_network(
-    batch: str, found: int, profiles: int, tmp_path: Path
-) -> None:
+def test_one_batch_alone_becomes_a_part_of_the_network(batch: str, found: int, profiles: int, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     def look(trt: object, builder: object, network: Any, config: Any) -> None:
-        sizes = {tuple(network.get_input(index).shape)[0] for index in range(network.num_inputs)}
+        sizes = {network.get_input(index).shape[0] for index in range(network.num_inputs)}
         seen.extend((size, config.num_optimization_profiles) for size in sizes)
 
     save_model(HalfPrecision()(export_module(Stack(16, 1), (16, SIZE, SIZE))).model, tmp_path / "net.onnx")

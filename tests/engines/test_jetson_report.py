@@ -51,7 +51,7 @@ def test_the_comparison_is_of_time_and_of_energy() -> None:
 def test_the_text_names_the_device_the_percentiles_the_ratios_and_the_rails() -> None:
     row = measures.summary([1.0, 2.0, 4.0])
     entry = {"latency_ms": {"gpu": row}, "launch": "CUDA graph", "energy": energy(100.0)}
-    entries = {name: entry for name in ("int8", "fp16")}
+    entries = dict.fromkeys(("int8", "fp16"), entry)
     span = {"ratio": 1.4, "low": 1.31, "high": 1.52}
     value = {
         "device": {"board": "Orin", "l4t": "36.4.3", "tensorrt": "10.3.0"},

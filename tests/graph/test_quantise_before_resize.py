@@ -1,4 +1,4 @@
-"""Quantisers before a nearest Resize: the same numbers bit for bit, in float32 and in float16; what cannot move stays."""
+"""Quantisers before a nearest Resize: the same numbers bit for bit, in both floats; what cannot move stays."""
 
 import numpy as np
 import onnx
@@ -29,7 +29,9 @@ def model(body: str = BODY) -> ir.Model:
         "ws": rng.uniform(0.001, 0.01, 16).astype(np.float32),
         "wz": np.zeros(16, np.int8),
     }
-    used = [ir.tensor(value, name=name) for name, value in constants.items() if f"{name})" in body or f"{name}," in body]
+    used = [
+        ir.tensor(value, name=name) for name, value in constants.items() if f"{name})" in body or f"{name}," in body
+    ]
     graph = ir.from_onnx_text(f"{HEAD} {{ {body} }}", initializers=used)
     for node in graph.graph:
         node.name = f"node_{node.outputs[0].name}"

@@ -88,7 +88,10 @@ CASES = {
             "  o = QuantizeLinear (a, s, z)  y = DequantizeLinear (o, s, z)"
         ),
     ),
-    "two-grids": (model(f"{MOVED}(t, s2, z)  {MOVED_END}", s2=np.float16(0.2)), model(f"{MOVED}(t, s, z)  {MOVED_END}")),
+    "two-grids": (
+        model(f"{MOVED}(t, s2, z)  {MOVED_END}", s2=np.float16(0.2)),
+        model(f"{MOVED}(t, s, z)  {MOVED_END}"),
+    ),
     "narrow": (narrow(8), narrow(16)),
     "long-attention": (attention(1024), attention(256)),
     "residual": (

@@ -170,7 +170,9 @@ def resizes(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(tmp_path: Path) -> None:
-    asked = replace(tiny.options(tmp_path / "placed"), **OPTIONS, placement="float-shortcuts,before-resize", check="rtx")
+    asked = replace(
+        tiny.options(tmp_path / "placed"), **OPTIONS, placement="float-shortcuts,before-resize", check="rtx"
+    )
     folder = run(asked)
     assert resizes(folder / "denoiser.trt-rtx-int8.onnx") == [("DequantizeLinear", ["QuantizeLinear"])]
     rows = {row["name"]: row for row in read(folder / "layers.json")["layers"]}
