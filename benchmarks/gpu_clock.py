@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptq_export.benchmarks.clock import Protocol, interleave
 from ptq_export.benchmarks.energy import Meter
@@ -23,7 +24,7 @@ from ptq_export.benchmarks.stats import Latency, judge
 from ptq_export.engines.base import DeviceTiming, GpuEngine
 from ptq_export.sampling import initial_noise
 
-__all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps"]
+__all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps", "race_gpu_steps"]
 
 MAX_VARIATION = 0.01
 MAX_ENQUEUE = 0.8
@@ -120,9 +121,7 @@ def measure_gpu_steps(
         return None if progress is None else lambda done: progress((index + done) / (3 * len(batches)))
 
     for batch in batches:
-        sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
-        label = () if classes is None else (np.arange(batch) % classes,)
-        inputs = (sample, np.full(batch, timestep), *label)
+        inputs = _inputs(batch, sample_shape, timestep, classes)
         steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
         graph = _timed(steps, True, protocol, part())
         plain = {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}
@@ -132,6 +131,29 @@ def measure_gpu_steps(
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
         results.append(GpuStep(batch, timings))
     return results
+
+
+def race_gpu_steps(
+    engines: Mapping[str, GpuEngine],
+    batch: int,
+    sample_shape: tuple[int, int, int],
+    protocol: Protocol,
+    timestep: int,
+    classes: int | None = None,
+) -> dict[str, Latency]:
+    """One denoising step of every engine as one CUDA graph, by events, in interleaved rounds: for choosing, not for a
+    report."""
+    inputs = _inputs(batch, sample_shape, timestep, classes)
+    steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
+    return {name: timed.compute for name, timed in _timed(steps, True, protocol, None).items()}
+
+
+def _inputs(
+    batch: int, sample_shape: tuple[int, int, int], timestep: int, classes: int | None
+) -> tuple[NDArray[Any], ...]:
+    sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
+    label = () if classes is None else (np.arange(batch) % classes,)
+    return (sample, np.full(batch, timestep), *label)
 
 
 def _timed(

@@ -89,7 +89,17 @@ def find_sites(denoiser: Denoiser, scheme: Scheme) -> tuple[Site, ...]:
             results.append(denoiser(sample, timestep, *denoiser.labels(1, 0)))
         traces.append(trace)
     found = (_site(name, layers[name], traces, samples[0], results[0], scheme) for name in traces[0])
-    return tuple(replace(site, keep_float=site.keep_float or own[site.name]) for site in found)
+    sites = tuple(replace(site, keep_float=site.keep_float or own[site.name]) for site in found)
+    return _without_shortcuts(sites, denoiser.module) if scheme.float_shortcuts else sites
+
+
+def _without_shortcuts(sites: tuple[Site, ...], module: nn.Module) -> tuple[Site, ...]:
+    """The sites, what is int8 of the residual blocks' shortcuts float."""
+    blocks = (name for name, child in module.named_modules() if isinstance(child, ResnetBlock2D))
+    shortcuts = tuple(f"{name}.conv_shortcut" for name in blocks)
+    reason = "shortcut of a residual block: asked for by float-shortcuts"
+    inside = {it.name for it in sites if any(f"{it.name}.".startswith(f"{name}.") for name in shortcuts)}
+    return tuple(replace(it, keep_float=it.keep_float or reason) if it.name in inside else it for it in sites)
 
 
 def _without_form(layer: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor) -> str:

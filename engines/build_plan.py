@@ -198,8 +198,7 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
     """The serialised plan, or None after TensorRT's own messages on stderr."""
     network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, way.network))
     parser = trt.OnnxParser(network, logger)
-    if hasattr(trt, "OnnxParserFlag"):  # 8.6; what later ones do by themselves, and 8.5 cannot
-        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    _take_native_norms(trt, parser)
     if not parser.parse_from_file(str(options.onnx)):
         for index in range(parser.num_errors):
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
@@ -249,6 +248,12 @@ def _load_plugins(trt: Any, logger: Any) -> None:
     """TensorRT's own plugins, of which the parser of 8.5 makes layers: a plan with one is not loaded without."""
     if trt.__name__ != RTX and hasattr(trt, "init_libnvinfer_plugins"):
         trt.init_libnvinfer_plugins(logger, "")
+
+
+def _take_native_norms(trt: Any, parser: Any) -> None:
+    """TensorRT's own instance norm and not its plugin: 8.6 has to be told, later ones take it anyway, 8.5 has none."""
+    if hasattr(trt, "OnnxParserFlag"):
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
 
 
 def _keep_float32(trt: Any, network: Any, config: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ptq_export.errors import InputError
 from ptq_export.jetpack import DEFAULT_JETPACK
+from ptq_export.nn.scheme import PLACEMENTS
 
 __all__ = ["CAPABILITIES", "PRESETS", "Knob", "Options", "Sampling"]
 
@@ -204,6 +205,15 @@ class Options:
             {"show_default": "where it is installed, for information"},
         ),
     ] = None
+    placement: Annotated[
+        str | None,
+        Knob(
+            _ENGINE,
+            "TensorRT's targets: what a GPU has to judge: float-shortcuts (the shortcuts of residual blocks in "
+            "float16), before-resize (quantise before an upsampling, too). --tune tries them.",
+            {"metavar": "NAME,...", "show_default": "neither"},
+        ),
+    ] = None
     split_shortcut: Annotated[
         bool,
         Knob(
@@ -223,8 +233,9 @@ class Options:
         float | None,
         Knob(
             _ENGINE,
-            "Targets on the CPU: try for so many seconds, on the engine itself, which layers are faster in float and "
-            "in which form the shortcuts are, and keep what wins. A cheap quantisation and its export come on top.",
+            "Try for so many seconds, on the engine itself, which layers are faster in float, in which form the "
+            "shortcuts are, and for TensorRT each --placement, and keep what wins. A cheap quantisation and its export "
+            "come on top.",
             {"min": 1.0, "max": LONGEST_S, "metavar": "SECONDS", "show_default": "off"},
         ),
     ] = None
@@ -292,6 +303,18 @@ class Options:
                 f"TensorRT for RTX knows {', '.join(CAPABILITIES)}",
             )
         return tuple(name for name in CAPABILITIES if name in asked)
+
+    @property
+    def placements(self) -> frozenset[str]:
+        """The parts of `placement`.
+
+        Raises:
+            InputError: one of them is unknown.
+        """
+        asked = frozenset(part.strip() for part in (self.placement or "").split(",") if part.strip())
+        if unknown := sorted(asked.difference(PLACEMENTS)):
+            raise InputError(f"--placement: there is no {unknown[0]}", f"known: {', '.join(PLACEMENTS)}")
+        return asked
 
     @property
     def assumptions(self) -> dict[str, str]:

@@ -3,9 +3,9 @@
     centred = x - mean(x)
     y = centred / sqrt(mean(centred^2) + eps) * scale + bias
 
-A plan with that plugin is loaded only where TensorRT's plugins are registered first, the plugin copies two small buffers
-per sample and norm, and it cannot be fused with its neighbours. Not the mean of x^2 less that of x squared: that loses
-the digits that float32 has.
+A plan with that plugin is loaded only where TensorRT's plugins are registered first, the plugin copies two small
+buffers per sample and norm, and it cannot be fused with its neighbours. Not the mean of x^2 less that of x squared:
+that loses the digits that float32 has.
 """
 
 import numpy as np

@@ -3,10 +3,11 @@
 A scheme is a property of the target and is chosen before calibration: the simulation carries exactly its quantisers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["OPENVINO", "ORT_CPU", "TENSORRT", "Carrier", "Scheme"]
+__all__ = ["OPENVINO", "ORT_CPU", "PLACEMENTS", "TENSORRT", "Carrier", "Scheme", "placed"]
 
 Granularity = Literal["tensor", "channel"]
 Carrier = Literal["float32", "float16"]
@@ -35,6 +36,10 @@ class Scheme:
         carrier: The type of everything that is not int8, of the scales too: they are rounded to it before rounding is
             learned.
         min_channels: Layers with fewer inputs or outputs stay float: integer kernels do not pay there.
+        float_shortcuts: The shortcut convolutions of residual blocks stay float: their quantiser is a pass over the
+            widest tensor of the block, for the smallest of its products.
+        before_resize: What a nearest-neighbour upsampling repeats is quantised before it, too, on the grid of the
+            convolution behind it: a quarter of the numbers, and the same codes.
     """
 
     name: str
@@ -47,6 +52,17 @@ class Scheme:
     weight_zero_point: bool
     carrier: Carrier
     min_channels: int
+    float_shortcuts: bool = False
+    before_resize: bool = False
+
+
+PLACEMENTS: Mapping[str, str] = {"float-shortcuts": "float_shortcuts", "before-resize": "before_resize"}
+"""Choices of a scheme that only the device itself can judge, by the name that a user gives them."""
+
+
+def placed(scheme: Scheme, placements: Iterable[str]) -> Scheme:
+    """`scheme` with these of `PLACEMENTS`."""
+    return replace(scheme, **{PLACEMENTS[name]: True for name in placements})
 
 
 ORT_CPU = Scheme(

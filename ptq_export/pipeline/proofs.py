@@ -90,9 +90,9 @@ def check_layers(job: Job, engine: Engine) -> None:
     job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
-def one_call(job: Job) -> list[NDArray[Any]]:
-    """Arguments of the denoiser at the smallest batch that the engine takes."""
-    batch = job.options.fixed_batch or (job.options.batch_range or (1,))[0]
+def one_call(job: Job, batch: int | None = None) -> list[NDArray[Any]]:
+    """Arguments of the denoiser, by default at the smallest batch that the engine takes."""
+    batch = batch or job.options.fixed_batch or (job.options.batch_range or (1,))[0]
     time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)
     noise = initial_noise((batch, *job.denoiser.sample_shape), 0)
     return [value.numpy() for value in (noise, time, *job.denoiser.labels(batch, 0))]

@@ -42,7 +42,7 @@ from ptq_export.pipeline.stages import (
 )
 from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tune import tune
+from ptq_export.pipeline.tune import check_tuning, tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
@@ -69,6 +69,7 @@ def _do(job: Job) -> Path:
     if _is_finished(job.folder) and not check_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
+    check_tuning(job)
     # From here on, files that it names may change: it is written again at the end.
     (job.folder.path / MANIFEST).unlink(missing_ok=True)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))

@@ -36,6 +36,7 @@ from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
+from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.graph.transpose_keys import TransposeKeys
@@ -47,7 +48,7 @@ from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.probe import probe_inputs
-from ptq_export.nn.scheme import Carrier, Scheme
+from ptq_export.nn.scheme import Carrier, Scheme, placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
@@ -124,7 +125,7 @@ class Job:
     """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
 
     `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split; `sites` are its
-    layers: int8, or float with the reason.
+    layers: int8, or float with the reason. `placements` are the choices in the target's scheme.
     """
 
     options: Options
@@ -135,6 +136,7 @@ class Job:
     subject: Denoiser
     sites: tuple[Site, ...]
     timings_s: dict[str, float]
+    placements: frozenset[str] = frozenset()
 
     def __enter__(self) -> "Job":
         return self
@@ -144,8 +146,8 @@ class Job:
 
     @property
     def scheme(self) -> Scheme:
-        """The quantisation rules of the target."""
-        return self.target.quantised()
+        """The quantisation rules of the target, as they were chosen."""
+        return placed(self.target.quantised(), self.placements)
 
     @property
     def jetpack(self) -> JetPack | None:
@@ -250,9 +252,9 @@ def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], p
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
     target = find_target(options.target)
-    sites = float_sites(subject, target.quantised(), options)
+    sites = float_sites(subject, placed(target.quantised(), options.placements), options)
     folder = RunFolder(options.folder, request)
-    return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder))
+    return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder), options.placements)
 
 
 def read_timings(folder: RunFolder) -> dict[str, float]:
@@ -370,6 +372,8 @@ def lay_out(graph: ir.Model, scheme: Scheme) -> None:
     PinLayout()(graph)
     if not scheme.weight_zero_point:
         DropWeightZeroPoints()(graph)
+    if scheme.before_resize:
+        QuantiseBeforeResize()(graph)
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:

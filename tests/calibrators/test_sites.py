@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked, keep_float
 from ptq_export.errors import InputError
-from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.nn.scheme import ORT_CPU, placed
+from ptq_export.nn.split_shortcut import split_shortcuts
 
 
 def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
@@ -22,6 +23,15 @@ def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
     assert len(time_only) == 2 + 8
     assert all(reasons.pop(name).startswith("depends on time-step and label alone") for name in time_only)
     assert set(reasons.values()) == {""} and len(reasons) > 30
+
+
+def test_the_shortcuts_of_residual_blocks_are_float_where_the_scheme_says_so() -> None:
+    denoiser = unet_denoiser()
+    for subject in (denoiser, split_shortcuts(denoiser)):
+        usual, chosen = (find_sites(subject, scheme) for scheme in (ORT_CPU, placed(ORT_CPU, ["float-shortcuts"])))
+        changed = {site.name: site.keep_float for site in set(chosen) - set(usual)}
+        assert changed and all(".conv_shortcut" in name and "float-shortcuts" in why for name, why in changed.items())
+        assert [site.name for site in chosen if ".conv_shortcut" in site.name and not site.keep_float] == []
 
 
 def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
