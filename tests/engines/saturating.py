@@ -126,7 +126,9 @@ def _model(nodes: list[NodeProto], own: dict[str, Any], shape: tuple[int, ...], 
     shared = {"one": np.float32(1), "ones": np.ones(outputs, np.float32), "zero_point": np.uint8(0)}
     constants = {**shared, "zero_points": np.zeros(outputs, np.int8), **own}
     read = {name for node in nodes for name in node.input}
-    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in read]
+    initializers = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in read
+    ]
     given, result = helper.make_tensor_value_info("sample", kind, shape), helper.make_tensor_value_info("y", kind, None)
     graph = helper.make_graph(nodes, "layer", [given], [result], initializers)
     imports = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIB, 1)]
