@@ -172,7 +172,7 @@ struct DequantizeAdd {
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
       kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand.data + first, y + first);
+                              summand.data + first, y + first);
     });
   }
 };
@@ -196,7 +196,7 @@ struct DequantizeSum {
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
       kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand.data + first, summand_gain, y + first);
+                              summand.data + first, summand_gain, y + first);
     });
   }
 };
@@ -230,8 +230,8 @@ ort::CustomOp custom_op() {
     return status_of(api, [&] { *kernel = new Kernel<Op>{api, Op(Node(api, info))}; });
   };
   op.compute_checked = [](void* kernel, ort::KernelContext* context) {
-    const auto& [api, op] = *static_cast<const Kernel<Op>*>(kernel);
-    return status_of(api, [&, api = api, &op = op] { op.compute(Call(api, context)); });
+    const auto& own = *static_cast<const Kernel<Op>*>(kernel);
+    return status_of(own.api, [&] { own.op.compute(Call(own.api, context)); });
   };
   op.destroy = [](void* kernel) { delete static_cast<Kernel<Op>*>(kernel); };
   op.first_version = [](const ort::CustomOp*) { return 1; };
