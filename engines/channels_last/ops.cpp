@@ -11,8 +11,12 @@
 // Vectors hold a number per channel; gamma, beta and shift perhaps one per image and channel. A group norm is that of
 // x * x_gain + x_offset + shift. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group
 // norm; height and width, how often a pixel is repeated.
+//
+// A graph whose types, ranks, sizes or attributes do not fit is refused with a message, when it is loaded or run.
+// Not a number and infinity are no error, and end at the next quantiser, as they do at ONNX Runtime's QuantizeLinear:
+// NaN becomes code 0, infinities the ends of the range. One of them in a float group norm makes its whole group NaN,
+// and so 0. Floats that are not quantised (DequantizeAdd's summand) keep them.
 #include <cstring>
-#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -103,8 +107,7 @@ struct RepeatPixels {
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
   explicit RepeatPixels(const Node& node)
-      : height(node.integer("height", 1, std::numeric_limits<std::int32_t>::max())),
-        width(node.integer("width", 1, std::numeric_limits<std::int32_t>::max())) {}
+      : height(node.integer("height", 1, kMostCopies)), width(node.integer("width", 1, kMostCopies)) {}
 
   void compute(const Call& call) const {
     const auto x = call.input<uint8_t>(0);
@@ -125,6 +128,7 @@ struct RepeatPixels {
     }
   }
 
+  static constexpr int64_t kMostCopies = 1024;
   int64_t height, width;
 };
 
@@ -168,7 +172,7 @@ struct DequantizeAdd {
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
       kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand.data + first, y + first);
+                              summand.data + first, y + first);
     });
   }
 };
@@ -192,7 +196,7 @@ struct DequantizeSum {
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
       kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand.data + first, summand_gain, y + first);
+                              summand.data + first, summand_gain, y + first);
     });
   }
 };
@@ -226,8 +230,8 @@ ort::CustomOp custom_op() {
     return status_of(api, [&] { *kernel = new Kernel<Op>{api, Op(Node(api, info))}; });
   };
   op.compute_checked = [](void* kernel, ort::KernelContext* context) {
-    const auto& [api, op] = *static_cast<const Kernel<Op>*>(kernel);
-    return status_of(api, [&, api = api, &op = op] { op.compute(Call(api, context)); });
+    const auto& own = *static_cast<const Kernel<Op>*>(kernel);
+    return status_of(own.api, [&] { own.op.compute(Call(own.api, context)); });
   };
   op.destroy = [](void* kernel) { delete static_cast<Kernel<Op>*>(kernel); };
   op.first_version = [](const ort::CustomOp*) { return 1; };
