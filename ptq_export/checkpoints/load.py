@@ -22,7 +22,7 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def load_checkpoint(
-    spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING, config: Path | None = None
+    spec: str, resolution: int | None = None, assume: Mapping[str, str] = NOTHING, config: Path | str | None = None
 ) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
@@ -56,7 +56,7 @@ def load_checkpoint(
     return entry.load(weights, resolution, assume)
 
 
-def _read(path: Path, spec: str, config: Path | None) -> Weights:
+def _read(path: Path, spec: str, config: Path | str | None) -> Weights:
     if spec and _is_folder(path):
         return read_folder(path, spec)
     return with_config(read_weights(path, spec, _is_known), config)
