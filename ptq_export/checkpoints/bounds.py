@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
 from ptq_export.errors import InputError
 
-__all__ = ["is_torchscript", "require_enough_tensors", "require_held", "require_uncompressed"]
+__all__ = ["is_torchscript", "require_enough_tensors", "require_held", "require_memory", "require_uncompressed"]
 
 _SAVE_AGAIN = "load it where it was made and save it again with torch.save"
 _SHARED = 2
@@ -79,6 +80,17 @@ def require_enough_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tens
     if blocks * _TENSORS_PER_BLOCK > len(tensors):
         cause = f"{path} has {len(tensors)} tensors, its configuration asks for {blocks} residual blocks and more"
         raise InputError(cause, "the file belongs to another net, or is incomplete")
+
+
+def require_memory(values: int, path: str) -> None:
+    """Refuse a net whose first layer answers one sample with more float32 `values` than this machine has memory for.
+
+    Raises:
+        InputError: it has not.
+    """
+    if (size := 4 * values) > (memory := psutil.virtual_memory().total):
+        cause = f"{path}: one sample takes {_megabytes(size)} in the net's first layer, of {_megabytes(memory)} here"
+        raise InputError(cause, "give a smaller --resolution")
 
 
 def _records(path: Path) -> tuple[list[zipfile.ZipInfo], bytes]:

@@ -52,7 +52,7 @@ def read_folder(path: Path, spec: str) -> Weights:
     return _told(replace(weights, config=read_settings(net / "config.json"), scheduler=_scheduler(net)), net)
 
 
-def with_config(weights: Weights, config: Path | None) -> Weights:
+def with_config(weights: Weights, config: Path | str | None) -> Weights:
     """A file of a `UNet2DModel`'s tensors with the configuration in the file `config`, or in the config.json beside it.
 
     Raises:
@@ -62,7 +62,7 @@ def with_config(weights: Weights, config: Path | None) -> Weights:
         if config is not None:
             raise InputError(f"--config is for {_CLASS}: {weights.path} holds another net", "leave --config out")
         return weights
-    file = config or weights.path.parent / "config.json"
+    file = Path(config) if config is not None else weights.path.parent / "config.json"
     if config is None and not (file.is_file() and "block_out_channels" in read_settings(file)):
         return weights
     return replace(weights, config=read_settings(file), scheduler=_scheduler(file.parent))

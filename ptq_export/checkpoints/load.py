@@ -29,7 +29,7 @@ def load_checkpoint(
     resolution: int | None = None,
     assume: Mapping[str, str] = NOTHING,
     scheduler: Mapping[str, Any] = NOTHING,
-    config: Path | None = None,
+    config: Path | str | None = None,
 ) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
@@ -76,7 +76,7 @@ def _of_format(
     return retell(entry.load(weights, resolution, own), rest, scheduler)
 
 
-def _read(path: Path, spec: str, config: Path | None) -> Weights:
+def _read(path: Path, spec: str, config: Path | str | None) -> Weights:
     if spec and _is_folder(path):
         return read_folder(path, spec)
     return with_config(read_weights(path, spec, _is_known), config)
