@@ -137,7 +137,7 @@ class Screen:
     def error(self, error: PtqExportError) -> None:
         """Show the cause and the remedy; under --json stdout names them too, unless it holds a result already."""
         if self._output.verbose > 1:
-            self._err.print("".join(traceback.format_exception(error)))
+            self._err.say("".join(traceback.format_exception(error)).rstrip())
         self._err.print("error:", style="bold red", end=" ")
         self._err.say(error.cause)
         if error.remedy:

@@ -36,6 +36,7 @@ class _State:
 
     note = "interrupted"
     said = False
+    number = 0
     removals: list[Callable[[], None]] = []  # noqa: RUF012 (one process, one command)
 
 
@@ -71,12 +72,15 @@ def ends_on_signals() -> Iterator[None]:
         yield
     except Interrupted as end:
         announce(_write)
-        sys.exit(end.exit_code)
+        _State.number = end.exit_code - 128
     finally:
         _let_signals_kill()
+        if _State.number:  # taking the interpreter down after all those imports takes seconds
+            _end_now(_State.number)
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
+    _State.number = number
     _let_signals_kill()
     raise Interrupted(number)
 
@@ -96,20 +100,27 @@ def _watch(reader: int) -> None:
 
 
 def _end_now(number: int) -> NoReturn:
-    """End a process whose main thread does not hear."""
-    import psutil
-
-    with suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+    """End the process, and those that it started."""
+    for child in _children():
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
     for remove in _State.removals:
         with suppress(OSError):
             remove()
     with suppress(OSError):
         if os.isatty(2):
             os.write(2, SHOW_CURSOR)
-        announce(_write)
+    announce(_write)
     os._exit(128 + number)
+
+
+def _children() -> list[int]:
+    """Process ids; without psutil where it would have to be imported first: then nothing was started yet."""
+    psutil = sys.modules.get("psutil")
+    try:
+        return [] if psutil is None else [child.pid for child in psutil.Process().children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def _write(text: str) -> None:

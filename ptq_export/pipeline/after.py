@@ -178,6 +178,8 @@ def inspect(path: Path) -> dict[str, Any]:
         manifest = finished_manifest(path)
         keys = ("command", "created", "target", "denoiser", "scheme", "verdict", "versions", "artefacts")
         return {key: manifest[key] for key in keys}
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is neither a file nor a folder", "a pipe would be waited for")
     if path.suffix == ".onnx":
         return _inspect_onnx(path)
     source = load_checkpoint(str(path)).source
