@@ -103,7 +103,8 @@ class Respaced:
         self.kind = kind
         self.schedule = schedule
         self.convention = convention
-        self.alphas_cumprod = alphas_cumprod(schedule)
+        forward = _forward(schedule, schedule.rescale_betas_zero_snr)
+        self.betas, self.alphas_cumprod = forward.betas, forward.alphas_cumprod
         self.timesteps = torch.arange(schedule.num_train_timesteps).flip(0)
         self._steps = 0
 
