@@ -103,7 +103,8 @@ class Respaced:
         self.kind = kind
         self.schedule = schedule
         self.convention = convention
-        self.alphas_cumprod = alphas_cumprod(schedule)
+        forward = _forward(schedule, schedule.rescale_betas_zero_snr)
+        self.betas, self.alphas_cumprod = forward.betas, forward.alphas_cumprod
         self.timesteps = torch.arange(schedule.num_train_timesteps).flip(0)
         self._steps = 0
 
@@ -247,7 +248,7 @@ def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str
     times, total = visited_timesteps(schedule, steps, sampler), schedule.num_train_timesteps
     notes = []
     if len(times) != steps:
-        notes.append(f"{steps} {sampler} steps call the network {len(times)} times: t = {times[0]}, ... {times[-1]}")
+        notes.append(f"{steps} {sampler} steps call the network {len(times)} times, at t = {times[0]} to {times[-1]}")
     elif total % steps:
         notes.append(
             f"{steps} steps do not divide {total}: {sampler} takes t = {times[0]}, {times[1]}, ... {times[-1]}"
@@ -267,7 +268,7 @@ def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str
 def _refusal(schedule: NoiseSchedule, steps: int, sampler: str) -> str:
     total = schedule.num_train_timesteps
     if not 1 <= steps <= total:
-        return "there are fewer training steps"
+        return "there are fewer training steps" if steps > total else "at least one is needed"
     if sampler == "pndm" and steps < 4 and not schedule.settings.get("skip_prk_steps"):
         return "its first three are Runge-Kutta steps, and a fourth must follow"
     try:
