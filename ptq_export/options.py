@@ -126,6 +126,14 @@ class Options:
     held_out: Annotated[
         int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
     ] = None
+    min_sqnr: Annotated[
+        float,
+        Knob(
+            _MEASURE,
+            "Least median SQNR of the engine against full precision: below it the run fails. Images differ under 25.",
+            {"metavar": "DB"},
+        ),
+    ] = 15.0
     rounds: Annotated[int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "metavar": "N"})] = 30
     seconds: Annotated[float, Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "metavar": "S"})] = 5.0
     batch: Annotated[
