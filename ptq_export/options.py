@@ -149,6 +149,14 @@ class Options:
     held_out: Annotated[
         int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
     ] = None
+    min_sqnr: Annotated[
+        float,
+        Knob(
+            _MEASURE,
+            "Least median SQNR of the engine against full precision: below it the run fails. Images differ under 25.",
+            {"metavar": "DB"},
+        ),
+    ] = 15.0
     rounds: Annotated[
         int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "max": MOST, "metavar": "N"})
     ] = 30

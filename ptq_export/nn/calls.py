@@ -10,9 +10,13 @@ __all__ = ["tensor_arguments", "the_input"]
 
 
 def tensor_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """The tensors among a call's arguments, by position: diffusers' resampling blocks give `temb` by its name."""
+    """The tensors among a call's arguments, by position: diffusers' resampling blocks give `temb` by its name.
+
+    What has no position (`**kwargs`) counts where there is nothing else: a layer that takes its input by any name.
+    """
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    return tuple(value for value in (*bound.args, *bound.kwargs.values()) if isinstance(value, Tensor))
+    placed = tuple(value for value in bound.args if isinstance(value, Tensor))
+    return placed or (the_input(args, kwargs),)
 
 
 def the_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

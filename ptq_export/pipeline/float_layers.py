@@ -12,12 +12,13 @@ from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
 from ptq_export.sampling import allowed_steps
 
-__all__ = ["choose_float_layers", "few_held_out", "rank_layers"]
+__all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "rank_layers"]
 
 SCHEMA = 1
 PAIRS, TIMESTEPS, STEPS = 8, 5, 20
 SEED = 4
-KEPT, SENSITIVITY, PLOT = "kept.json", "sensitivity.json", "sensitivity.png"
+KEPT, PLOT = "kept.json", "sensitivity.png"
+SENSITIVITY = "sensitivity.json"
 
 
 def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 import onnx_ir as ir
@@ -25,16 +26,18 @@ from ptq_export.engines.layers import asked_layers
 from ptq_export.engines.plan import RTX
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
+from ptq_export.pipeline.float_layers import SENSITIVITY
 from ptq_export.pipeline.stages import Job, given
 from ptq_export.sampling import EpsModel, allowed_steps, initial_noise
 from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
 
-__all__ = ["any_batch", "build", "check_layers", "failures", "one_call", "prove"]
+__all__ = ["any_batch", "below_floor", "build", "check_layers", "failures", "one_call", "prove"]
 
 LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
 LOCAL_PAIRS = 8
+UNTRAINED_FLOOR_DB = 6.0
 SCHEMA = 1
 
 
@@ -105,15 +108,41 @@ def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pair
         _prove_parity(job, simulation, graph, pairs, curves)
 
 
+def below_floor(job: Job) -> bool:
+    """Whether the engine is further from full precision than `--min-sqnr` allows."""
+    return _median_sqnr_db(job) < _floor_db(job)
+
+
+def _floor_db(job: Job) -> float:
+    """Untrained weights have no images to spoil: their floor only tells a wrong network, half of whose eps is noise."""
+    untrained = job.denoiser.source.spec.startswith("random:")
+    return min(job.options.min_sqnr, UNTRAINED_FLOOR_DB) if untrained else job.options.min_sqnr
+
+
+def _median_sqnr_db(job: Job) -> float:
+    curves = read_part(job.folder.path, "fidelity.json")["curves"]
+    return median(curves[job.target.name]["sqnr_db"])
+
+
+def _too_far(job: Job) -> str:
+    """Below the floor: by how much, and the layers that make most of the noise."""
+    ranking = job.folder.load_json(SENSITIVITY) or {"layers": []}
+    loudest = [f"{row['name']} ({row['share']:.0%})" for row in ranking["layers"][:3]]
+    told = f"; most of the noise is made by {', '.join(loudest)}" if loudest else ""
+    found_db, floor_db = _median_sqnr_db(job), _floor_db(job)
+    return f"median SQNR {found_db:.1f} dB, below {floor_db:g} dB (--min-sqnr): images will be others{told}"
+
+
 def failures(job: Job) -> list[str]:
-    """What the proofs found: layers that are float and were meant to be int8, parity past its bound, and what the
-    target's own rules or builder refuse."""
+    """What the proofs found: too little fidelity, layers that are float and were meant to be int8, parity past its
+    bound, and what the target's own rules or builder refuse."""
     layers, parity = (read_part(job.folder.path, name) for name in ("layers.json", "parity.json"))
     checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": "", "plans": {}}
     binding = {checked["own"], *([RTX] if job.options.check == "rtx" else [])}
     found = [refusal for package, refusal in checked["refusals"].items() if package in binding]
     if job.options.check == "rtx" and RTX in checked["plans"]:
         found += _not_int8(checked["plans"][RTX]["weights"])
+    found += [_too_far(job)] if below_floor(job) else []
     found += [
         f"{row['rule']}: {row['node']}: {row['seen']}. {row['reason']}"
         for row in checked["findings"]

@@ -23,11 +23,11 @@ from ptq_export.engines.available import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.estimate import require_resources
-from ptq_export.pipeline.float_layers import choose_float_layers
+from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
-from ptq_export.pipeline.proofs import build, check_layers, failures, prove
+from ptq_export.pipeline.proofs import below_floor, build, check_layers, failures, prove
 from ptq_export.pipeline.stages import (
     SILENT,
     Job,
@@ -87,6 +87,8 @@ def _do(job: Job) -> Path:
         engine = build(job, job.target, job.prover)
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
+    if below_floor(job) and not job.folder.has(SENSITIVITY):
+        rank_layers(job, simulation)
     if job.jetpack is not None:
         write_bundle(job, job.jetpack, graph)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
