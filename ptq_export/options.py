@@ -75,7 +75,7 @@ class Options:
         str | None,
         Knob(
             _MAIN,
-            "What the checkpoint's tensors do not tell, in place of the published defaults, heads=4,predict=v for instance; "
+            "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,predict=v; "
             "a wrong key is answered with all of them.",
             {"metavar": "KEY=VALUE,...", "show_default": False},
         ),

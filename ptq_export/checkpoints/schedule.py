@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ptq_export.checkpoints.strangers import refuse_scheduler
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 
@@ -21,6 +22,7 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
     Raises:
         InputError: not a variance-preserving schedule with fixed betas, or values out of range.
     """
+    refuse_scheduler(config, path)
     if "beta_schedule" not in config:
         kind = config.get("_class_name", "the scheduler")
         raise InputError(f"{path}: {kind} has no beta_schedule, so it is no DDPM noise schedule", _REMEDY)
