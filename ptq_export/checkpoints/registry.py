@@ -4,6 +4,7 @@ from ptq_export.checkpoints.ddim import DDIM
 from ptq_export.checkpoints.diffusers_folder import DIFFUSERS
 from ptq_export.checkpoints.embedded import SELF_DESCRIBING
 from ptq_export.checkpoints.ldm import LDM
+from ptq_export.checkpoints.lucidrains import LUCIDRAINS
 from ptq_export.checkpoints.openai import OPENAI
 from ptq_export.checkpoints.strangers import refuse_strangers
 from ptq_export.checkpoints.weights import Format, Weights
@@ -12,7 +13,7 @@ from ptq_export.errors import InputError
 __all__ = ["FORMATS", "identify"]
 
 # a header that names the format outranks the look of the keys
-_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, LDM, OPENAI)
+_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, LDM, LUCIDRAINS, OPENAI)
 FORMATS: dict[str, Format] = {}
 for _entry in _ENTRIES:
     if _entry.name in FORMATS:

@@ -77,12 +77,6 @@ STRANGERS = (
         "give a U-Net",
     ),
     Stranger("GLIDE net", _TEXT, _has(r"(^|\.)encoder_kv\.weight$")),
-    Stranger(
-        "lucidrains/denoising-diffusion-pytorch net",
-        "is read by that package's own code",
-        _has(r"(^|\.)downs\.0\.0\.block1\.proj\.weight$"),
-        "see examples/lucidrains.py: --ckpt lucidrains:denoiser",
-    ),
 )
 """In order: the first that is told names the net."""
 
