@@ -10,6 +10,7 @@ from ptq_export.checkpoints.assume import NOTHING, check_assumptions
 from ptq_export.checkpoints.diffusers_folder import read_folder, with_config
 from ptq_export.checkpoints.embedded import load_embedded
 from ptq_export.checkpoints.factory import load_factory
+from ptq_export.checkpoints.hub import refuse_hub_id
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.registry import FORMATS, identify
 from ptq_export.checkpoints.told import SCHEDULE_KEYS, require_one_source, retell
@@ -60,6 +61,7 @@ def load_checkpoint(
     if runs_code(spec):
         check_assumptions(assume, SCHEDULE_KEYS, spec)
         return retell(load_factory(spec, resolution), assume, scheduler)
+    refuse_hub_id(spec)
     return _of_format(_read(path, spec, config), resolution, assume, scheduler)
 
 

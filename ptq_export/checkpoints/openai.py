@@ -11,7 +11,7 @@ import torch
 
 from ptq_export.checkpoints.openai_flags import ASSUMABLE, Flags, with_assumptions
 from ptq_export.checkpoints.openai_layout import Layout, read_layout
-from ptq_export.checkpoints.openai_published import Published, find_published, size_of_widths, usual
+from ptq_export.checkpoints.openai_published import find_published, size_of_widths, usual
 from ptq_export.checkpoints.openai_unet import build_openai, unet_config
 from ptq_export.checkpoints.schedule import noise_schedule
 from ptq_export.checkpoints.told import SCHEDULE_KEYS, assumption_notes
@@ -20,7 +20,7 @@ from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
-__all__ = ["OPENAI", "openai_denoiser"]
+__all__ = ["OPENAI", "openai_denoiser", "resolution_of"]
 
 _NAME = "openai/improved-diffusion or guided-diffusion"
 _TWO_READINGS = (2, 6, 8)
@@ -48,7 +48,7 @@ def _load(weights: Weights, resolution: int | None, assume: Mapping[str, str]) -
     notes += assumption_notes(every, assume, reason)
     if not layout.learned_variance:
         notes.append(_VARIANCE_NOTE)
-    size, why = _resolution(layout, published)
+    size, why = (published.resolution, f"that of {published.files}") if published else resolution_of(layout)
     if resolution is None:
         notes.append(f"resolution {size} assumed: {why}; --resolution sets another")
     return openai_denoiser(weights, layout, flags, resolution or size, notes)
@@ -95,10 +95,8 @@ def _half_precision(weights: Weights) -> list[str]:
     return [f"{len(half)} of the file's {len(weights.tensors)} tensors are 16-bit floats; the net computes in float32"]
 
 
-def _resolution(layout: Layout, published: Published | None) -> tuple[int, str]:
-    """The resolution at which the published nets have this shape, and the reason to think so."""
-    if published:
-        return published.resolution, f"that of {published.files}"
+def resolution_of(layout: Layout) -> tuple[int, str]:
+    """The resolution at which most nets have this shape, and the reason to think so."""
     if size := size_of_widths(layout):
         return size, "the training scripts give its levels these widths"
     if not layout.attention:

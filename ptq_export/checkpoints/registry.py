@@ -3,14 +3,17 @@
 from ptq_export.checkpoints.ddim import DDIM
 from ptq_export.checkpoints.diffusers_folder import DIFFUSERS
 from ptq_export.checkpoints.embedded import SELF_DESCRIBING
+from ptq_export.checkpoints.ldm import LDM
+from ptq_export.checkpoints.lucidrains import LUCIDRAINS
 from ptq_export.checkpoints.openai import OPENAI
+from ptq_export.checkpoints.strangers import refuse_strangers
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.errors import InputError
 
 __all__ = ["FORMATS", "identify"]
 
 # a header that names the format outranks the look of the keys
-_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, OPENAI)
+_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, LDM, LUCIDRAINS, OPENAI)
 FORMATS: dict[str, Format] = {}
 for _entry in _ENTRIES:
     if _entry.name in FORMATS:
@@ -22,8 +25,10 @@ def identify(weights: Weights) -> Format:
     """The format of `weights`, told from the keys alone.
 
     Raises:
-        InputError: the net is unknown; the message shows its first keys and lists the formats known.
+        InputError: the net is unknown, and the message shows its first keys and lists the formats known; or it is
+            known and not supported.
     """
+    refuse_strangers(weights)
     for entry in FORMATS.values():
         if entry.matches(weights):
             return entry

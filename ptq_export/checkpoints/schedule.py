@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 
+from ptq_export.checkpoints.strangers import refuse_scheduler
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 from ptq_export.schedulers import SAMPLERS, alphas_cumprod, make_scheduler
@@ -40,6 +41,7 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
     Raises:
         InputError: not a variance-preserving schedule with fixed betas, or values out of range.
     """
+    refuse_scheduler(config, path)
     kind = config.get("_class_name", "the scheduler")
     defaults = _defaults(config)
     if "beta_schedule" not in config and "beta_schedule" not in defaults:
