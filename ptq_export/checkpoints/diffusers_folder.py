@@ -13,7 +13,6 @@ from typing import Any
 
 from diffusers import UNet2DModel
 
-from ptq_export.checkpoints.averages import is_average
 from ptq_export.checkpoints.schedule import noise_schedule
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
 from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
@@ -25,7 +24,8 @@ __all__ = ["DIFFUSERS", "read_folder", "with_config"]
 
 _NAME = "diffusers UNet2DModel"
 _CLASS = "UNet2DModel"
-_NETS = (".", "unet_ema", "unet")
+_AVERAGES = "unet_ema"
+_NETS = (".", _AVERAGES, "unet")
 _SCHEDULER = "scheduler_config.json"
 _SCHEDULERS = (
     *(_SCHEDULER, f"scheduler/{_SCHEDULER}"),
@@ -74,9 +74,9 @@ def _told(weights: Weights, net: Path) -> Weights:
     if all(key in weights.config for key in _EMA_MODEL):
         note = f"EMA weights: {net.name}/config.json tells the decay {weights.config['decay']} of EMAModel"
         return replace(weights, ema=True, notes=(*weights.notes, note))
-    if is_average(net.name):
-        return replace(weights, ema=True, notes=(*weights.notes, f"EMA weights, from the folder {net.name}"))
-    beside = net.resolve().parent / "unet_ema"
+    if net.name == _AVERAGES:
+        return replace(weights, ema=True, notes=(*weights.notes, f"EMA weights, from the folder {_AVERAGES}"))
+    beside = net.resolve().parent / _AVERAGES
     if beside.is_dir() and find_weight_file(beside):
         note = f"unet_ema/ beside {net.name}/ has EMA weights, which are not used: give the folder of both to take them"
         return replace(weights, ema=False, notes=(*weights.notes, note))

@@ -12,10 +12,10 @@ __all__ = ["StateDict", "bare", "readings"]
 _PREFIXES = (
     *("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module."),
     *("model.", "net.", "network.", "unet.", "denoiser.", "denoise_fn.", "eps_model.", "diffusion."),
-    *("diffusion_model.", "noise_estimator.", "backbone."),
+    *("online_model.", "noise_estimator.", "backbone."),
 )
 _COUNTERS = {"n_averaged", "initted", "step", "num_updates", "decay", "optimization_step"}
-_LATENT_DIFFUSION = "model.diffusion_model."
+_LATENT_DIFFUSION = ("model.diffusion_model.", "diffusion_model.")
 
 
 class StateDict(NamedTuple):
