@@ -62,9 +62,13 @@ def with_config(weights: Weights, config: Path | str | None) -> Weights:
             raise InputError(f"--config is for {_CLASS}: {weights.path} holds another net", "leave --config out")
         return weights
     file = Path(config) if config is not None else weights.path.parent / "config.json"
-    if config is None and not (file.is_file() and "block_out_channels" in read_settings(file)):
+    if config is None and not file.is_file():
         return weights
-    return replace(weights, config=read_settings(file), scheduler=_scheduler(file.parent))
+    settings = read_settings(file)
+    if config is None and "block_out_channels" not in settings:
+        return weights  # the configuration of something else
+    weights = replace(weights, config=settings, scheduler=_scheduler(file.parent))
+    return weights if config is not None else _told(weights, file.parent)
 
 
 def _told(weights: Weights, net: Path) -> Weights:
@@ -117,6 +121,9 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     if not weights.scheduler:
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
+    if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
+        times = f"{config['num_train_timesteps']} time-steps, its scheduler has {schedule.num_train_timesteps}"
+        raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
     shape = sample_shape(module, resolution, path)

@@ -1,8 +1,10 @@
 """Names as wrappers leave them: the prefixes of `torch.compile`, DDP, Lightning, ema-pytorch, `AveragedModel`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ptq_export.checkpoints.averages import complete, is_average
@@ -75,4 +77,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _count(name: str, tensors: Mapping[str, Tensor]) -> int | None:
     value = tensors.get(name)
-    return int(value) if value is not None and value.numel() == 1 and not value.is_meta else None
+    if value is None or value.numel() != 1 or value.is_meta or value.layout is not torch.strided:
+        return None
+    number = value.item()
+    return int(number) if isinstance(number, int | float) and math.isfinite(number) else None
