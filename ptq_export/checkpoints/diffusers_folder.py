@@ -121,11 +121,11 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     if not weights.scheduler:
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
-    if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
-        times = f"{config['num_train_timesteps']} time-steps, its scheduler has {schedule.num_train_timesteps}"
-        raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
+    if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
+        times = f"{config['num_train_timesteps']} time-steps, its noise schedule has {schedule.num_train_timesteps}"
+        raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     shape = sample_shape(module, resolution, path)
     source = weights.source(_NAME, config, *notes)
     return Denoiser(module, with_variance(schedule, module), shape, source, config.get("num_class_embeds"))

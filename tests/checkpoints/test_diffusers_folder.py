@@ -162,7 +162,7 @@ def test_keys_of_other_versions_are_ignored_with_a_note(folder: Path, unet: UNet
 @pytest.mark.parametrize(
     "changes",
     [
-        {"time_embedding_type": "learned", "num_train_timesteps": 500},
+        {"time_embedding_type": "learned", "num_train_timesteps": 1000},
         {"add_attention": False, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
         {"mid_block_type": None, "mid_block_scale_factor": 2**0.5},
         {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"},
@@ -175,6 +175,12 @@ def test_every_shape_of_net_answers_as_diffusers_loads_it(
 ) -> None:
     UNet2DModel(**{**unet_config, **changes}).save_pretrained(tmp_path / "unet")
     assert _error(load_checkpoint(str(tmp_path)), UNet2DModel.from_pretrained(tmp_path / "unet").eval()) == 0
+
+
+def test_learned_times_that_are_fewer_than_the_schedules_are_refused(unet_config: dict[str, Any], folder: Path) -> None:
+    learned = {"time_embedding_type": "learned", "num_train_timesteps": 499}
+    UNet2DModel(**{**unet_config, **learned}).save_pretrained(folder / "unet")
+    assert "has learned 499 time-steps, its noise schedule has 500" in _refusal(folder).cause
 
 
 def test_folder_without_weights_says_so(folder: Path) -> None:
