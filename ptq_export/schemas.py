@@ -83,7 +83,7 @@ MANIFEST_PARTS = _file(
         "verdict": record(VERDICT),
     }
 )
-REQUEST = _file({"options": named(ANY), "inputs?": named(TEXT), "versions": named(TEXT), "machine?": named(ANY)})
+REQUEST = _file({"options": named(ANY), "inputs?": named(ANY), "versions": named(TEXT), "machine?": named(ANY)})
 
 TIMING = dict.fromkeys(("mean_ms", "median_ms", "p95_ms", "p99_ms", "min_ms"), DURATION)
 STEP = {

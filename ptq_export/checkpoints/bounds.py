@@ -30,8 +30,8 @@ def require_uncompressed(path: Path) -> None:
     records, comment = _records(path)
     unpacked, size = sum(record.file_size for record in records), path.stat().st_size
     if unpacked > size or any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        cause = f"{path} unpacks from {_megabytes(size)} to {_megabytes(unpacked)}: torch never compresses its records"
-        raise InputError(cause, _SAVE_AGAIN)
+        sizes = f"from {_megabytes(size)} to {_megabytes(unpacked)}"
+        raise InputError(f"{path} unpacks {sizes}: torch writes each record once, uncompressed", _SAVE_AGAIN)
     if comment or min((record.header_offset for record in records), default=0):
         raise InputError(f"{path} is an archive inside another file, as torch never writes them", _SAVE_AGAIN)
 

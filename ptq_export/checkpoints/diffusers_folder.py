@@ -13,7 +13,6 @@ from typing import Any
 
 from diffusers import UNet2DModel
 
-from ptq_export.checkpoints.averages import is_average
 from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
@@ -26,7 +25,8 @@ __all__ = ["DIFFUSERS", "read_folder", "with_config"]
 
 _NAME = "diffusers UNet2DModel"
 _CLASS = "UNet2DModel"
-_NETS = (".", "unet_ema", "unet")
+_AVERAGES = "unet_ema"
+_NETS = (".", _AVERAGES, "unet")
 _SCHEDULER = "scheduler_config.json"
 _SCHEDULERS = (
     *(_SCHEDULER, f"scheduler/{_SCHEDULER}"),
@@ -63,9 +63,13 @@ def with_config(weights: Weights, config: Path | str | None) -> Weights:
             raise InputError(f"--config is for {_CLASS}: {weights.path} holds another net", "leave --config out")
         return weights
     file = Path(config) if config is not None else weights.path.parent / "config.json"
-    if config is None and not (file.is_file() and "block_out_channels" in read_settings(file)):
+    if config is None and not file.is_file():
         return weights
-    return replace(weights, config=read_settings(file), scheduler=_scheduler(file.parent))
+    settings = read_settings(file)
+    if config is None and "block_out_channels" not in settings:
+        return weights  # the configuration of something else
+    weights = replace(weights, config=settings, scheduler=_scheduler(file.parent))
+    return weights if config is not None else _told(weights, file.parent)
 
 
 def _told(weights: Weights, net: Path) -> Weights:
@@ -75,9 +79,9 @@ def _told(weights: Weights, net: Path) -> Weights:
     if all(key in weights.config for key in _EMA_MODEL):
         note = f"EMA weights: {net.name}/config.json tells the decay {weights.config['decay']} of EMAModel"
         return replace(weights, ema=True, notes=(*weights.notes, note))
-    if is_average(net.name):
-        return replace(weights, ema=True, notes=(*weights.notes, f"EMA weights, from the folder {net.name}"))
-    beside = net.resolve().parent / "unet_ema"
+    if net.name == _AVERAGES:
+        return replace(weights, ema=True, notes=(*weights.notes, f"EMA weights, from the folder {_AVERAGES}"))
+    beside = net.resolve().parent / _AVERAGES
     if beside.is_dir() and find_weight_file(beside):
         note = f"unet_ema/ beside {net.name}/ has EMA weights, which are not used: give the folder of both to take them"
         return replace(weights, ema=False, notes=(*weights.notes, note))
@@ -121,6 +125,9 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     notes += schedule_notes(weights.scheduler)
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
+    if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
+        times = f"{config['num_train_timesteps']} time-steps, its noise schedule has {schedule.num_train_timesteps}"
+        raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     shape = sample_shape(module, resolution, path)
     source = weights.source(_NAME, config, *notes)
     return Denoiser(module, with_variance(schedule, module), shape, source, config.get("num_class_embeds"))

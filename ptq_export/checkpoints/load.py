@@ -79,9 +79,12 @@ def _of_format(
 
 
 def _read(path: Path, spec: str, config: Path | str | None) -> Weights:
-    if spec and _is_folder(path):
-        return read_folder(path, spec)
-    return with_config(read_weights(path, spec, _is_known), config)
+    try:
+        if spec and _is_folder(path):
+            return read_folder(path, spec)
+        return with_config(read_weights(path, spec, _is_known), config)
+    except OSError as error:
+        raise InputError(f"{spec} cannot be read: {error}", "check the path and its permissions") from error
 
 
 def _is_known(weights: Weights) -> bool:

@@ -22,7 +22,8 @@ from ptq_export.errors import InputError
 __all__ = ["read_shards", "read_weights"]
 
 _ZIP, _PICKLE = b"PK", b"\x80"
-_SETTINGS = [argparse.Namespace, types.SimpleNamespace]  # in which trainers keep their flags: attributes and no code
+_SETTINGS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace, types.SimpleNamespace]
+"""In which trainers keep their flags: attributes, and no code."""
 _COPY_AGAIN = "copy or download the file again and compare its sha256"
 _SAVE_TENSORS = "save the tensors alone: torch.save(model.state_dict(), 'weights.pt') or safetensors' save_file"
 _SAVE_FOLDER = "where you trust it, load it and give the folder that model.save_pretrained('folder') writes"

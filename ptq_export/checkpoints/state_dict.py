@@ -136,12 +136,17 @@ def _listed(value: object, depth: int = _DEPTH) -> Sequence[Tensor]:
     return next((found for key in ("shadow_params", *_NESTED) if (found := _listed(value.get(key), depth - 1))), ())
 
 
-def _holds_tensors(value: object, depth: int = _DEPTH) -> bool:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if not isinstance(value, list | tuple) or not depth:
-        return False
-    return any(isinstance(item, torch.Tensor) or _holds_tensors(item, depth - 1) for item in value)
+def _holds_tensors(value: object) -> bool:
+    """Whether a dict or list has a tensor of one dimension or more somewhere below; each part is looked at once."""
+    waiting, seen = [] if isinstance(value, torch.Tensor) else [value], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor) and item.dim():
+            return True
+        if isinstance(item, Mapping | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values() if isinstance(item, Mapping) else item
+    return False
 
 
 def _is_of_training(name: str) -> bool:

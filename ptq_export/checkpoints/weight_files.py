@@ -19,6 +19,7 @@ __all__ = ["find_weight_file", "read_settings", "read_weight_file"]
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _KINDS = ("safetensors", "bin")
+_FLOATS = ("fp32", "bf16", "fp16")
 _FILE = re.compile(r"(?P<stem>[a-z_]+)(\.(?P<variant>\w+))?\.(?P<kind>[a-z]+)")
 _INDEX = re.compile(r"(?P<stem>[a-z_]+)\.(?P<kind>[a-z]+)\.index(\.(?P<variant>\w+))?\.json")
 _COPY_AGAIN = "copy or download the folder again"
@@ -55,7 +56,7 @@ def read_weight_file(folder: Path, spec: str, wanted: Callable[[Weights], bool])
     weights = _read_sharded(best.path, spec, wanted) if best.sharded else read_weights(best.path, spec, wanted)
     if not best.variant:
         return weights
-    ema = True if is_average(best.variant) else False if "non_ema" in best.variant else weights.ema
+    ema = is_average(best.variant) if "ema" in best.variant else weights.ema
     kind = "EMA weights" if ema else "weights"
     return replace(weights, ema=ema, notes=(*weights.notes, f"{kind} of the variant {best.variant}: {best.path.name}"))
 
@@ -89,8 +90,9 @@ def _found(folder: Path) -> list[_Found]:
 def _variant_rank(variant: str | None) -> int:
     if variant is None:
         return 1
-    order = ("fp32", "bf16", "fp16")
-    return 0 if is_average(variant) else 2 + order.index(variant) if variant in order else 6 if "non" in variant else 5
+    if is_average(variant):
+        return 0
+    return 2 + (_FLOATS.index(variant) if variant in _FLOATS else len(_FLOATS))
 
 
 def _read_sharded(index: Path, spec: str, wanted: Callable[[Weights], bool]) -> Weights:

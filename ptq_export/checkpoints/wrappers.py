@@ -1,8 +1,10 @@
 """Names as wrappers leave them: the prefixes of `torch.compile`, DDP, Lightning, ema-pytorch, `AveragedModel`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ptq_export.checkpoints.averages import complete, is_average
@@ -12,10 +14,10 @@ __all__ = ["StateDict", "bare", "readings"]
 _PREFIXES = (
     *("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module."),
     *("model.", "net.", "network.", "unet.", "denoiser.", "denoise_fn.", "eps_model.", "diffusion."),
-    *("diffusion_model.", "noise_estimator.", "backbone."),
+    *("online_model.", "noise_estimator.", "backbone."),
 )
 _COUNTERS = {"n_averaged", "initted", "step", "num_updates", "decay", "optimization_step"}
-_LATENT_DIFFUSION = "model.diffusion_model."
+_LATENT_DIFFUSION = ("model.diffusion_model.", "diffusion_model.")
 
 
 class StateDict(NamedTuple):
@@ -75,4 +77,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _count(name: str, tensors: Mapping[str, Tensor]) -> int | None:
     value = tensors.get(name)
-    return int(value) if value is not None and value.numel() == 1 and not value.is_meta else None
+    if value is None or value.numel() != 1 or value.is_meta or value.layout is not torch.strided:
+        return None
+    number = value.item()
+    return int(number) if isinstance(number, int | float) and math.isfinite(number) else None

@@ -119,6 +119,8 @@ def prepare(options: Options, progress: Progress) -> Job:
         "checkpoint_sha256": denoiser.source.sha256,
         "schedule": denoiser.schedule.to_json(),
     }
+    if options.config is not None:
+        inputs["config_sha256"] = sha256_file(options.config)
     if options.calibration_data is not None:
         load_pairs(options.calibration_data, denoiser)
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)

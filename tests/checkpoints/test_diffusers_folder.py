@@ -15,6 +15,8 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
+from ptq_export.options import Options
+from ptq_export.pipeline.stages import load_denoiser
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -101,7 +103,6 @@ def test_attention_names_of_early_diffusers_are_understood(folder: Path, unet: U
         ({"time_embedding_type": "fourier"}, "fourier time embedding"),
         ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, which is not supported"),
         ({"down_block_types": ["DownBlock2D", "NoSuchBlock"]}, "NoSuchBlock"),
-        ({"no_such_option": 1}, "no_such_option"),
         ({"block_out_channels": [32]}, "does not describe a UNet2DModel"),
         ({"block_out_channels": [64, 64]}, "has the shape"),
         ({"sample_size": [8, 9]}, "samples of size [8, 9]"),
@@ -150,12 +151,90 @@ def test_damaged_configuration_is_refused(folder: Path) -> None:
     assert "config.json cannot be read" in _refusal(folder).cause
 
 
-def test_folder_without_weights_lists_the_names_looked_for(folder: Path) -> None:
+def test_keys_of_other_versions_are_ignored_with_a_note(folder: Path, unet: UNet2DModel) -> None:
+    _edit(folder / "unet" / "config.json", resnet_eps=1e-6, use_new_attention=True)
+    denoiser = load_checkpoint(str(folder))
+    assert _error(denoiser, unet) == 0
+    assert any(
+        note.endswith("ignored as in diffusers: resnet_eps, use_new_attention") for note in denoiser.source.notes
+    )
+    assert "resnet_eps" not in denoiser.source.architecture
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time_embedding_type": "learned", "num_train_timesteps": 1000},
+        {"add_attention": False, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
+        {"mid_block_type": None, "mid_block_scale_factor": 2**0.5},
+        {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"},
+        {"center_input_sample": True, "freq_shift": 1, "flip_sin_to_cos": False},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_shape_of_net_answers_as_diffusers_loads_it(
+    changes: dict[str, Any], unet_config: dict[str, Any], tmp_path: Path
+) -> None:
+    UNet2DModel(**{**unet_config, **changes}).save_pretrained(tmp_path / "unet")
+    assert _error(load_checkpoint(str(tmp_path)), UNet2DModel.from_pretrained(tmp_path / "unet").eval()) == 0
+
+
+def test_learned_times_that_are_fewer_than_the_schedules_are_refused(unet_config: dict[str, Any], folder: Path) -> None:
+    learned = {"time_embedding_type": "learned", "num_train_timesteps": 499}
+    UNet2DModel(**{**unet_config, **learned}).save_pretrained(folder / "unet")
+    assert "has learned 499 time-steps, its noise schedule has 500" in _refusal(folder).cause
+
+
+def test_folder_without_weights_says_so(folder: Path) -> None:
     (folder / "unet" / WEIGHTS).unlink()
-    assert WEIGHTS in _refusal(folder).cause
+    assert "holds no weights" in _refusal(folder).cause
 
 
-def test_weights_file_alone_asks_for_its_folder(folder: Path) -> None:
-    error = _refusal(folder / "unet" / WEIGHTS)
+def test_weights_file_is_loaded_with_what_stands_beside_it(folder: Path, unet: UNet2DModel) -> None:
+    denoiser = load_checkpoint(str(folder / "unet" / WEIGHTS))
+    assert _error(denoiser, unet) == 0
+    assert denoiser.schedule.num_train_timesteps == 500
+
+
+@pytest.fixture
+def bare(folder: Path, unet: UNet2DModel, tmp_path: Path) -> Path:
+    """A state dict of `unet`, as a trainer's script saves it."""
+    (tmp_path / "bare").mkdir()
+    torch.save(
+        {"model": {f"module.{name}": value for name, value in unet.state_dict().items()}}, tmp_path / "bare/a.pt"
+    )
+    return tmp_path / "bare" / "a.pt"
+
+
+def test_state_dict_alone_asks_for_its_configuration(bare: Path) -> None:
+    error = _refusal(bare)
     assert "without its config.json" in error.cause
-    assert "folder" in error.remedy
+    assert "--config FILE" in error.remedy
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "beside"])
+def test_state_dict_alone_is_loaded_with_a_configuration(
+    given: bool, bare: Path, folder: Path, unet: UNet2DModel
+) -> None:
+    config = folder / "unet" / "config.json"
+    if not given:
+        shutil.copy(config, bare.parent)
+    denoiser = load_denoiser(Options(ckpt=str(bare), config=config if given else None))
+    assert _error(denoiser, unet) == 0
+    assert denoiser.schedule.num_train_timesteps == (500 if given else 1000)
+
+
+def test_configuration_for_what_needs_none_is_refused(golden: Path, folder: Path, bare: Path) -> None:
+    config = folder / "unet" / "config.json"
+    for spec in ("embedded:digits", str(folder), str(golden / "ddim_tiny.pt")):
+        with pytest.raises(InputError, match="--config"):
+            load_checkpoint(spec, config=config)
+    with pytest.raises(InputError, match="does not exist"):
+        load_checkpoint(str(bare), config=folder / "absent.json")
+
+
+def test_whole_pickled_net_gets_one_remedy_that_works(unet: UNet2DModel, tmp_path: Path) -> None:
+    torch.save(unet, tmp_path / "whole.pth")
+    assert "model.save_pretrained('folder')" in _refusal(tmp_path / "whole.pth").remedy
+    torch.load(tmp_path / "whole.pth", weights_only=False).save_pretrained(tmp_path / "folder")
+    assert _error(load_checkpoint(str(tmp_path / "folder")), unet) == 0
