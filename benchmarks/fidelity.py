@@ -39,7 +39,10 @@ class Curve:
 
     @property
     def sqnr_db(self) -> list[float]:
-        return _energy_ratio_db(self.signal, self.noise)[0]
+        """Infinite where the candidate is equal, be the signal zero too."""
+        ratio_db = _energy_ratio_db(self.signal, self.noise)[0]
+        exact = (self.noise.sum(1) == 0).tolist()
+        return [math.inf if equal else value for equal, value in zip(exact, ratio_db, strict=True)]
 
     @property
     def stderr_db(self) -> list[float]:

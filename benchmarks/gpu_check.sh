@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# All that needs an NVIDIA GPU, in one go: every engine that this machine allows, int8 timed against FP16 and FP32, the
-# GPU tests, whole runs of the embedded model with their proofs, calibration on CUDA.
+# All that needs an NVIDIA GPU, in one go: the device's own tests, calibration on CUDA, a bound on what int8 can gain,
+# every engine that this machine allows, int8 timed against FP16 and FP32, whole runs of the embedded model with their
+# proofs.
 #
 #   benchmarks/gpu_check.sh OUT_FOLDER [WHEEL_FOLDER]
 #
 # Run it in a clone. Nothing is installed but the wheels of WHEEL_FOLDER, from that folder alone. A failed step does not
 # stop the others. OUT_FOLDER then holds environment.json, summary.json, summary.txt, one log per step, the calibration
-# times and the run folders; what stands there from an earlier check is replaced. The summary is written after every
-# step, and what is worth most comes first: a check that is cut short has its timings. A step may take a share of the
-# time that is left; what it does not need is the next one's.
+# times, ceiling.json, the clocks before and after, and the run folders; what stands there from an earlier check is
+# replaced. The summary is written after every step. First comes what needs torch and CUDA alone (device, events, graphs;
+# calibration; ceiling.json, which is a bound and no engine), then the engines: on a machine without TensorRT these say
+# "missing", and float baselines that can run there are timed alone. A step may take a share of the time that is left;
+# what it does not need is the next one's.
 #
 # Exit codes: 0 every step that can run here has passed, 1 one has failed, 2 usage, 3 nothing that needs a GPU can run.
 #
 # PYTHON        the interpreter (default: that of .venv, else python3)
 # LIMIT_S       seconds for everything (570)
+# BATCH         samples per step of what is timed (8): a small net at batch 1 waits for launches, not for products
 # ITERATIONS    learned rounding of the timed calibration, iterations per block (300; the paper's are 20000)
 set -uo pipefail
 
@@ -38,11 +42,12 @@ if [[ -z ${PYTHON:-} ]]; then
   [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
 fi
 limit=${LIMIT_S:-570}
+batch=${BATCH:-8}
 iterations=${ITERATIONS:-300}
 # In a clone, the folder ptq_export/ would hide the installed package.
-export PYTHONSAFEPATH=1 PYTHON out
+export PYTHONSAFEPATH=1 PYTHON out batch
 cd "$root" || exit 2
-rm -rf "$out"/{summary,environment,calibration}.* "$out"/logs/* "$out"/{run,time}-*
+rm -rf "$out"/{summary,environment,calibration,ceiling,clocks,baseline}.* "$out"/logs/* "$out"/{run,time,baseline}-*
 steps=$out/steps.tsv
 : >"$steps"
 
@@ -103,6 +108,25 @@ print(json.dumps(kept, indent=1))
 PYTHON
 }
 
+# clocks WHEN: clocks, temperature, power and the reasons why the clocks are held down.
+# shellcheck disable=SC2317
+clocks() {
+  nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE,POWER | tee "$out/clocks.$1.txt"
+}
+
+# device_tests: what the engines stand on: memory, streams, events, graphs, the driver's answers, energy.
+# shellcheck disable=SC2317
+device_tests() {
+  "$PYTHON" -m pytest -m gpu tests/engines/test_device.py tests/engines/test_gpu.py tests/engines/test_jetson_programs.py \
+    tests/benchmarks/test_energy.py tests/benchmarks/test_ceiling.py
+}
+
+# ceiling: every product of the network in int8 and float16, and its step in float16 by torch.
+# shellcheck disable=SC2317
+ceiling() {
+  "$PYTHON" -m ptq_export.benchmarks.ceiling --batch "$batch" --json "$out/ceiling.json"
+}
+
 # calibrate CKPT SAMPLES STEPS ITERATIONS NAME: pairs and learned rounding on CUDA, timed, without any engine.
 # shellcheck disable=SC2317
 calibrate() {
@@ -133,7 +157,7 @@ print(json.dumps(found))
 PYTHON
 }
 
-# time_engine TARGET DEVICE RUN: the engine of a full-size net and its baselines, timed before anything is proved.
+# time_engine TARGET DEVICE RUN BATCH: the engine of a full-size net and its baselines, timed before anything is proved.
 # Rounding is to nearest: it changes no latency.
 # shellcheck disable=SC2317
 time_engine() {
@@ -147,8 +171,8 @@ from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import SILENT, calibration_pairs, export_graphs, quantised
 from ptq_export.pipeline.tensorrt import check_graph
 
-target, device, run = sys.argv[1:]
-brief = {"effort": "quick", "rounding": "nearest", "rounds": 10, "seconds": 1.0, "check": "none"}
+target, device, run, batch = sys.argv[1:]
+brief = {"effort": "quick", "rounding": "nearest", "rounds": 10, "seconds": 1.0, "check": "none", "batch": batch}
 job = prepare(Options("random:ddim-cifar10", target, Path(run), device=device, **brief).resolved(), SILENT)
 check_graph(job, export_graphs(job, quantised(job, calibration_pairs(job))))
 for step in measure_latency(job)["steps"]:
@@ -156,7 +180,50 @@ for step in measure_latency(job)["steps"]:
 PYTHON
 }
 
-export -f ptq_export environment calibrate time_engine
+# time_baseline TARGET KIND RUN BATCH: a float16 engine of the same net alone, where its int8 target cannot run.
+# shellcheck disable=SC2317
+time_baseline() {
+  "$PYTHON" - "$@" "$out" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+from ptq_export.benchmarks.clock import Protocol
+from ptq_export.benchmarks.gpu_clock import measure_gpu_steps
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.engines.available import build_engine
+from ptq_export.engines.base import EngineOptions
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.single_file import save_model
+from ptq_export.pipeline.stages import export_graph, fold_time
+
+target, kind, run, batch, out = sys.argv[1:]
+denoiser = load_checkpoint("random:ddim-cifar10")
+graph = export_graph(denoiser, denoiser.module)
+fold_time(graph, denoiser)
+source = Path(run) / "denoiser.fp16.onnx"
+source.parent.mkdir(parents=True)
+save_model(HalfPrecision()(graph).model, source)
+engine = build_engine(kind, source, source.parent / "engine", EngineOptions(batch=int(batch)))
+(step,) = measure_gpu_steps({target: engine}, (int(batch),), denoiser.sample_shape, Protocol(5, 10, 1.0), 500)
+Path(out, f"baseline.{target}.json").write_text(json.dumps({"target": target, **step.to_json()}, indent=1) + "\n")
+print(step.step.candidates[target].median_ms)
+PYTHON
+}
+
+export -f ptq_export environment clocks device_tests ceiling calibrate time_engine time_baseline
+
+# baselines: float16 targets that can run here though none of their int8 targets can: name, kind.
+baselines() {
+  ptq_export targets --json 2>/dev/null | "$PYTHON" -c '
+import json, sys
+from ptq_export.targets import TARGETS
+found = json.load(sys.stdin)["targets"]
+served = {name for target in TARGETS.values() if found[target.name]["available"] for name in target.baselines}
+for name, target in TARGETS.items():
+    if name.endswith("-fp16") and found[name]["available"] and name not in served:
+        print(name, target.engine, sep="\t")'
+}
 
 # gpu_targets: the int8 targets of GPUs, one a line: name, yes or no, what is missing.
 gpu_targets() {
@@ -186,9 +253,24 @@ for file in sorted(out.glob("*-*/latency.json")):
         for step in entries
     ]
 (out / "summary.json").write_text(json.dumps(value, indent=1) + "\n")
+for file in sorted(out.glob("baseline.*.json")):
+    value.setdefault("baselines", []).append(json.loads(file.read_text()))
+if (out / "ceiling.json").is_file():
+    value["ceiling"] = json.loads((out / "ceiling.json").read_text())
+for file in sorted(out.glob("clocks.*.txt")):
+    # Of "SW Power Cap : Active" and the like; lines of numbers have other ends.
+    rows_of = [line.split(":", 1) for line in file.read_text().splitlines() if line.rstrip().endswith(": Active")]
+    value.setdefault("clocks_held_down_by", {})[file.stem.partition(".")[2]] = [row[0].strip() for row in rows_of]
 lines = [f"{row[0]:<28} {row[1]:<8} {row[2]:>5} s  {row[3]}" for row in rows]
 for run, entries in value.get("latency", {}).items():
     lines += [f"{run}, batch {entry['batch']}: {entry}" for entry in entries]
+for entry in value.get("baselines", []):
+    compute = entry["candidates"][entry["target"]]["graph"]["compute"]
+    lines.append(f"{entry['target']} alone, batch {entry['batch']}: {compute['median_ms']} ms")
+if "ceiling" in value:
+    lines.append(f"ceiling, batch {value['ceiling']['batch']}: {value['ceiling']['bound']}, {value['ceiling']['what']}")
+for when, reasons in value.get("clocks_held_down_by", {}).items():
+    lines.append(f"clocks held down, {when}: {', '.join(reasons) or 'by nothing'}")
 lines += [f"calibration of {entry['ckpt']}: {entry['seconds']} s" for entry in value.get("calibration", [])]
 (out / "summary.txt").write_text("\n".join(lines) + "\n")
 PYTHON
@@ -218,6 +300,25 @@ fi
 device=cpu
 [[ -z $cuda ]] && device=cuda
 
+pytest=$absent
+"$PYTHON" -c 'import pytest' 2>/dev/null || pytest="pytest is not installed for $PYTHON${absent:+; $absent}"
+# if_here NAME PERCENT MISSING COMMAND...: a step, where nothing is missing for it.
+if_here() {
+  local name=$1 percent=$2 missing=$3
+  shift 3
+  if [[ -n $missing ]]; then
+    record "$name" "$MISSING" 0 "$missing"
+  else
+    step "$name" "$percent" "$@"
+  fi
+}
+
+if_here clocks-before 5 "$absent" clocks before
+if_here device 15 "$pytest" device_tests
+if_here calibrate-digits 15 "$cuda" calibrate embedded:digits 128 20 80 digits
+if_here calibrate-cifar10 25 "$cuda" calibrate random:ddim-cifar10 1024 250 "$iterations" cifar10
+if_here ceiling 25 "$cuda" ceiling
+
 targets=()
 while IFS=$'\t' read -r target available missing; do
   if [[ -n $absent || $available == no ]]; then
@@ -229,36 +330,29 @@ while IFS=$'\t' read -r target available missing; do
 done < <(gpu_targets)
 
 for target in "${targets[@]}"; do
-  step "time-$target" 30 time_engine "$target" "$device" "$out/time-$target"
+  step "time-$target" 30 time_engine "$target" "$device" "$out/time-$target" "$batch"
 done
 
-if [[ -n $absent ]]; then
-  record tests "$MISSING" 0 "$absent"
-elif "$PYTHON" -c 'import pytest' 2>/dev/null; then
-  step tests 35 "$PYTHON" -m pytest -m gpu tests
-else
-  record tests "$MISSING" 0 "pytest is not installed for $PYTHON"
+if [[ -z $absent ]]; then
+  while IFS=$'\t' read -r target kind; do
+    step "baseline-$target" 30 time_baseline "$target" "$kind" "$out/baseline-$target" "$batch"
+  done < <(baselines)
 fi
+
+if_here tests 45 "$pytest" "$PYTHON" -m pytest -m gpu tests
 
 # Layer by layer, the proofs build some hundred small plans: of the embedded model, not of the full-size net.
-brief=(--effort quick --rounding nearest --held-out 4 --device "$device" --rounds 10 --seconds 1)
+brief=(--effort quick --rounding nearest --held-out 4 --device "$device" --rounds 10 --seconds 1 --batch "$batch")
 for target in "${targets[@]}"; do
-  step "run-$target" 50 ptq_export --ckpt embedded:digits --target "$target" "${brief[@]}" --out "$out/run-$target"
+  step "run-$target" 60 ptq_export --ckpt embedded:digits --target "$target" "${brief[@]}" --out "$out/run-$target"
 done
-
-if [[ -n $cuda ]]; then
-  record calibrate-digits "$MISSING" 0 "$cuda"
-  record calibrate-cifar10 "$MISSING" 0 "$cuda"
-else
-  step calibrate-digits 60 calibrate embedded:digits 128 20 80 digits
-  step calibrate-cifar10 95 calibrate random:ddim-cifar10 1024 250 "$iterations" cifar10
-fi
+if_here clocks-after 50 "$absent" clocks after
 
 if grep -q "$(printf '\t')$FAILED$(printf '\t')" "$steps"; then
   finish 1
 fi
 # A check in which neither calibration nor an engine ran has shown nothing.
-if [[ -n $absent ]] || ! grep -qE "^(calibrate|run|time)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
+if [[ -n $absent ]] || ! grep -qE "^(calibrate|run|time|baseline)-[^[:space:]]*[[:space:]]$OK" "$steps"; then
   finish 3
 fi
 finish 0

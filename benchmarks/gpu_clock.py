@@ -15,18 +15,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptq_export.benchmarks.clock import Protocol, interleave
+from ptq_export.benchmarks.energy import Meter
 from ptq_export.benchmarks.latency import StepLatency
 from ptq_export.benchmarks.stats import Latency, judge
 from ptq_export.engines.base import DeviceTiming, GpuEngine
 from ptq_export.sampling import initial_noise
 
-__all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps"]
+__all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps", "race_gpu_steps"]
 
 MAX_VARIATION = 0.01
 MAX_ENQUEUE = 0.8
-Energy = Callable[[Callable[[], object]], float | None]
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ def measure_gpu_steps(
     protocol: Protocol,
     timestep: int,
     classes: int | None = None,
-    energy: Energy | None = None,
+    energy: Meter | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[GpuStep]:
     """Time one denoising step of every engine at every batch size, in interleaved rounds.
 
     The engines get the same standard normal sample `[batch, C, H, W]`, the same `timestep`, and labels of all `classes`
-    if they have any. `energy(call)` tells the millijoules of a call.
+    if they have any. `energy` meters each engine alone, over single steps launched as one CUDA graph each.
     """
     results, parts = [], itertools.count()
 
@@ -120,18 +121,39 @@ def measure_gpu_steps(
         return None if progress is None else lambda done: progress((index + done) / (3 * len(batches)))
 
     for batch in batches:
-        sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
-        label = () if classes is None else (np.arange(batch) % classes,)
-        inputs = (sample, np.full(batch, timestep), *label)
+        inputs = _inputs(batch, sample_shape, timestep, classes)
         steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
         graph = _timed(steps, True, protocol, part())
         plain = {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}
         kernels = _timed(plain, False, protocol, part())
         whole = interleave({name: partial(engine, *inputs) for name, engine in engines.items()}, protocol, part())
-        energy_mj = {name: None if energy is None else energy(step) for name, step in steps.items()}
+        energy_mj = {name: energy and energy(engine.step_loop(True, *inputs)) for name, engine in engines.items()}
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
         results.append(GpuStep(batch, timings))
     return results
+
+
+def race_gpu_steps(
+    engines: Mapping[str, GpuEngine],
+    batch: int,
+    sample_shape: tuple[int, int, int],
+    protocol: Protocol,
+    timestep: int,
+    classes: int | None = None,
+) -> dict[str, Latency]:
+    """One denoising step of every engine as one CUDA graph, by events, in interleaved rounds: for choosing, not for a
+    report."""
+    inputs = _inputs(batch, sample_shape, timestep, classes)
+    steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
+    return {name: timed.compute for name, timed in _timed(steps, True, protocol, None).items()}
+
+
+def _inputs(
+    batch: int, sample_shape: tuple[int, int, int], timestep: int, classes: int | None
+) -> tuple[NDArray[Any], ...]:
+    sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
+    label = () if classes is None else (np.arange(batch) % classes,)
+    return (sample, np.full(batch, timestep), *label)
 
 
 def _timed(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop, visited_timesteps
 
 __all__ = ["BATCH", "HELD_OUT_SEEDS", "HeldOut", "batches", "held_out_noise", "held_out_pairs", "sampler_timesteps"]
 
@@ -37,9 +37,7 @@ def batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def sampler_timesteps(schedule: NoiseSchedule, steps: int, count: int) -> list[int]:
     """`count` of the time-steps that an S-step DDIM loop visits, evenly spaced from the first to the last."""
-    scheduler = make_scheduler(schedule)
-    scheduler.set_timesteps(steps)
-    visited = scheduler.timesteps.tolist()
+    visited = visited_timesteps(schedule, steps)
     positions = torch.linspace(0, len(visited) - 1, min(count, len(visited))).round().long().tolist()
     return [visited[position] for position in positions]
 

@@ -42,7 +42,8 @@ class StepLatency:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """The content of `latency.json`; `gpu` holds what only a GPU's clock tells (`gpu_clock.GpuStep`, as JSON)."""
+    """The content of `latency.json`; `gpu` holds what only a GPU's clock tells (`gpu_clock.GpuStep`, as JSON), and
+    the verdict is that of `judged_batch`."""
 
     environment: Environment
     protocol: Protocol
@@ -50,6 +51,7 @@ class LatencyReport:
     loops: Sequence[LoopLatency]
     size_bytes: Mapping[str, int]
     peak_memory_bytes: Mapping[str, int | None]
+    judged_batch: int
     gpu: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class LatencyReport:
             "loops": [loop.to_json() for loop in self.loops],
             "size_bytes": dict(self.size_bytes),
             "peak_memory_bytes": dict(self.peak_memory_bytes),
+            "judged_batch": self.judged_batch,
         } | ({"gpu": list(self.gpu)} if self.gpu else {})
 
 

@@ -16,7 +16,7 @@ from ptq_export.benchmarks.clock import Protocol, interleave
 from ptq_export.benchmarks.stats import Latency
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine
-from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop, visited_timesteps
 
 __all__ = ["LoopLatency", "LoopOverhead", "LoopTiming", "measure_loop", "measure_overhead"]
 
@@ -60,6 +60,7 @@ def measure_loop(
 ) -> LoopLatency:
     """Time `steps` denoising steps of `sampler` from noise of `shape` `[N, C, H, W]`, interleaved over the engines."""
     watches = {name: _Stopwatch(engine) for name, engine in engines.items()}
+    calls = len(visited_timesteps(schedule, steps, sampler))
     noise = initial_noise(shape, seed=0)
 
     def loop(watch: _Stopwatch) -> Callable[[], object]:
@@ -76,7 +77,7 @@ def measure_loop(
     for name, latency in latencies.items():
         inside = np.array(watches[name].runs_ms[protocol.warmup :])
         outside_share = float(np.median(1 - inside / np.array(latency.raw_ms)))
-        timings[name] = LoopTiming(latency.median_ms / 1e3, latency.median_ms / steps, outside_share)
+        timings[name] = LoopTiming(latency.median_ms / 1e3, latency.median_ms / calls, outside_share)
     return LoopLatency(sampler, steps, shape[0], timings)
 
 

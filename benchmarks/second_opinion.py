@@ -34,12 +34,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ptq_export.artifacts import read_json, sha256_file, write_json
+from ptq_export.artifacts import inside, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
-from ptq_export.options import Options
+from ptq_export.provenance import sidecar_path, was_built_here
+from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import FP32, find_target
 
 __all__ = ["Opinion", "RunFiles", "judge", "main", "measure", "missing_plan"]
@@ -76,18 +77,19 @@ class RunFiles:
         Raises:
             InputError: it is not a finished run, or a file is not the one that its manifest names.
         """
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_part(folder, MANIFEST)
         self.target = find_target(manifest["target"])
         names = [FP32, self.target.onnx, "pairs.safetensors"]
         plans = [name for name in manifest["artefacts"] if name.endswith(".plan") and self.target.engine == "trt"]
         for name in (*names, *plans):
             entry = manifest["artefacts"].get(name)
-            if entry is None or not (folder / name).is_file() or sha256_file(folder / name) != entry["sha256"]:
+            if entry is None or not inside(folder, name).is_file() or sha256_file(folder / name) != entry["sha256"]:
                 raise InputError(f"{folder / name} is damaged or gone", "make the run again")
         self.reference, self.int8, pairs = (folder / name for name in names)
         self.plan = folder / plans[0] if plans else None
+        self.plan_is_ours = self.plan is not None and _was_built_here(self.plan)
         self.pairs: Mapping[str, NDArray[Any]] = load_file(pairs)
-        options = Options(batch=manifest["options"].get("batch"))
+        options = read_options(manifest, folder / MANIFEST)
         self.batch = options.fixed_batch or (options.batch_range or (1,))[0]
 
     def feeds(self, pairs: int) -> list[dict[str, NDArray[Any]]]:
@@ -135,9 +137,19 @@ def missing_plan(run: RunFiles) -> str:
     """Why no plan can be run; empty where one can."""
     if run.plan is None:
         return "the run holds none of TensorRT's"
+    if not run.plan_is_ours:
+        return "this account did not build the plan on this machine, and a plan is machine code"
     if find_spec("tensorrt") is None:
         return "the package tensorrt is not installed"
     return "" if torch.cuda.is_available() else "there is no GPU"
+
+
+def _was_built_here(plan: Path) -> bool:
+    try:
+        identity = read_part(plan.parent, sidecar_path(plan).name, "identity.json")
+    except InputError:
+        return False
+    return was_built_here({key: it for key, it in identity.items() if key != "file_sha256"}, sha256_file(plan))
 
 
 def judge(name: str, snr: Mapping[Any, Any], simple: Mapping[Any, Any], pairs: int) -> list[Opinion]:

@@ -28,15 +28,18 @@ THOROUGH = Rounds(warmup=3, min_rounds=40, min_seconds=3.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """How the network is quantised: the form of its shortcuts over a concat, and the layers that it has in float."""
+    """How the network is quantised: the form of its shortcuts over a concat, the layers that it has in float, and the
+    placements of quantisers that differ from the scheme's (`nn.scheme.PLACEMENTS`)."""
 
     split_shortcut: bool
     float_layers: frozenset[str] = frozenset()
+    placements: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change: `layers` to float, or, where there are none, the shortcuts in their other form.
+    """A change: `layers` to float, a `placement` the other way round, or, where there is neither, the shortcuts in
+    their other form.
 
     `expected_ms`, the gain per step that the layers' own times promise, decides when it is tried and nothing else.
     """
@@ -44,6 +47,7 @@ class Candidate:
     title: str
     layers: frozenset[str]
     expected_ms: float
+    placement: str = ""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,9 @@ def pairing_order(weight: Tensor) -> Tensor:
     return (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1)
 
 
-def weight_scale(weight: Tensor, pair_limit: int | None) -> Tensor:
-    """Step `[O]` of symmetric codes in [-127, 127] whose adjacent same-sign pairs keep |a| + |b| <= pair_limit, if any.
+def weight_scale(weight: Tensor, pair_limit: int | None, even_pairs: bool = True) -> Tensor:
+    """Step `[O]` of symmetric codes in [-127, 127] whose adjacent same-sign pairs keep |a| + |b| <= pair_limit, if any:
+    the pairs that begin at even places, or all.
 
     Two steps of margin leave rounding free to go either way. Pairs of opposite sign cannot saturate: activation codes
     are not negative.
@@ -81,9 +82,9 @@ def weight_scale(weight: Tensor, pair_limit: int | None) -> Tensor:
     largest = (rows.abs().amax(1) / WEIGHT_MAX).clamp_min(1e-12)
     if pair_limit is None:
         return largest
-    if rows.shape[1] % 2:
-        rows = torch.nn.functional.pad(rows, (0, 1))
-    first, second = rows[:, 0::2], rows[:, 1::2]
+    stride = 2 if even_pairs else 1
+    rows = torch.nn.functional.pad(rows, (0, 1))
+    first, second = rows[:, :-1:stride], rows[:, 1::stride]
     pairs = torch.where(first.sign() == second.sign(), (first + second).abs(), torch.zeros_like(first))
     return torch.maximum(largest, pairs.amax(1) / (pair_limit - 2))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptq_export.calibrators.finite import require_usable
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
 from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.sites import hooked
@@ -31,10 +32,15 @@ def observe(
     names: tuple[str, ...],
     scheme: Scheme,
 ) -> dict[str, Observation]:
-    """Histograms of the inputs and outputs of the layers `names`."""
+    """Histograms of the inputs and outputs of the layers `names`.
+
+    Raises:
+        InputError: a layer reads or makes values that no range can be found for.
+    """
     limits: dict[tuple[str, str], ChannelRange] = {}
 
-    def widen(key: tuple[str, str], x: Tensor) -> None:
+    def widen(key: tuple[str, str], x: Tensor, timestep: Tensor) -> None:
+        require_usable(key[0], x, timestep)
         if key in limits:
             limits[key].update(x)
         else:
@@ -45,7 +51,7 @@ def observe(
     for (name, role), found in limits.items():
         channelwise = _channelwise(denoiser.module.get_submodule(name), role, scheme)
         histograms[name, role] = ChannelHistogram(found if channelwise else found.per_tensor())
-    _visit(denoiser, pairs, names, scheme, lambda key, x: histograms[key].update(x))
+    _visit(denoiser, pairs, names, scheme, lambda key, x, _: histograms[key].update(x))
     return {name: Observation(histograms[name, "input"], histograms.get((name, "output"))) for name in names}
 
 
@@ -59,15 +65,17 @@ def _visit(
     pairs: CalibrationPairs,
     names: tuple[str, ...],
     scheme: Scheme,
-    visit: Callable[[tuple[str, str], Tensor], None],
+    visit: Callable[[tuple[str, str], Tensor, Tensor], None],
 ) -> None:
     layers = {name: denoiser.module.get_submodule(name) for name in names}
+    timestep = pairs.timestep
 
     def hook(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        visit((name, "input"), inputs[0])
+        visit((name, "input"), inputs[0], timestep)
         if isinstance(layers[name], nn.Conv2d) and scheme.conv_output:
-            visit((name, "output"), output)
+            visit((name, "output"), output, timestep)
 
     with hooked(layers, hook), torch.no_grad():
         for inputs in pairs.batches(BATCH):
+            timestep = inputs[1]
             denoiser(*inputs)

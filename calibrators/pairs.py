@@ -3,18 +3,17 @@
 PTQ4DM (arXiv:2211.15736), section 3: samples of the denoising process beat images and forward-diffused images.
 """
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ptq_export.calibrators.arrays import Array, read_arrays
+from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.timesteps import draw_step_indices
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
@@ -23,8 +22,6 @@ from ptq_export.interface import INPUTS
 from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["CalibrationPairs", "collect_pairs", "load_pairs"]
-
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, SafetensorError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,11 @@ def collect_pairs(
     The labels of a class-conditional denoiser are drawn from all its classes. The network alone computes on the
     denoiser's device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
 
-    `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed.
+    `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed; where the
+    sampler's rule visits more time-steps than `steps`, it is told of more.
+
+    Raises:
+        InputError: a step makes NaN or infinite values; the layer and the time-step are named.
     """
     scheduler = make_scheduler(denoiser.schedule)
     scheduler.set_timesteps(steps)
@@ -91,8 +92,9 @@ def collect_pairs(
             advance(len(rows))
 
         given = (label[rows] for label in labels)
-        sample_loop(denoiser, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
-        advance(len(rows) * (steps - needed))
+        model = partial(require_finite_output, denoiser)
+        sample_loop(model, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
+        advance(len(rows) * (len(scheduler.timesteps) - needed))
     return CalibrationPairs(sample, timestep, *labels)
 
 
@@ -103,40 +105,33 @@ def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
     Raises:
         InputError: an unreadable file, a missing array, a shape or a time-step that the denoiser does not take.
     """
-    arrays = INPUTS if denoiser.classes else INPUTS[:2]
-    remedy = f"give a .safetensors or .npz file with arrays sample [N, C, H, W] and {' [N], '.join(arrays[1:])} [N]"
-    try:
-        tensors = _read(path, arrays)
-        sample, timestep = tensors["sample"].float(), tensors["timestep"].double()
-    except UNREADABLE as error:
-        raise InputError(f"calibration data {path} cannot be used: {error}", remedy) from error
-    if sample.ndim != 4 or tuple(sample.shape[1:]) != denoiser.sample_shape or len(sample) == 0:
+    names = INPUTS if denoiser.classes else INPUTS[:2]
+    remedy = f"give a .safetensors or .npz file with arrays sample [N, C, H, W] and {' [N], '.join(names[1:])} [N]"
+    arrays = read_arrays(path, names, remedy)
+    shape = arrays["sample"].shape
+    if len(shape) != 4 or shape[1:] != denoiser.sample_shape or shape[0] == 0:
         wanted = "x".join(map(str, denoiser.sample_shape))
-        raise InputError(f"{path}: sample has shape {list(sample.shape)}, the denoiser takes [N, {wanted}]", remedy)
-    if timestep.shape != sample.shape[:1] or not torch.equal(timestep, timestep.round()):
-        raise InputError(f"{path}: timestep must hold one integer per sample", remedy)
-    last = denoiser.schedule.num_train_timesteps - 1
-    if timestep.min() < 0 or timestep.max() > last:
-        raise InputError(f"{path}: time-steps must lie in 0..{last} (original training steps)", remedy)
+        raise InputError(f"{path}: sample has shape {list(shape)}, the denoiser takes [N, {wanted}]", remedy)
+    if not arrays["sample"].is_float:
+        raise InputError(f"{path}: sample holds {arrays['sample'].dtype}, not float16, float32 or float64", remedy)
+    for name in names[1:]:
+        if arrays[name].shape != shape[:1] or (name == "label" and arrays[name].is_float):
+            raise InputError(f"{path}: {name} must hold one integer per sample", remedy)
+    sample = torch.from_numpy(arrays["sample"].read()).float()
     if not sample.isfinite().all():
         raise InputError(f"{path}: sample holds NaN or infinite values", remedy)
-    if denoiser.classes is None:
-        return CalibrationPairs(sample, timestep.long())
-    label = tensors["label"]
-    if label.shape != sample.shape[:1] or label.is_floating_point():
-        raise InputError(f"{path}: label must hold one integer per sample", remedy)
-    if label.min() < 0 or label.max() >= denoiser.classes:
-        raise InputError(f"{path}: labels must lie in 0..{denoiser.classes - 1}", remedy)
-    return CalibrationPairs(sample, timestep.long(), label.long())
+    ends = (denoiser.schedule.num_train_timesteps, denoiser.classes or 0)
+    rest = [_integers(path, name, arrays[name], end, remedy) for name, end in zip(names[1:], ends, strict=False)]
+    return CalibrationPairs(sample, *rest)
 
 
-def _read(path: Path, arrays: tuple[str, ...]) -> dict[str, Tensor]:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            tensors = {name: torch.from_numpy(archive[name]) for name in arrays if name in archive}
-    else:
-        tensors = load_file(path)
-    missing = [name for name in arrays if name not in tensors]
-    if missing:
-        raise ValueError(f"it has no array {' and no array '.join(missing)}")
-    return tensors
+def _integers(path: Path, name: str, array: Array, end: int, remedy: str) -> Tensor:
+    """`[N]` int64 in 0..end-1."""
+    values = array.read()
+    if not np.array_equal(values, np.floor(values)):
+        raise InputError(f"{path}: {name} must hold one integer per sample", remedy)
+    if values.min() < 0 or values.max() >= end:
+        what = {"timestep": "time-steps", "label": "labels"}[name]
+        told = " (original training steps)" if name == "timestep" else ""
+        raise InputError(f"{path}: {what} must lie in 0..{end - 1}{told}", remedy)
+    return torch.from_numpy(values.astype(np.int64))

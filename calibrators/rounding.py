@@ -3,12 +3,14 @@
 h(alpha) = clamp(sigmoid(alpha) * (zeta - gamma) + gamma, 0, 1) chooses between floor (0) and ceil (1) of w / v.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
-from ptq_export.nn.convolution import Geometry
+from ptq_export.nn.calls import the_input
+from ptq_export.nn.convolution import with_weights
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
@@ -33,7 +35,7 @@ class SoftLayer(nn.Module):
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
         bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(weight.shape[0])
-        step = weight_scale(folded, scheme.pair_limit)
+        step = weight_scale(folded, scheme.pair_limit, scheme.even_pairs or _reads_even_pairs(layer))
         if scheme.integer_bias:
             step = step.maximum(bias_step(bias, grid.scale.max(), output))
         self.step = round_to(step, scheme.carrier)
@@ -56,15 +58,13 @@ class SoftLayer(nn.Module):
         """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them."""
         return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.carrier)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
+        x = the_input(args, kwargs)
         x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point)
         codes = self.ratio.floor() + self.rounding()
         weight = codes * _rows(self.step, codes) / self.relative
-        if isinstance(self.layer, nn.Conv2d):
-            y = Geometry.of(self.layer).convolve(x, weight, self.bias)
-        else:
-            y = functional.linear(x, weight, self.bias)
+        y = with_weights(self.layer, x, weight, self.bias)
         if self.output is None:
             return y
         return fake_quantize(y, _along(self.output.scale, y), _along(self.output.zero_point, y))
@@ -77,6 +77,11 @@ class SoftLayer(nn.Module):
         bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
         learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias)
         return quantised_layer(layer_state(learned), self.layer)
+
+
+def _reads_even_pairs(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether every engine reads the layer's weights two by two from an even place on; see `Scheme.even_pairs`."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.in_channels % 2 == 0
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.nn.calls import tensor_arguments
+from ptq_export.nn.layers import UnquantisedLayer
+from ptq_export.nn.probe import EQUAL, difference
 from ptq_export.nn.scheme import Scheme
 
 __all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float"]
@@ -48,9 +51,13 @@ class Unit:
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
-    """Call `hook(name, inputs, output)` after each named module's forward, while the block runs."""
+    """Call `hook(name, inputs, output)` after each named module's forward, while the block runs; `inputs` are the
+    call's tensors, by position."""
     handles = [
-        module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
+        module.register_forward_hook(
+            lambda called, args, kwargs, output, name=name: hook(name, tensor_arguments(called, args, kwargs), output),
+            with_kwargs=True,
+        )
         for name, module in modules.items()
     ]
     try:
@@ -70,19 +77,45 @@ def find_sites(denoiser: Denoiser, scheme: Scheme) -> tuple[Site, ...]:
     timestep = torch.tensor([denoiser.schedule.num_train_timesteps // 2])
     traces: list[_Trace] = []
     results: list[Tensor] = []
+    own: dict[str, str] = {}
 
     def record(trace: _Trace, name: str, inputs: Any, output: Tensor) -> None:
         trace.setdefault(name, (inputs[0], output))
+        own[name] = own.get(name) or _without_form(layers[name], inputs[0], output)
 
     for sample in samples:
         trace: _Trace = {}
         with hooked(layers, partial(record, trace)):
             results.append(denoiser(sample, timestep, *denoiser.labels(1, 0)))
         traces.append(trace)
-    return tuple(_site(name, layers[name], traces, samples[0], results[0], scheme) for name in traces[0])
+    found = (_site(name, layers[name], traces, samples[0], results[0], scheme) for name in traces[0])
+    sites = tuple(replace(site, keep_float=site.keep_float or own[site.name]) for site in found)
+    return _without_shortcuts(sites, denoiser.module) if scheme.float_shortcuts else sites
 
 
-def _site(name: str, layer: nn.Module, traces: list[_Trace], sample: Tensor, output: Tensor, scheme: Scheme) -> Site:
+def _without_shortcuts(sites: tuple[Site, ...], module: nn.Module) -> tuple[Site, ...]:
+    """The sites, what is int8 of the residual blocks' shortcuts float."""
+    blocks = (name for name, child in module.named_modules() if isinstance(child, ResnetBlock2D))
+    shortcuts = tuple(f"{name}.conv_shortcut" for name in blocks)
+    reason = "shortcut of a residual block: asked for by float-shortcuts"
+    inside = {it.name for it in sites if any(f"{it.name}.".startswith(f"{name}.") for name in shortcuts)}
+    return tuple(replace(it, keep_float=it.keep_float or reason) if it.name in inside else it for it in sites)
+
+
+def _without_form(layer: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor) -> str:
+    """Why a layer has no integer form that computes what it computes, or the empty string."""
+    if x.ndim != 4 if isinstance(layer, nn.Conv2d) else x.ndim < 2:
+        return f"reads {x.ndim} dimensions: without a batch it has no integer form"
+    if difference(y, UnquantisedLayer(layer)(x)) > EQUAL:
+        return (
+            f"{type(layer).__name__} computes something else than its weight's product, and no constant stands for it"
+        )
+    return ""
+
+
+def _site(
+    name: str, layer: nn.Conv2d | nn.Linear, traces: list[_Trace], sample: Tensor, output: Tensor, scheme: Scheme
+) -> Site:
     (x, y), (other_x, _) = (trace[name] for trace in traces)
     if x.shape == other_x.shape and torch.equal(x, other_x):
         return Site(name, "depends on time-step and label alone", sees_sample=False)
@@ -94,15 +127,13 @@ def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tens
         return "first layer: reads the noisy sample itself"
     if y.shape == output.shape and torch.equal(y, output):
         return "last layer: makes eps itself"
-    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-        return f"padding mode {layer.padding_mode} has no integer kernel"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return "grouped convolution: its channels do not share their inputs"
     return ""
 
 
-def _too_small(layer: nn.Module, min_channels: int) -> str:
-    rows, columns = layer.get_parameter("weight").shape[:2]
+def _too_small(layer: nn.Conv2d | nn.Linear, min_channels: int) -> str:
+    rows, columns = layer.weight.shape[:2]
     small = min(rows, columns)
     return f"{small} channels: integer kernels want {min_channels} or more" if small < min_channels else ""
 

@@ -3,7 +3,6 @@
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from ptq_export.errors import InputError
+from ptq_export.machine import physical_cores, require_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +46,6 @@ class Signature:
     classes: int | None = None
 
 
-def _physical_cores() -> int:
-    """Cores that this process may use: a second thread on a core shares its multipliers and gains nothing."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(psutil.cpu_count(logical=False) or logical, logical)
-
-
 @dataclass(frozen=True)
 class EngineOptions:
     """How an engine is built and runs.
@@ -68,10 +61,12 @@ class EngineOptions:
         compute_capabilities: TensorRT for RTX: the GPUs that an engine serves, e.g. `7.5`; all from 8.0 by default.
         cuda_graphs: On a GPU: record a step once per batch size and launch it as one: less work for the host, and
             tensors are copied on the device to where the recording reads them.
+        trusted: Load the engine files that lie in the cache folder even where this account did not build them on this
+            machine: for a folder that you made yourself. A TensorRT plan is machine code.
     """
 
     batch: int | None = None
-    threads: int = field(default_factory=_physical_cores)
+    threads: int = field(default_factory=physical_cores)
     arena: bool = True
     operators: bool = True
     batches: tuple[int, int, int] | None = None
@@ -79,6 +74,10 @@ class EngineOptions:
     workspace_mib: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     cuda_graphs: bool = False
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        require_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Engine(ABC):
     def _checked_sample(self, sample: Any) -> NDArray[np.float32]:
         if _type_name(sample) != "float32":
             raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
-        array = _as_array(sample)
+        array = _as_array("sample", sample)
         self._check_shape(array.shape)
         return np.ascontiguousarray(array)
 
@@ -230,7 +229,14 @@ class GpuEngine(Engine):
         self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> Callable[[], DeviceTiming]:
         """A function that computes this step again and again, its inputs on the device, and times it: launched as one
-        CUDA graph, or kernel by kernel."""
+        CUDA graph, or kernel by kernel. What it does besides the timed step is its own affair."""
+
+    @abstractmethod
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        """A function that computes this step so many times and nothing else, one behind the other, its inputs on the
+        device; it waits for the last one alone."""
 
 
 def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray[np.int64]]) -> "Tensor":
@@ -249,12 +255,12 @@ def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray
 
 def _checked_integers(name: str, given: Any, batch: int, end: int | None) -> NDArray[np.int64]:
     """`given`, one integer or `[N]`, as `[N]`; all of 0..end-1."""
-    values = _as_array(given)
+    values = _as_array(name, given)
     if values.dtype.kind not in "iu" and not _holds_integers(values):
         raise InputError(f"{name} {given} is not an integer", f"this engine knows {name}s 0, 1, 2, ... only")
     if values.shape not in ((), (1,), (batch,)):
         raise InputError(f"the {name}s have shape {list(values.shape)}: give one, or [{batch}]")
-    if values.min() < 0 or (end is not None and values.max() >= end):
+    if values.min() < 0 or values.max() >= (2**63 if end is None else end):
         raise InputError(f"{name} {given} is out of range", f"known: {'0 and up' if end is None else f'0..{end - 1}'}")
     return np.full(batch, values, np.int64)
 
@@ -269,8 +275,12 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _as_array(value: Any) -> NDArray[Any]:
-    return np.asarray(value.detach().cpu() if _is_tensor(value) else value)
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    """A tensor of any device and layout that has values, an array, or lists of numbers."""
+    try:
+        return np.asarray(value.detach().to_dense().cpu().resolve_neg() if _is_tensor(value) else value)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths; no values, no numpy type
+        raise InputError(f"the {name} is no array of numbers: {error}", "give a dense array or tensor") from error
 
 
 def _type_name(value: object) -> str:

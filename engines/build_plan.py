@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "BATCH",
+    "FLOAT32",
     "RTX",
     "UNUSABLE",
     "Typing",
@@ -38,6 +39,8 @@ OK, REFUSED = 0, 1
 UNUSABLE = 3
 BATCH = (1, 4, 64)
 RTX = "tensorrt_rtx"
+FLOAT32 = "_in_float32"
+"""In the name of an ONNX node: not to be computed in float16."""
 
 
 class Typing(NamedTuple):
@@ -70,11 +73,13 @@ def main(
     arguments: Sequence[str] | None = None,
     adjust: Callable[[Any, Any, Any, Any], None] | None = None,
     logger: Any = None,
+    builder: Any = None,
 ) -> int:
     """The program; the last line on stdout describes the plan as JSON.
 
     `adjust(trt, builder, network, config)` is called before every build, for what only the caller knows of the device.
-    TensorRT's messages go to the console, or to `logger`, an `ILogger`.
+    TensorRT's messages go to the console, or to `logger`, an `ILogger`. `builder` is one with that logger, from
+    whoever builds many plans: a new one loads all kernels.
     """
     options = _arguments(arguments)
     options.adjust = adjust
@@ -83,7 +88,7 @@ def main(
     except ImportError as error:
         print(f"{options.package} cannot be imported: {error}", file=sys.stderr)
         return UNUSABLE
-    ways = typings(trt)
+    ways = typings(trt, options.flags_first)
     if not ways:
         print(f"TensorRT {trt.__version__} cannot build these graphs: 8.5 or newer is needed", file=sys.stderr)
         return UNUSABLE
@@ -94,8 +99,9 @@ def main(
             return UNUSABLE
     started = time.monotonic()
     logger = logger or trt.Logger(trt.Logger.WARNING)
+    _load_plugins(trt, logger)
     try:
-        builder = trt.Builder(logger)
+        builder = builder or trt.Builder(logger)
     except TypeError:  # what TensorRT's factory ends in without a CUDA device
         print(f"{options.package} {trt.__version__} finds no GPU", file=sys.stderr)
         return UNUSABLE
@@ -133,6 +139,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="compute a float32 graph in float16 (TensorRT before strong typing: 8.5, 8.6)",
     )
+    parser.add_argument(
+        "--flags-first",
+        action="store_true",
+        help="TensorRT 10: tell the precisions by the builder's flags, as its DLA wants, before strong typing is tried",
+    )
     parser.add_argument("--package", default="tensorrt", choices=("tensorrt", RTX))
     parser.add_argument(
         "--compute-capability",
@@ -165,11 +176,16 @@ def capability_names(text: str) -> tuple[str, ...]:
     return tuple("SM" + match.group(1) + match.group(2) for match in found if match)
 
 
-def typings(trt: Any) -> tuple[Typing, ...]:
-    """How this version may be told the precisions, what to try first; nothing where it is too old."""
+def typings(trt: Any, flags_first: bool = False) -> tuple[Typing, ...]:
+    """How this version may be told the precisions, what to try first; nothing where it is too old.
+
+    With `flags_first` every TensorRT 10 is told by flags before strong typing is tried.
+    """
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if trt.__name__ == RTX:
         return VERSIONS[0][1]
+    if flags_first and version[0] == 10:
+        return FLAGGED, TYPED
     return next((ways for least, ways in VERSIONS if version >= least), ())
 
 
@@ -182,6 +198,7 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
     """The serialised plan, or None after TensorRT's own messages on stderr."""
     network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, way.network))
     parser = trt.OnnxParser(network, logger)
+    _take_native_norms(trt, parser)
     if not parser.parse_from_file(str(options.onnx)):
         for index in range(parser.num_errors):
             print(f"[E] {parser.get_error(index)}", file=sys.stderr)
@@ -189,6 +206,8 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for flag in (*_needed(trt, network, way.builder, options.fp16), *_recordable(trt)):
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    if "FP16" in way.builder:
+        _keep_float32(trt, network, config)
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.builder_level is not None and hasattr(config, "builder_optimization_level"):  # from 8.6 on
@@ -210,14 +229,43 @@ def _build(trt: Any, builder: Any, config: Any, logger: Any, options: argparse.N
 
 
 def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, int, int]) -> None:
-    """Let the first dimension of the inputs that leave it open be any of `batches`."""
-    profile = builder.create_optimization_profile()
+    """Let the first dimension of the inputs that leave it open be any of `batches`; one batch alone becomes a part of
+    the network, of which every shape is known then."""
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = [tensor for tensor in tensors if -1 in tuple(tensor.shape)]
+    if batches[0] == batches[2]:
+        for tensor in dynamic:
+            tensor.shape = (batches[0], *tuple(tensor.shape)[1:])
+        return
+    profile = builder.create_optimization_profile()
     for tensor in dynamic:
         profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in batches])
     if dynamic:
         config.add_optimization_profile(profile)
+
+
+def _load_plugins(trt: Any, logger: Any) -> None:
+    """TensorRT's own plugins, of which the parser of 8.5 makes layers: a plan with one is not loaded without."""
+    if trt.__name__ != RTX and hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+
+
+def _take_native_norms(trt: Any, parser: Any) -> None:
+    """TensorRT's own instance norm and not its plugin: 8.6 has to be told, later ones take it anyway, 8.5 has none."""
+    if hasattr(trt, "OnnxParserFlag"):
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+
+
+def _keep_float32(trt: Any, network: Any, config: Any) -> None:
+    """Without strong typing TensorRT may compute anything in float16; the layers whose names say so must not, as far
+    as it has kernels: sums of squares overflow there."""
+    kept = [layer for layer in map(network.get_layer, range(network.num_layers)) if FLOAT32 in layer.name]
+    for layer in kept:
+        layer.precision = trt.float32
+        for index in range(layer.num_outputs):
+            layer.set_output_type(index, trt.float32)
+    if kept:
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
 
 
 def _needed(trt: Any, network: Any, flags: tuple[str, ...], fp16: bool = False) -> tuple[str, ...]:

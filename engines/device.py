@@ -71,10 +71,12 @@ class Block:
 
 
 class Graph:
-    """What `enqueue(stream)` puts on a stream, recorded once and launched as one."""
+    """What `enqueue` puts on a stream, recorded there once and launched as one.
 
-    def __init__(self, enqueue: Callable[[int], None]) -> None:
-        stream = Stream()
+    Whatever `enqueue` prepares lazily is prepared on that stream before: what allocates or waits cannot be recorded.
+    """
+
+    def __init__(self, enqueue: Callable[[int], None], stream: Stream) -> None:
         # Relaxed: what Python gives back in the meantime must not spoil the recording.
         _call("cudaStreamBeginCapture", stream.handle, _cuda().cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
         try:
@@ -83,6 +85,7 @@ class Graph:
             error, partial = _cuda().cudaStreamEndCapture(stream.handle)
             if not error:
                 _release("cudaGraphDestroy", partial)
+            _cuda().cudaGetLastError()  # told: not to be found by whoever asks next
             raise
         recorded = _call("cudaStreamEndCapture", stream.handle)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from ptq_export.errors import InputError
+from ptq_export.graph.single_file import read_proto
 
 __all__ = ["CALLS", "MOVES", "SOURCE_OPS", "WARMUP", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
 
@@ -52,7 +53,7 @@ def open_graph(source: Path, expected: Mapping[str, str]) -> "ExportedGraph":
     Raises:
         InputError: a layer of `expected` is not in `source`.
     """
-    graph = ExportedGraph(onnx.load(source).graph)
+    graph = ExportedGraph(read_proto(source).graph)
     absent = sorted(set(expected) - set(graph.layers))
     if absent:
         raise InputError(f"{source.name} has no layer {', '.join(absent)}", "export it again")

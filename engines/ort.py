@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,9 @@ from ptq_export.engines.ort_operators import library_version, register, with_ope
 from ptq_export.engines.ort_profile import node_times_ms
 from ptq_export.engines.ort_session import Level, SessionEngine, open_session, session_settings
 from ptq_export.engines.signature import read_signature
+from ptq_export.graph.single_file import load_model
 from ptq_export.interface import INPUTS
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["OrtEngine"]
 
@@ -48,7 +49,7 @@ class OrtEngine(SessionEngine):
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
         path = cache / f"{source.stem}{batch}.{self.suffix}"
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
-        self.optimised_path = kept(path, identity, self._optimise, doing, done, self)
+        self.optimised_path = kept(path, identity, self._optimise, doing, done, self, self.options.trusted)
         self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
@@ -57,7 +58,7 @@ class OrtEngine(SessionEngine):
     def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
         settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
         settings.enable_profiling = True
-        with tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+        with scratch_folder() as folder:
             settings.profile_file_prefix = str(Path(folder) / "profile")
             feeds = {name: np.ascontiguousarray(value) for name, value in zip(INPUTS, inputs, strict=False)}
             nodes_ms = node_times_ms(self._open(settings), feeds)
@@ -78,7 +79,7 @@ class OrtEngine(SessionEngine):
 
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-        rewritten = with_operators(ir.load(self.source)) if self.options.operators else None
+        rewritten = with_operators(load_model(self.source)) if self.options.operators else None
         settings = register(session_settings(self.options, Level.ORT_ENABLE_ALL))
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import DeviceTiming
 from ptq_export.engines.device import Event, Stream, copy
-from ptq_export.errors import InputError
 
 __all__ = ["BoundModel", "Buffers", "Region", "bind"]
 
@@ -93,14 +92,13 @@ class BoundModel:
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._recorded: Buffers | None = None
+        self._recordable = True
 
     def enqueue(self, regions: Mapping[str, Region], stream: int, graph: bool) -> None:
         """Put one step behind what is on `stream`, and what comes on `stream` behind the step."""
         self._before.record(stream)
         self._before.hold(self._stream.handle)
-        if graph:
-            self._replay(regions)
-        else:
+        if not (graph and self._replay(regions)):
             self._run(self._session, bind(self._session, regions, self._device))
         self._after.record(self._stream.handle)
         self._after.hold(stream)
@@ -113,54 +111,92 @@ class BoundModel:
         By CUDA events on the session's stream, and one more step runs ahead, unmeasured: the GPU is busy while the host
         asks, as it is in a loop. Where the session has no stream of ours, by the wall clock until it is done.
         """
-        shapes = {name: array.shape for name, array in feeds.items()} | {output: shape}
-        session, recorded = self._graph_session() if graph else (self._session, False)
-        buffers = Buffers(session, shapes, self._device)
-        buffers.load(feeds)
+        buffers = self._loaded(feeds, output, shape, graph)
+        recorded = buffers is self._recorded
         start, end, stream = Event(), Event(), self._stream.handle
 
         def step_by_wall_clock() -> DeviceTiming:
             began = time.perf_counter_ns()
-            self._run(session, buffers.binding)
+            self._run(buffers.session, buffers.binding)
             total_ms = (time.perf_counter_ns() - began) / 1e6
             return DeviceTiming(total_ms, total_ms, recorded, by_events=False)
 
         def step_by_events() -> DeviceTiming:
             self._stream.synchronise()
-            self._run(session, buffers.binding)
+            self._run(buffers.session, buffers.binding)
             start.record(stream)
             began = time.perf_counter_ns()
-            self._run(session, buffers.binding)
+            self._run(buffers.session, buffers.binding)
             enqueue_ms = (time.perf_counter_ns() - began) / 1e6
             end.record(stream)
             end.synchronise()
             return DeviceTiming(end.elapsed_ms(start), enqueue_ms, recorded)
 
         step = step_by_events if self.follows else step_by_wall_clock
-        step()  # which records the graph
+        step()
         return step
 
-    def _replay(self, regions: Mapping[str, Region]) -> None:
-        """By way of the buffers that the graph of these shapes reads and writes."""
-        shapes = {name: region.shape for name, region in regions.items()}
-        if self._recorded is None or self._recorded.shapes != shapes:
-            self._recorded = Buffers(self._graph_session()[0], shapes, self._device)
-        buffers, stream = self._recorded, self._stream.handle
-        outputs = {end.name for end in buffers.session.get_outputs()}
-        for name in regions.keys() - outputs:
-            copy(buffers.regions[name].address, regions[name].address, buffers.size_bytes(name), stream)
+    def step_loop(
+        self, feeds: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...], graph: bool
+    ) -> Callable[[int], None]:
+        """A function that computes the step of `feeds` so many times and waits for the last."""
+        buffers = self._loaded(feeds, output, shape, graph)
+
+        def loop(count: int) -> None:
+            for _ in range(count):
+                self._run(buffers.session, buffers.binding)
+            self._stream.synchronise()
+
+        return loop
+
+    def _loaded(self, feeds: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...], graph: bool) -> Buffers:
+        """Buffers that hold `feeds`: those of the recording, or others where there is none."""
+        shapes = {name: array.shape for name, array in feeds.items()} | {output: shape}
+        recorded = self._recording(shapes, lambda buffers: buffers.load(feeds)) if graph else None
+        if recorded is not None:
+            return recorded
+        buffers = Buffers(self._session, shapes, self._device)
+        buffers.load(feeds)
+        return buffers
+
+    def _replay(self, regions: Mapping[str, Region]) -> bool:
+        """A step by way of the buffers that the graph of these shapes reads and writes; False where there is none."""
+        stream = self._stream.handle
+        outputs = {end.name for end in self._session.get_outputs()}
+
+        def fill(buffers: Buffers) -> None:
+            for name in regions.keys() - outputs:
+                copy(buffers.regions[name].address, regions[name].address, buffers.size_bytes(name), stream)
+
+        buffers = self._recording({name: region.shape for name, region in regions.items()}, fill)
+        if buffers is None:
+            return False
         self._run(buffers.session, buffers.binding)
         for name in outputs:
             copy(regions[name].address, buffers.regions[name].address, buffers.size_bytes(name), stream)
+        return True
 
-    def _graph_session(self) -> tuple[onnxruntime.InferenceSession, bool]:
-        """A session that records its first run and launches it from then on; one that does not where ONNX Runtime
-        refuses to, since a part of the graph is left to another provider."""
+    def _recording(self, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[Buffers], None]) -> Buffers | None:
+        """Buffers of these shapes, filled, and the session that has recorded its first run on them and launches that
+        from then on. None where ONNX Runtime refuses to, since a part of the graph is left to another provider, or
+        where the run cannot be recorded: that is told and not tried again."""
+        if self._recorded is not None and self._recorded.shapes == shapes:
+            fill(self._recorded)
+            return self._recorded
+        if not self._recordable:
+            return None
+        self._recorded = None
         try:
-            return self._open(self._stream.handle, True), True
-        except InputError as error:
-            logger.warning("no CUDA graph: %s", error.cause)
-            return self._session, False
+            buffers = Buffers(self._open(self._stream.handle, True), shapes, self._device)
+            fill(buffers)
+            self._run(buffers.session, buffers.binding)
+            self._stream.synchronise()
+        except Exception as error:  # ONNX Runtime's own exceptions have no base class of theirs
+            self._recordable = False
+            logger.warning("no CUDA graph, steps are launched plainly: %s", getattr(error, "cause", error))
+            return None
+        self._recorded = buffers
+        return buffers
 
     def _run(self, session: onnxruntime.InferenceSession, binding: Any) -> None:
         if self.follows:

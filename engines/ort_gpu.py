@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.artifacts import digest
 from ptq_export.engines.base import EngineOptions, Signature
 from ptq_export.engines.gpu import describe_gpu
 from ptq_export.engines.identity import Identity, current, stale_reasons, verified_sha256, writable, write_identity
@@ -34,6 +33,7 @@ from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt_plan import batch_range, fitted
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
+from ptq_export.provenance import private_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +80,8 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
     """A denoiser on ONNX Runtime's TensorRT provider.
 
     `context_path` is the graph with TensorRT's engine in it, loaded in place of the source once it stands. The engines
-    and timings that the provider caches lie in a folder that bears the digest of their identity: what another device or
-    version has built is never read.
+    and timings that the provider caches lie in a folder that bears the digest of their identity and of a secret of this
+    account: what another device, version or person has built is never read.
     """
 
     # For the parts of a proof, which are many: what they compute does not depend on how long TensorRT searches.
@@ -104,8 +104,8 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         super().__init__(read_signature(source, self.options.batch))
         least, _, most = self._batches
         self.context_path = cache / f"{source.stem}.batch{least}-{most}.context.onnx"
-        self._engines = f"ort-trt-{digest(asdict(identity))[:16]}"
-        reasons = stale_reasons(self.context_path, identity)
+        self._engines = f"ort-trt-{private_name(asdict(identity))}"
+        reasons = stale_reasons(self.context_path, identity, self.options.trusted)
         if not reasons:
             try:
                 self.session = self._open(self.context_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 
 from ptq_export.engines.layers import SOURCE_OPS, ExportedGraph, LayerRecord, open_graph
+from ptq_export.graph.single_file import read_proto
 
 __all__ = ["executed_layers", "layer_of_nodes"]
 
@@ -34,7 +35,7 @@ def executed_layers(source: Path, optimised: Path, expected: Mapping[str, str]) 
     """
     graph = open_graph(source, expected)
     executed: dict[str, list[str]] = {name: [] for name in graph.layers}
-    for node in _compute_nodes(onnx.load(optimised).graph):
+    for node in _compute_nodes(read_proto(optimised).graph):
         name = _layer_of(graph, node)
         if name is not None:
             executed[name].append(_full_op(node))
@@ -44,7 +45,7 @@ def executed_layers(source: Path, optimised: Path, expected: Mapping[str, str]) 
 def layer_of_nodes(source: Path, optimised: Path) -> dict[str, str]:
     """The module path of the layer that each conv and linear node (by name) of `optimised` computes."""
     graph = open_graph(source, {})
-    found = {node.name: _layer_of(graph, node) for node in _compute_nodes(onnx.load(optimised).graph)}
+    found = {node.name: _layer_of(graph, node) for node in _compute_nodes(read_proto(optimised).graph)}
     return {node: layer for node, layer in found.items() if layer is not None}
 
 

@@ -49,6 +49,12 @@ class OrtGpuEngine(GpuEngine):
         feeds: dict[str, NDArray[Any]] = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
         return self._bound.timed_step(feeds, OUTPUT, self._output_shape(len(sample)), graph)
 
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        feeds: dict[str, NDArray[Any]] = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
+        return self._bound.step_loop(feeds, OUTPUT, self._output_shape(len(sample)), graph)
+
     def _step_of_tensors(self, stream: int, *arguments: "Tensor") -> "Tensor":
         """One step of a batch that the engine takes, on `stream`."""
         import torch

@@ -114,7 +114,7 @@ class OpenVinoEngine(Engine):
 
         path = self.cache / f"{self.source.stem}.{self.precision}.batch{batch}.compiled.blob"
         doing, done = f"compiling {self.source.name} for batch {batch}", f"{self.source.name} is compiled"
-        blob = kept(path, self._identity(batch), build, doing, done, self)
+        blob = kept(path, self._identity(batch), build, doing, done, self, self.options.trusted)
         return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
 
     def _identity(self, batch: int) -> Identity:

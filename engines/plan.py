@@ -13,6 +13,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,29 @@ def make_plan_here(trt: Any, source: Path, plan: Path, settings: BuilderSettings
         EnvironmentMissing: `trt` is too old, or finds no GPU and needs one.
         GateFailed: the parser or the builder refuses the graph.
     """
-    heard: list[str] = []
+    heard, logger, builder = _kept_builder(trt)
+    heard.clear()
     said = io.StringIO()
     arguments = [str(source), "--plan", str(plan), "--package", trt.__name__, *settings.arguments()]
     with redirect_stdout(said), redirect_stderr(said):
-        code = build_plan.main(arguments, logger=messages_to(trt, heard))
+        code = build_plan.main(arguments, logger=logger, builder=builder)
     log = [*said.getvalue().splitlines(), *(f"[E] {message}" for message in heard)]
     if code == build_plan.UNUSABLE:
         raise EnvironmentMissing(log[-1], "")
     if code:
         raise GateFailed(f"{trt.__name__} refuses {source.name}:\n{_messages(log, code, load_model(source))}")
+
+
+@cache
+def _kept_builder(trt: Any) -> tuple[list[str], Any, Any]:
+    """What is heard, the logger that hears it, and the one builder of this process: each loads all kernels anew. No
+    builder where TensorRT finds no GPU."""
+    heard: list[str] = []
+    logger = messages_to(trt, heard)
+    try:
+        return heard, logger, trt.Builder(logger)
+    except TypeError:
+        return heard, logger, None
 
 
 def _messages(log: list[str], code: int, graph: ir.Model) -> str:

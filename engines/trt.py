@@ -57,7 +57,9 @@ class TrtEngine(GpuEngine):
         trt = import_module(self.package)
         settings = builder_settings(self.options)
         self._batches = batch_range(self.options)
-        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu)
+        request = PlanRequest(
+            self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu, self.options.trusted
+        )
         self.plan_path = ready_plan(request, cache)
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
@@ -98,6 +100,11 @@ class TrtEngine(GpuEngine):
         self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
     ) -> Callable[[], DeviceTiming]:
         return self._session.timed_step(self._feeds(sample, timestep, *label), graph)
+
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        return self._session.step_loop(self._feeds(sample, timestep, *label), graph)
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self._session.inspect(), expected)

@@ -34,6 +34,7 @@ class PlanRequest:
     batch: tuple[int, int, int]
     settings: BuilderSettings
     gpu: Gpu | None
+    trusted: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -97,7 +98,7 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
     # What stands before the first full stop from the right names the sidecar.
     kind = _kind(request.batch, request.settings)
     cached = folder / f"{request.source.stem}.{request.package}-{kind}.engine.plan"
-    reasons = stale_reasons(shipped, request.identity)
+    reasons = stale_reasons(shipped, request.identity, request.trusted)
     if not reasons:
         return shipped
     if shipped.exists():
@@ -110,12 +111,15 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
         except EnvironmentMissing as error:
             raise _not_here(request, (shipped, cached), error) from error
 
-    return kept(cached, request.identity, build, f"building a plan of {name}", f"the plan of {name} is built")
+    doing, done = f"building a plan of {name}", f"the plan of {name} is built"
+    return kept(cached, request.identity, build, doing, done, trusted=request.trusted)
 
 
 def _not_here(request: PlanRequest, plans: Sequence[Path], error: EnvironmentMissing) -> EnvironmentMissing:
     """`error` of the builder, with what is wrong with the `plans` that are there."""
-    reasons = [reason for plan in plans if plan.exists() for reason in stale_reasons(plan, request.identity)]
+    reasons = [
+        reason for plan in plans if plan.exists() for reason in stale_reasons(plan, request.identity, request.trusted)
+    ]
     was = f"its plan is not of this machine ({'; '.join(reasons)})" if reasons else "it has no plan yet"
     return EnvironmentMissing(
         f"{request.source.name}: {was}, and none can be built here: {error.cause}",

@@ -3,6 +3,7 @@
 Device buffers, streams and graphs come from cuda-python, as in NVIDIA's own samples since TensorRT 10.14.
 """
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ from ptq_export.errors import EnvironmentMissing
 
 __all__ = ["Session"]
 
+logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 ALIGNMENT = 256
 
@@ -28,7 +30,7 @@ ALIGNMENT = 256
 class Session:
     """One plan, loaded; not to be called from two threads at once.
 
-    Work of one call follows that of the call before, whatever their streams: they share the context's memory.
+    All work is on a stream of its own: on the default stream TensorRT waits for the whole device at every step.
     """
 
     def __init__(self, trt: Any, name: str, plan: bytes) -> None:
@@ -52,40 +54,43 @@ class Session:
         self.inputs = [each for each, is_input in zip(names, reads, strict=True) if is_input]
         [self.output] = [each for each, is_input in zip(names, reads, strict=True) if not is_input]
         self.dtypes = {each: np.dtype(trt.nptype(self._engine.get_tensor_dtype(each))) for each in names}
-        self._stream, self._handover = Stream(), Event()
-        self._last_stream = self._stream.handle
+        self._stream, self._before, self._after = Stream(), Event(), Event()
         self._blocks: dict[str, Block] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._staged: list[NDArray[Any]] = []
         self._graph: Graph | None = None
+        self._recordable = True
 
     def run(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> NDArray[Any]:
         """The output of arrays on the host, by way of buffers on the device."""
-        stream = self._stream.handle
-        self._follow(stream)
-        shape = self._stage(feeds, stream)
-        self._step(graph, stream)
-        result = np.empty(shape, self.dtypes[self.output])
-        self._blocks[self.output].write(result, stream)
+        self._stage(feeds)
+        self._step(graph)
+        result = np.empty(self._shapes[self.output], self.dtypes[self.output])
+        self._blocks[self.output].write(result, self._stream.handle)
         self._stream.synchronise()
         return result
 
     def enqueue(self, addresses: Mapping[str, int], shapes: Shapes, stream: int, graph: bool) -> None:
-        """Put one step on `stream`, reading and writing device memory at `addresses`; does not wait for it.
+        """Put one step behind what is on `stream`, and what comes on `stream` behind the step, reading and writing
+        device memory at `addresses`; does not wait for it.
 
         A CUDA graph has addresses of its own: with `graph` the data is copied there and back, on the device. So it is
-        where an address does not begin at a multiple of 256 bytes, as TensorRT wants it.
+        where an address is not a multiple of 256, as that of a tensor's part may be.
         """
-        self._follow(stream)
+        own = self._stream.handle
+        self._before.record(stream)
+        self._before.hold(own)
         self._set_shapes(shapes)
+        graph = graph and self._recordable
         if not graph and not any(address % ALIGNMENT for address in addresses.values()):
-            self._execute(addresses, stream)
-            self._leave(stream)
-            return
-        for name in self.inputs:
-            copy(self._blocks[name].address, addresses[name], self._bytes(name), stream)
-        self._step(graph, stream)
-        copy(addresses[self.output], self._blocks[self.output].address, self._bytes(self.output), stream)
-        self._leave(stream)
+            self._execute(addresses)
+        else:
+            for name in self.inputs:
+                copy(self._blocks[name].address, addresses[name], self._bytes(name), own)
+            self._step(graph)
+            copy(addresses[self.output], self._blocks[self.output].address, self._bytes(self.output), own)
+        self._after.record(own)
+        self._after.hold(stream)
 
     def timed_step(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> Callable[[], DeviceTiming]:
         """A function that computes the step of `feeds` again and times it; nothing is copied in it.
@@ -95,21 +100,28 @@ class Session:
         start, end, stream = Event(), Event(), self._stream.handle
 
         def step() -> DeviceTiming:
-            self._follow(stream)
-            if any(self._shapes.get(name) != array.shape for name, array in feeds.items()):
-                self._stage(feeds, stream)
-            self._stream.synchronise()
-            self._step(graph, stream)
+            self._stage_anew(feeds)
+            self._step(graph)
             start.record(stream)
             began = time.perf_counter_ns()
-            recorded = self._step(graph, stream)
+            recorded = self._step(graph)
             enqueue_ms = (time.perf_counter_ns() - began) / 1e6
             end.record(stream)
-            self._leave(stream)
             end.synchronise()
             return DeviceTiming(end.elapsed_ms(start), enqueue_ms, recorded)
 
         return step
+
+    def step_loop(self, feeds: Mapping[str, NDArray[Any]], graph: bool) -> Callable[[int], None]:
+        """A function that computes the step of `feeds` so many times and waits for the last."""
+
+        def loop(count: int) -> None:
+            self._stage_anew(feeds)
+            for _ in range(count):
+                self._step(graph)
+            self._stream.synchronise()
+
+        return loop
 
     def inspect(self) -> str:
         """TensorRT's own account of the engine's layers, as JSON."""
@@ -119,18 +131,18 @@ class Session:
 
     def layer_times_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Median milliseconds of each of the engine's layers, by its name."""
-        self._follow(self._stream.handle)
-        self._stage(feeds, self._stream.handle)
+        self._stage(feeds)
         times_ms: dict[str, list[float]] = defaultdict(list)
         profiler = profiler_of(self._trt, times_ms)
         self._context.profiler = profiler
         try:
             for _ in range(WARMUP + CALLS):
-                self._step(False, self._stream.handle)
+                self._step(False)
                 self._stream.synchronise()
-        finally:
-            self._context, self._graph = self._new_context(), None  # a profiler cannot be taken off again
-            self._shapes = {}
+        finally:  # a profiler cannot be taken off again
+            self._graph, self._shapes = None, {}
+            self._context = None  # gone before the next one comes: each holds the memory of all activations
+            self._context = self._new_context()
         return {name: median(values[WARMUP:]) for name, values in times_ms.items()}
 
     def _new_context(self) -> Any:
@@ -139,23 +151,20 @@ class Session:
             raise EnvironmentMissing("TensorRT cannot make an execution context", "free some GPU memory")
         return context
 
-    def _follow(self, stream: int) -> None:
-        """Let `stream` wait for what the last call left on another."""
-        if stream != self._last_stream:
-            self._handover.hold(stream)
-
-    def _leave(self, stream: int) -> None:
-        """Note the end of a call that is not waited for; now: its stream may be gone when the next one comes."""
-        self._handover.record(stream)
-        self._last_stream = stream
-
-    def _stage(self, feeds: Mapping[str, NDArray[Any]], stream: int) -> tuple[int, ...]:
-        """Copy inputs to their buffers; the output's shape."""
+    def _stage(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Copy inputs to their buffers. The arrays stay until the next ones come, and whoever calls waits for the
+        stream before: a copy may still be reading them."""
         arrays = {name: np.ascontiguousarray(feeds[name], self.dtypes[name]) for name in self.inputs}
         self._set_shapes({name: array.shape for name, array in arrays.items()})
+        self._staged = list(arrays.values())
         for name, array in arrays.items():
-            self._blocks[name].read(array, stream)
-        return self._shapes[self.output]
+            self._blocks[name].read(array, self._stream.handle)
+
+    def _stage_anew(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Have the inputs of a step that is timed in their buffers, and the stream empty."""
+        if any(self._shapes.get(name) != array.shape for name, array in feeds.items()):
+            self._stage(feeds)
+        self._stream.synchronise()
 
     def _set_shapes(self, shapes: Shapes) -> None:
         """Tell the context; buffers grow where they must, and a graph of other shapes is worth nothing any more."""
@@ -175,27 +184,37 @@ class Session:
     def _bytes(self, name: str) -> int:
         return math.prod(self._shapes[name]) * int(self.dtypes[name].itemsize)
 
-    def _step(self, graph: bool, stream: int) -> bool:
+    def _step(self, graph: bool) -> bool:
         """One step on the buffers; the first with these shapes is run plainly and then recorded. Whether a recording
         was launched."""
         if graph and self._graph is not None:
-            self._graph.launch(stream)
+            self._graph.launch(self._stream.handle)
             return True
         addresses = {name: block.address for name, block in self._blocks.items()}
-        self._execute(addresses, stream)
-        if graph and self._can_record():
-            self._graph = Graph(lambda recording: self._execute(addresses, recording))
+        self._execute(addresses)
+        if graph and self._recordable and self._has_all_kernels():
+            self._record(addresses)
         return False
 
-    def _can_record(self) -> bool:
-        # TensorRT for RTX may still be compiling kernels.
+    def _record(self, addresses: Mapping[str, int]) -> None:
+        """Record the step that has just run, on the stream where it ran. Not every plan can be recorded (trtexec goes
+        on without a graph, too): one that cannot is not tried again."""
+        self._stream.synchronise()
+        try:
+            self._graph = Graph(lambda _: self._execute(addresses), self._stream)
+        except EnvironmentMissing as error:
+            self._recordable = False
+            logger.warning("this plan cannot be a CUDA graph, its steps are launched plainly: %s", error.cause)
+
+    def _has_all_kernels(self) -> bool:
+        # TensorRT for RTX may still be compiling some.
         asked = getattr(self._context, "is_stream_capturable", None)
         return asked is None or bool(asked(self._stream.handle))
 
-    def _execute(self, addresses: Mapping[str, int], stream: int) -> None:
+    def _execute(self, addresses: Mapping[str, int]) -> None:
         for name, address in addresses.items():
             self._context.set_tensor_address(name, address)
-        if not self._context.execute_async_v3(stream):
+        if not self._context.execute_async_v3(self._stream.handle):
             raise EnvironmentMissing("TensorRT failed to run a step", "see its messages above")
 
 

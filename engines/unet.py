@@ -42,6 +42,11 @@ class EngineUNet(nn.Module):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple."""
+        """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple.
+
+        The engine knows whole time-steps: fractional ones, Euler's where it spaces them evenly, are rounded.
+        """
+        if isinstance(timestep, Tensor) and timestep.is_floating_point():
+            timestep = timestep.round().long()
         eps = self.engine(sample, timestep, class_labels)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

@@ -1,17 +1,39 @@
-"""Files that are whole or absent: temporary file beside the target, then `os.replace`; sha256 of everything kept."""
+"""Files that are whole or absent: temporary file beside the target, then `os.replace`; sha256 of everything kept.
+
+What is read back is bounded: regular files only, JSON of a size, depth and range that this package itself writes.
+"""
 
 import hashlib
 import json
+import math
 import os
+import re
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ptq_export.errors import InputError
 
-__all__ = ["atomic_path", "describe_file", "digest", "read_json", "sha256_file", "write_json"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "atomic_path",
+    "describe_file",
+    "digest",
+    "inside",
+    "is_leftover",
+    "read_json",
+    "require_regular",
+    "sha256_file",
+    "write_json",
+]
+
+MAX_JSON_BYTES = 1 << 25
+MAX_INTEGER = 1 << 63
+_LEFTOVER = re.compile(r"\..+(\.[^.]*)?\.[a-z0-9_]{8}\1")
 
 
 @contextmanager
@@ -38,27 +60,122 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what an `atomic_path` left that was killed: `.request.json.k3j_x9a0.json`."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of a folder that may have come from someone else.
+
+    Raises:
+        InputError: the name, or a link on its way, leads out of the folder.
+    """
+    path = folder / name
+    try:
+        leads_out = Path(name).is_absolute() or ".." in Path(name).parts
+        if leads_out or not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{name!r} leads out of {folder}", "a run folder names and reads its own files only")
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a circle of links, a NUL
+        raise InputError(f"{name[:80]!r} is no file name of {folder}: {error}") from error
+    return path
+
+
+def require_regular(path: Path) -> int:
+    """The size of a regular file in bytes: a pipe would be waited for, and a device never ends.
+
+    Raises:
+        InputError: it is absent, cannot be looked at, or is no regular file.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is a {_kind(found.st_mode)}", "give a regular file")
+    return found.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "device")
+
+
 def write_json(target: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all; what is NaN or infinite, which JSON cannot hold, as null.
+
+    Raises:
+        InputError: the folder cannot be written, or the text is longer than `read_json` takes.
+    """
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    except ValueError:
+        text = json.dumps(_with_nulls(value), indent=1) + "\n"
+    if len(text) > MAX_JSON_BYTES:
+        raise InputError(f"{target.name} would take {len(text) >> 20} MiB", "measure for fewer --seconds or --rounds")
     with atomic_path(target) as path:
-        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object of finite numbers and 64-bit integers, each key once, of at most `MAX_JSON_BYTES`.
 
     Raises:
-        InputError: the file is absent or damaged.
+        InputError: the file is absent, damaged, or something else.
     """
+    remedy = "make the run again, in a new folder"
+    size_bytes = require_regular(path)
+    if size_bytes > MAX_JSON_BYTES:
+        raise InputError(f"{path} has {size_bytes >> 20} MiB, JSON of at most {MAX_JSON_BYTES >> 20} is read", remedy)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "make the run again, in a new folder") from error
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_each_once, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}", remedy) from error
+    except RecursionError as error:
+        raise InputError(f"{path} cannot be read: it is nested too deeply", remedy) from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object", "make the run again, in a new folder")
+        raise InputError(f"{path} is not a JSON object", remedy)
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+        raise ValueError(f"it holds {twice[:80]!r} twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= MAX_INTEGER:
+        raise ValueError(
+            f"the integer {text[:20]}... has {len(text)} digits" if len(text) > 20 else f"{text} is too large"
+        )
+    return int(text)
 
 
 def sha256_file(path: Path) -> str:

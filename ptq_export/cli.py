@@ -3,22 +3,26 @@
 Heavy imports happen inside the commands, so that `--help`, `targets` and a mistyped target answer at once.
 """
 
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ptq_export import __version__
-from ptq_export.artifacts import read_json
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.engines.available import require_checker
-from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError
+from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
+from ptq_export.schemas import read_part
+from ptq_export.signals import Interrupted, announce, interrupted_note
 from ptq_export.targets import TARGETS, find_target
 
 __all__ = [
@@ -35,9 +39,39 @@ __all__ = [
     "verify",
 ]
 
-INTERRUPTED = 130
+INTERRUPTED, NO_READER = 130, 141
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--ckpt",
+        metavar="FILE|FOLDER|NAME",
+        help="The run's checkpoint, in place of the manifest's. A factory runs only if you name it here.",
+        show_default="the manifest's",
+    ),
+]
+
+
+class _Command(TyperGroup):
+    """The command, whose usage errors look like all others, on streams that may fail."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> None:
+        """Run the command and end the process."""
+        try:
+            code = super().main(*arguments, **keywords | {"standalone_mode": False})
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_streams()
+            code = NO_READER
+        except Exception as error:
+            words = keywords.get("args") or sys.argv[1:]
+            screen = Screen(Output(json="--json" in words, verbose=2 * ("-vv" in words)))
+            code = _told(screen, _usage_error(error))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
 app = typer.Typer(
+    cls=_Command,
     invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
@@ -72,7 +106,8 @@ def quantise(
 
     [bold]ptq-export --ckpt embedded:digits --target ort-int8[/]
 
-    Exit codes: 0 done, 1 a proof or a bound did not hold, 2 usage or input, 3 environment, 130 interrupted.
+    Exit codes: 0 done, 1 a proof or a bound did not hold, 2 usage or input, 3 environment, 130 interrupted (143 by
+    SIGTERM), 70 a fault of ptq-export.
     """
     with _screen(output, "interrupted; the same command resumes this run") as screen:
         if context.invoked_subcommand is not None:
@@ -173,27 +208,27 @@ def inspect(
 
 @app.command()
 @flags_from_dataclasses
-def verify(run: RunFolder, output: Output) -> None:
+def verify(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
     """Prove a run again on the machine that will serve it: identity, hashes and parity."""
     with _screen(output) as screen:
         from ptq_export import pipeline
 
         with screen.progress() as progress:
-            facts = pipeline.verify(run, progress)
+            facts = pipeline.verify(run, progress, ckpt)
         screen.facts(facts)
 
 
 @app.command()
 @flags_from_dataclasses
-def sensitivity(run: RunFolder, output: Output) -> None:
+def sensitivity(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
     """Rank the int8 layers of a run by what each costs in fidelity and saves in time."""
     with _screen(output) as screen:
         from ptq_export import pipeline
         from ptq_export.report import tables
 
         with screen.progress() as progress:
-            value = pipeline.sensitivity(run, progress)
-        screen.result(value, {"Sensitivity": tables.sensitivity_table(value, read_json(run / "layers.json"))})
+            value = pipeline.sensitivity(run, progress, ckpt)
+        screen.result(value, {"Sensitivity": tables.sensitivity_table(value, read_part(run, "layers.json"))})
 
 
 @app.command()
@@ -225,14 +260,52 @@ def _available(available: bool, missing: str) -> str:
 def _screen(output: Output, interrupted: str = "interrupted") -> Iterator[Screen]:
     """The screen of one command; ends the process with the exit code of whatever went wrong in the block."""
     screen = Screen(output)
+    interrupted_note("" if output.quiet else interrupted)
     try:
         yield screen
+    except Interrupted as end:
+        announce(screen.note)
+        raise typer.Exit(end.exit_code) from None
     except KeyboardInterrupt:
         screen.note(interrupted)
         raise typer.Exit(INTERRUPTED) from None
-    except PtqExportError as error:
-        screen.error(error)
-        raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:
+        _forget_streams()
+        raise typer.Exit(NO_READER) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        raise typer.Exit(_told(screen, error)) from None
+
+
+def _told(screen: Screen, error: Exception) -> int:
+    """The exit code of an error, which is told as far as the streams allow."""
+    failure = explained(error)
+    if failure is not error:
+        failure.__cause__ = error
+    if not failure.cause:  # without arguments the help is shown, which is no success
+        return failure.exit_code
+    try:
+        screen.error(failure)
+        sys.stdout.flush()
+    except (OSError, PtqExportError):
+        _forget_streams()
+    return failure.exit_code
+
+
+def _usage_error(error: Exception) -> Exception:
+    """What typer, or the click within it, has against the arguments, as an error of ours; others as they are."""
+    message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if message is None:
+        return error
+    return InputError(message(), f"see `{context.command_path} --help`" if context else "")
+
+
+def _forget_streams() -> None:
+    """Let nothing more be said: the interpreter would try again when it ends, and fail with a trace."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _estimate_line(estimate: Any) -> str:
@@ -247,7 +320,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report.verdict import judge
 
     names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
-    files = {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
+    files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     latency = files.get("latency")
     verdict = judge(files["manifest"], latency)
     timed = (

@@ -2,20 +2,38 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "NoiseSchedule", "Source", "UNetEps", "draw_labels"]
+__all__ = ["Convention", "Denoiser", "NoiseSchedule", "Source", "UNetEps", "draw_labels"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How one sampler runs in the code of a family's authors, where diffusers' scheduler of that name runs otherwise.
+
+    `timesteps` names the rule by which S of the T time-steps are kept (`KEPT` in `sampling`); the betas between them
+    are taken again from their alphas, and alpha before the first is 1. `clip_sample` clips x_0 to [-1, 1], and
+    `clipped_eps` takes eps again from the clipped x_0.
+    """
+
+    timesteps: str
+    clip_sample: bool = True
+    clipped_eps: bool = False
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The forward process q(x_t | x_0) of a checkpoint, and its reverse variance, in diffusers' vocabulary.
+    """The forward process q(x_t | x_0) of a checkpoint, its reverse variance, and how it is sampled, in diffusers'
+    vocabulary.
 
-    Where `variance_type` is learned, the network makes twice the channels: eps, then what DDPM's variance is made of.
+    Where `variance_type` is learned, the network makes twice the channels: eps, then what DDPM's variance is made of;
+    `dropped_variance` is that type where these channels have been cut off. `clip_sample` says that samples are images
+    in [-1, 1] (or `clip_sample_range`); latents have no such range. `scheduler` is the class that a
+    scheduler_config.json names and `settings` what that says further. `conventions`, by sampler, go before both.
     """
 
     num_train_timesteps: int = 1000
@@ -25,11 +43,40 @@ class NoiseSchedule:
     prediction_type: str = "epsilon"
     clip_sample: bool = True
     variance_type: str = "fixed_small"
+    clip_sample_range: float = 1.0
     trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
+    dropped_variance: str = ""
+    scheduler: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    conventions: Mapping[str, Convention] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "NoiseSchedule":
+        """The schedule that `to_json` told.
+
+        Raises:
+            TypeError: it has other fields.
+        """
+        betas = value.get("trained_betas")
+        conventions = {name: Convention(**each) for name, each in value.get("conventions", {}).items()}
+        changed = {"trained_betas": None if betas is None else tuple(betas), "conventions": conventions}
+        return cls(**{**value, **changed})
+
+    def to_json(self) -> dict[str, Any]:
+        """The schedule as JSON holds it, so that it can be compared with what was read."""
+        return {**asdict(self), "trained_betas": None if self.trained_betas is None else list(self.trained_betas)}
 
     @property
     def learns_variance(self) -> bool:
         return self.variance_type.startswith("learned")
+
+    @property
+    def sample_range(self) -> tuple[float, float] | None:
+        """The range in which final samples lie, if the schedule says so: they are images then."""
+        if self.settings.get("thresholding"):
+            return (-1.0, 1.0)
+        return (-self.clip_sample_range, self.clip_sample_range) if self.clip_sample else None
 
 
 @dataclass(frozen=True)

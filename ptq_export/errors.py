@@ -3,12 +3,20 @@
     PtqExportError
     ├── GateFailed           exit 1   a proof or a bound did not hold
     ├── InputError           exit 2   a file, an option or a run folder cannot be used
-    └── EnvironmentMissing   exit 3   a package, a device or a compiler is absent
+    ├── EnvironmentMissing   exit 3   a package, a device or a compiler is absent
+    └── Fault                exit 70  nobody thought of this: a fault of this package
 
-An interruption (Ctrl-C) exits with 130.
+An interruption exits with 128 and the signal's number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; and 141
+(SIGPIPE) where nobody reads the output any more.
 """
 
-__all__ = ["EnvironmentMissing", "GateFailed", "InputError", "PtqExportError"]
+import errno
+import traceback
+from pathlib import Path
+
+__all__ = ["EnvironmentMissing", "Fault", "GateFailed", "InputError", "PtqExportError", "explained"]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PtqExportError(Exception):
@@ -38,3 +46,28 @@ class EnvironmentMissing(PtqExportError):
     """This machine lacks what the target needs; what was finished before stays on disk."""
 
     exit_code = 3
+
+
+class Fault(PtqExportError):
+    """An error that is raised nowhere on purpose."""
+
+    exit_code = 70
+
+
+def explained(error: Exception) -> PtqExportError:
+    """`error` with a cause and a remedy: what the system refused, or a fault of this package."""
+    if isinstance(error, PtqExportError):
+        return error
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return InputError(
+            f"the memory does not suffice: {error}", "ask for fewer or smaller samples, or a smaller batch"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        what = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        return InputError(what, "free some disk space and run again" if error.errno in NO_ROOM else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if __package__ in Path(frame.filename).parts] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return Fault(
+        f"{type(error).__name__}: {error}{place}", "this is a fault of ptq-export: please report it with what -vv shows"
+    )

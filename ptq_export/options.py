@@ -1,5 +1,6 @@
 """Every knob of the main job, declared once: the command line's flags, the Python API and the manifest read it here."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ptq_export.errors import InputError
 from ptq_export.jetpack import DEFAULT_JETPACK
+from ptq_export.nn.scheme import PLACEMENTS
 
 __all__ = ["CAPABILITIES", "PRESETS", "Knob", "Options", "Sampling"]
 
@@ -17,6 +19,8 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 DEFAULT_TUNE_LOSS_DB = 0.1
+MOST, LONGEST_S = 2**31 - 1, 1e7
+"""What a count and a time may be at most, whatever this machine can hold."""
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """For which TensorRT for RTX builds on request
@@ -43,7 +47,7 @@ def _batch(text: str) -> str | None:
 
 
 _MAIN, _CALIBRATION, _ENGINE, _MEASURE = "Main job", "Calibration", "Engine", "Measurement"
-_PRESET = {"min": 1, "metavar": "N", "show_default": "from --effort"}
+_PRESET = {"min": 1, "max": MOST, "metavar": "N", "show_default": "from --effort"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class Options:
     resolution: Annotated[
         int | None,
         Knob(
-            _MAIN, "Height and width of the samples.", {"min": 1, "metavar": "N", "show_default": "from the checkpoint"}
+            _MAIN,
+            "Height and width of the samples.",
+            {"min": 1, "max": MOST, "metavar": "N", "show_default": "from the checkpoint"},
         ),
     ] = None
     assume: Annotated[
@@ -78,6 +84,14 @@ class Options:
             "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,predict=v; "
             "a wrong key is answered with all of them.",
             {"metavar": "KEY=VALUE,...", "show_default": False},
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        Knob(
+            _MAIN,
+            "The config.json of a diffusers UNet2DModel whose state dict stands alone.",
+            {"metavar": "FILE", "show_default": "beside the checkpoint"},
         ),
     ] = None
     scheduler_config: Annotated[
@@ -131,12 +145,25 @@ class Options:
         Literal["cpu", "cuda"],
         Knob(_CALIBRATION, "Where calibration computes; the engine runs where its target says."),
     ] = "cpu"
-    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": 2**31 - 1})] = 0
+    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": MOST})] = 0
     held_out: Annotated[
         int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
     ] = None
-    rounds: Annotated[int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "metavar": "N"})] = 30
-    seconds: Annotated[float, Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "metavar": "S"})] = 5.0
+    min_sqnr: Annotated[
+        float,
+        Knob(
+            _MEASURE,
+            "Least median SQNR of the engine against full precision: below it the run fails. Images differ under 25.",
+            {"metavar": "DB"},
+        ),
+    ] = 15.0
+    rounds: Annotated[
+        int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "max": MOST, "metavar": "N"})
+    ] = 30
+    seconds: Annotated[
+        float,
+        Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "max": LONGEST_S, "metavar": "S"}),
+    ] = 5.0
     batch: Annotated[
         str | None,
         Knob(
@@ -166,7 +193,7 @@ class Options:
         Knob(
             _ENGINE,
             "TensorRT: limit of the builder's scratch memory, in MiB.",
-            {"min": 1, "metavar": "MIB", "show_default": "all of the GPU's"},
+            {"min": 1, "max": MOST, "metavar": "MIB", "show_default": "all of the GPU's"},
         ),
     ] = None
     compute_capability: Annotated[
@@ -186,6 +213,15 @@ class Options:
             {"show_default": "where it is installed, for information"},
         ),
     ] = None
+    placement: Annotated[
+        str | None,
+        Knob(
+            _ENGINE,
+            "TensorRT's targets: what a GPU has to judge: float-shortcuts (the shortcuts of residual blocks in "
+            "float16), before-resize (quantise before an upsampling, too). --tune tries them.",
+            {"metavar": "NAME,...", "show_default": "neither"},
+        ),
+    ] = None
     split_shortcut: Annotated[
         bool,
         Knob(
@@ -197,15 +233,18 @@ class Options:
     ] = False
     threads: Annotated[
         int | None,
-        Knob(_ENGINE, "Threads of the engine.", {"min": 1, "metavar": "N", "show_default": "physical cores"}),
+        Knob(
+            _ENGINE, "Threads of the engine.", {"min": 1, "max": MOST, "metavar": "N", "show_default": "physical cores"}
+        ),
     ] = None
     tune: Annotated[
         float | None,
         Knob(
             _ENGINE,
-            "Targets on the CPU: try for so many seconds, on the engine itself, which layers are faster in float and "
-            "in which form the shortcuts are, and keep what wins. A cheap quantisation and its export come on top.",
-            {"min": 1.0, "metavar": "SECONDS", "show_default": "off"},
+            "Try for so many seconds, on the engine itself, which layers are faster in float, in which form the "
+            "shortcuts are, and for TensorRT each --placement, and keep what wins. A cheap quantisation and its export "
+            "come on top.",
+            {"min": 1.0, "max": LONGEST_S, "metavar": "SECONDS", "show_default": "off"},
         ),
     ] = None
     tune_loss: Annotated[
@@ -216,6 +255,12 @@ class Options:
             {"min": 0.0, "metavar": "DB", "show_default": str(DEFAULT_TUNE_LOSS_DB)},
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "tune", "tune_loss"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"--{name.replace('_', '-')} {value} is no number", "give one that is finite")
 
     def resolved(self) -> "Options":
         """The same options with every knob that `effort` governs filled in."""
@@ -245,8 +290,8 @@ class Options:
     def _batch_sizes(self) -> list[int]:
         """Of `8` or `1:4:16`; empty for a dynamic batch."""
         parts = [] if self.batch is None else str(self.batch).split(":")
-        sizes = [int(part) if part.isdecimal() else 0 for part in parts]
-        if len(sizes) not in (0, 1, 3) or sizes != sorted(sizes) or 0 in sizes:
+        sizes = [int(part) if re.fullmatch("[0-9]{1,10}", part) else 0 for part in parts]
+        if len(sizes) not in (0, 1, 3) or sizes != sorted(sizes) or 0 in sizes or max(sizes, default=0) > MOST:
             raise InputError(f"--batch {self.batch} is no batch", "give N, dynamic, or MIN:OPT:MAX in rising order")
         return sizes
 
@@ -266,6 +311,18 @@ class Options:
                 f"TensorRT for RTX knows {', '.join(CAPABILITIES)}",
             )
         return tuple(name for name in CAPABILITIES if name in asked)
+
+    @property
+    def placements(self) -> frozenset[str]:
+        """The parts of `placement`.
+
+        Raises:
+            InputError: one of them is unknown.
+        """
+        asked = frozenset(part.strip() for part in (self.placement or "").split(",") if part.strip())
+        if unknown := sorted(asked.difference(PLACEMENTS)):
+            raise InputError(f"--placement: there is no {unknown[0]}", f"known: {', '.join(PLACEMENTS)}")
+        return asked
 
     @property
     def assumptions(self) -> dict[str, str]:
@@ -291,9 +348,12 @@ class Options:
         if kind != "auto":
             return None
         try:
-            return float(number)
+            value = float(number)
         except ValueError:
-            raise InputError(f"--keep-float {self.keep_float}: {number!r} is no number of dB", "auto:45") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"--keep-float {self.keep_float}: {number!r} is no number of dB", "auto:45")
+        return value
 
     @property
     def tune_loss_db(self) -> float:
@@ -320,11 +380,18 @@ class Sampling:
     """What `ptq-export sample` draws."""
 
     picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
-    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "metavar": "N"})] = 16
-    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "metavar": "N"})] = 20
-    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm or dpm-solver++.")] = "ddim"
+    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "max": MOST, "metavar": "N"})] = 16
+    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "max": MOST, "metavar": "N"})] = 20
+    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm, dpm-solver++, euler, pndm or unipc.")] = "ddim"
     label: Annotated[
         int | None,
-        Knob("Sampling", "Class of all samples.", {"min": 0, "metavar": "N", "show_default": "drawn"}, ("--class",)),
+        Knob(
+            "Sampling",
+            "Class of all samples.",
+            {"min": 0, "max": MOST, "metavar": "N", "show_default": "drawn"},
+            ("--class",),
+        ),
     ] = None
-    seed: Annotated[int, Knob("Sampling", "Seed of the initial noise, and of what else is drawn.")] = 0
+    seed: Annotated[
+        int, Knob("Sampling", "Seed of the initial noise, and of what else is drawn.", {"min": 0, "max": MOST})
+    ] = 0

@@ -54,13 +54,15 @@ class Target:
         """Refuse what means nothing for this target.
 
         Raises:
-            InputError: an option of TensorRT's builder and another engine, no JetPack of that number, no such batch or
-                compute capability, tuning for a GPU.
+            InputError: an option of TensorRT and another engine, no JetPack of that number, no such batch, placement or
+                compute capability, tuning for another machine.
         """
         self.jetpack(options.jetpack)
-        if options.tune is not None and self.device == "gpu":
-            tuned = ", ".join(name for name, it in TARGETS.items() if it.scheme is not None and it.device == "cpu")
-            raise InputError(f"--tune measures engines on the CPU, {self.name} runs on a GPU", f"it serves {tuned}")
+        if options.tune is not None and self.engine == "jetson":
+            tuned = ", ".join(name for name, it in TARGETS.items() if it.scheme is not None and it.engine != "jetson")
+            raise InputError(
+                f"--tune measures engines on this machine, {self.name} is for another", f"it serves {tuned}"
+            )
         if options.tune is None and options.tune_loss is not None:
             raise InputError("--tune-loss bounds what --tune may choose", "give --tune SECONDS too, or leave it out")
         builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}
@@ -68,7 +70,7 @@ class Target:
         if self.device == "cpu":
             foreign = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
         if self.scheme != TENSORRT:
-            foreign["--check"] = options.check
+            foreign |= {"--check": options.check, "--placement": options.placements or None}
         for flag in (flag for flag, value in foreign.items() if value is not None):
             raise InputError(f"{flag} means nothing for {self.name}", "leave it out, or take a target of TensorRT")
         if options.compute_capabilities and self.engine != "trt-rtx":
@@ -138,10 +140,11 @@ _ENTRIES = (
         "ort-trt-int8",
         "ort-trt",
         TENSORRT,
-        ("ort-cuda-fp16",),
+        ("ort-trt-fp16", "ort-cuda-fp16"),
         "ONNX Runtime's TensorRT provider, int8 with float16 around it",
         "gpu",
     ),
+    Target("ort-trt-fp16", "ort-trt", None, FP16, (), "ONNX Runtime's TensorRT provider, float16 (baseline)", "gpu"),
     Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)", "gpu"),
     _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
 )

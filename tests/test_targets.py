@@ -48,6 +48,22 @@ def test_only_a_graph_for_tensorrt_can_be_tried_there(check: str) -> None:
             find_target(name).check(Options(check=check))
 
 
+def test_placements_are_for_tensorrt_and_tuning_for_what_runs_here() -> None:
+    for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8", "jetson-int8"):
+        find_target(name).check(Options(placement="float-shortcuts,before-resize"))
+    for name in ("ort-int8", "trt-int8", "ort-trt-int8"):
+        find_target(name).check(Options(tune=60.0))
+    with pytest.raises(InputError, match="--placement means nothing for ort-int8"):
+        find_target("ort-int8").check(Options(placement="before-resize"))
+    with pytest.raises(InputError, match="jetson-int8 is for another"):
+        find_target("jetson-int8").check(Options(tune=60.0))
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_baselines_are_float_targets(name: str) -> None:
     assert all(TARGETS[baseline].scheme is None for baseline in TARGETS[name].baselines)
+
+
+@pytest.mark.parametrize("name", [name for name, it in TARGETS.items() if it.scheme is not None and it.baselines])
+def test_the_verdict_s_baseline_differs_in_the_precision_and_not_in_the_runtime(name: str) -> None:
+    assert TARGETS[TARGETS[name].baselines[0]].engine == TARGETS[name].engine

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from ptq_export.benchmarks.peers.subject import Subject
+from ptq_export.graph.single_file import read_proto
 
 __all__ = ["CALIBRATORS", "OrtStatic"]
 
@@ -36,7 +36,7 @@ class OrtStatic:
     def __call__(self, subject: Subject, target: Path) -> None:
         """Write the FP32 graph to `target`, our int8 layers quantised, and no others."""
         method, options = CALIBRATORS[self.calibrator]
-        model = onnx.load(subject.graph)
+        model = read_proto(subject.graph)
         add_pre_process_metadata(model)  # The exporter has folded what the recommended pre-processing would fold.
         quantize_static(
             model,

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ptq_export.artifacts import read_json, sha256_file
+from ptq_export.artifacts import inside, sha256_file
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.layers import open_graph
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
-from ptq_export.pipeline.reopened import finished_manifest
+from ptq_export.pipeline.reopened import finished_manifest, read_schedule
+from ptq_export.schemas import read_part
 from ptq_export.targets import FP32
 
 __all__ = ["PAIRS", "TARGETS", "Own", "Subject", "open_subject"]
@@ -96,7 +97,7 @@ def open_subject(folders: Sequence[Path]) -> Subject:
     return Subject(
         spec=denoiser["spec"],
         folder=first.folder,
-        schedule=NoiseSchedule(**denoiser["schedule"]),
+        schedule=first.schedule,
         sample_shape=(channels, height, width),
         classes=denoiser.get("classes"),
         layers=first.layers,
@@ -112,6 +113,7 @@ class _Run:
     folder: Path
     target: str
     denoiser: Mapping[str, Any]
+    schedule: NoiseSchedule
     layers: tuple[str, ...]
     seconds: float
 
@@ -122,13 +124,13 @@ def _read(folder: Path) -> _Run:
     if target not in TARGETS:
         raise InputError(f"{folder} is a run of {target}", f"the peers run on the CPU: give {' or '.join(TARGETS)}")
     for name in (FP32, f"denoiser.{target}.onnx", PAIRS):
-        if not (folder / name).is_file():
+        if not inside(folder, name).is_file():
             raise InputError(f"{folder / name} does not exist", "make the run again, in a new folder")
-    rows = read_json(folder / "layers.json")["layers"]
+    rows = read_part(folder, "layers.json")["layers"]
     layers = tuple(row["name"] for row in rows if row["precision"] == "int8")
     stages = manifest["timings_s"].items()
-    seconds = sum(value for name, value in stages if name.startswith("calibration, ") or name == "ONNX export")
-    return _Run(folder.resolve(), target, manifest["denoiser"], layers, seconds)
+    seconds = sum(value for name, value in stages if name.startswith(("calibration, ", "ONNX export")))
+    return _Run(folder.resolve(), target, manifest["denoiser"], read_schedule(manifest, folder), layers, seconds)
 
 
 def _refuse_other(first: _Run, other: _Run) -> None:

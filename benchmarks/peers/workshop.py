@@ -1,7 +1,6 @@
 """Every peer's model, made once: a folder per peer, with a sidecar that says what it was made from and how fast."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -13,6 +12,7 @@ from ptq_export.benchmarks.peers.runtimes import RUNTIMES
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.benchmarks.peers.worker import Worker
 from ptq_export.errors import InputError
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["Workshop", "quantise"]
 
@@ -27,7 +27,7 @@ class Workshop:
     def __init__(self, folder: Path, subject: Subject) -> None:
         self.folder = folder
         self._subject = subject
-        self._temporary = tempfile.TemporaryDirectory(prefix="ptq-export-")
+        self._temporary = scratch_folder()
 
     @property
     def cache(self) -> Path:

@@ -1,10 +1,18 @@
-// One call of an operator: its tensors, its attributes, its threads, and how it fails.
+// One call of an operator: its tensors, its attributes and its threads.
+//
+// A graph may come from anybody. What it holds is checked here, where it is read: types, sizes, ranges.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "failure.h"
 #include "ort_abi.h"
 
 namespace channels_last {
@@ -13,14 +21,13 @@ using std::int64_t;
 using std::size_t;
 using std::uint8_t;
 
-// What ONNX Runtime is told went wrong.
-struct Failure {
-  ort::Status* status;
+// An input: `size` numbers, the product of the sizes in `shape`, of which none is negative.
+template <class Number>
+struct Tensor {
+  const Number* data;
+  std::vector<int64_t> shape;
+  size_t size;
 };
-
-inline void check(ort::Status* status) {
-  if (status != nullptr) throw Failure{status};
-}
 
 // The tensors of one call.
 class Call {
@@ -30,38 +37,26 @@ class Call {
   bool has_input(size_t index) const { return value(index) != nullptr; }
 
   template <class Number>
-  const Number* input(size_t index) const {
+  Tensor<Number> input(size_t index) const {
+    const ort::Value* given = value(index);
+    if (given == nullptr) fail("an input is missing");
+    std::vector<int64_t> shape = shape_of(given, ort::kTypeOf<Number>);
+    const size_t size = product(shape);
     void* data = nullptr;
-    check(ort::tensor_data(api_, const_cast<ort::Value*>(value(index)), &data));
-    return static_cast<const Number*>(data);
+    check(ort::tensor_data(api_, const_cast<ort::Value*>(given), &data));
+    return {static_cast<const Number*>(data), std::move(shape), size};
   }
 
   // An input that holds a number per channel.
   const float* channel_input(size_t index, size_t channels) const {
-    if (size(index) != channels) fail("a vector does not have a number per channel");
-    return input<float>(index);
-  }
-
-  std::vector<int64_t> shape(size_t index) const {
-    ort::ShapeInfo* info = nullptr;
-    check(ort::shape_info(api_, value(index), &info));
-    size_t count = 0;
-    ort::Status* status = ort::dimension_count(api_, info, &count);
-    std::vector<int64_t> sizes(count);
-    if (status == nullptr) status = ort::dimensions(api_, info, sizes.data(), count);
-    ort::release_shape_info(api_, info);
-    check(status);
-    return sizes;
-  }
-
-  size_t size(size_t index) const {
-    size_t product = 1;
-    for (const int64_t dimension : shape(index)) product *= static_cast<size_t>(dimension);
-    return product;
+    const auto vector = input<float>(index);
+    if (vector.size != channels) fail("a vector does not have a number per channel");
+    return vector.data;
   }
 
   template <class Number>
   Number* output(const std::vector<int64_t>& shape) const {
+    product(shape);
     ort::Value* value = nullptr;
     check(ort::kernel_output(api_, context_, 0, shape.data(), shape.size(), &value));
     void* data = nullptr;
@@ -69,7 +64,18 @@ class Call {
     return static_cast<Number*>(data);
   }
 
-  // Run task(0) ... task(count - 1) on the session's threads.
+  // The product of sizes, all of them partial products too: what fits here cannot overflow later.
+  size_t product(const std::vector<int64_t>& sizes) const {
+    int64_t result = 1;
+    for (const int64_t size : sizes) {
+      if (size < 0) fail("a size is negative");
+      if (size != 0 && result > std::numeric_limits<int64_t>::max() / size) fail("a tensor is larger than any memory");
+      result *= size;
+    }
+    return static_cast<size_t>(result);
+  }
+
+  // Run task(0) ... task(count - 1), none of which throws, on the session's threads.
   template <class Task>
   void parallel(size_t count, const Task& task) const {
     if (count == 1) return task(0);
@@ -77,17 +83,30 @@ class Call {
     check(ort::parallel_for(api_, context_, run, count, 0, const_cast<Task*>(&task)));
   }
 
-  [[noreturn]] void fail(const char* message) const { throw Failure{ort::create_status(api_, kInvalid, message)}; }
+  [[noreturn]] void fail(const char* message) const { channels_last::fail(api_, message); }
 
  private:
-  static constexpr int kInvalid = 2;
-
   const ort::Value* value(size_t index) const {
     size_t count = 0;
     check(ort::input_count(api_, context_, &count));
     const ort::Value* value = nullptr;
     if (index < count) check(ort::kernel_input(api_, context_, index, &value));
     return value;
+  }
+
+  std::vector<int64_t> shape_of(const ort::Value* value, ort::ElementType wanted) const {
+    ort::ShapeInfo* made = nullptr;
+    check(ort::shape_info(api_, value, &made));
+    const auto release = [this](ort::ShapeInfo* info) { ort::release_shape_info(api_, info); };
+    const std::unique_ptr<ort::ShapeInfo, decltype(release)> info(made, release);
+    ort::ElementType type{};
+    check(ort::element_type(api_, info.get(), &type));
+    if (type != wanted) fail("an input is of another type");
+    size_t rank = 0;
+    check(ort::dimension_count(api_, info.get(), &rank));
+    std::vector<int64_t> sizes(rank);
+    check(ort::dimensions(api_, info.get(), sizes.data(), rank));
+    return sizes;
   }
 
   const ort::Api* api_;
@@ -99,15 +118,19 @@ class Node {
  public:
   Node(const ort::Api* api, const ort::KernelInfo* info) : api_(api), info_(info) {}
 
-  int64_t integer(const char* name) const {
+  // An integer from `least` to `most`.
+  int64_t integer(const char* name, int64_t least, int64_t most) const {
     int64_t value = 0;
     check(ort::attribute_int(api_, info_, name, &value));
+    if (value < least || value > most) fail(api_, std::string("the attribute ") + name + " is out of range");
     return value;
   }
 
+  // A finite number that is not negative.
   float number(const char* name) const {
     float value = 0.0f;
     check(ort::attribute_float(api_, info_, name, &value));
+    if (!std::isfinite(value) || value < 0.0f) fail(api_, std::string("the attribute ") + name + " is out of range");
     return value;
   }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "call.h"
@@ -24,7 +25,7 @@ Moments moments_of(const Call& call, const Layout& layout, const Number* x) {
   std::vector<Sum> partial(layout.tasks() * 2 * channels);
   call.parallel(layout.tasks(), [&](size_t task) {
     Sum* sums = partial.data() + task * 2 * channels;
-    add_moments(x + layout.first(task), layout.task_rows(task), channels, sums, sums + channels);
+    kernels->add_moments(x + layout.first(task), layout.task_rows(task), channels, sums, sums + channels);
   });
   Moments total{std::vector<double>(layout.images * channels), std::vector<double>(layout.images * channels)};
   for (size_t task = 0; task < layout.tasks(); ++task) {
@@ -43,10 +44,10 @@ class Vector {
  public:
   Vector(const Call& call, size_t index, const Layout& layout) : channels_(layout.channels) {
     if (!call.has_input(index)) return;
-    const size_t size = call.size(index);
-    per_image_ = size != channels_;
-    if (per_image_ && size != layout.images * channels_) call.fail("a vector fits neither channels nor images");
-    data_ = call.input<float>(index);
+    const auto vector = call.input<float>(index);
+    per_image_ = vector.size != channels_;
+    if (per_image_ && vector.size != layout.images * channels_) call.fail("a vector fits neither channels nor images");
+    data_ = vector.data;
   }
 
   // The number of image i / channels, channel i % channels.
@@ -65,16 +66,16 @@ struct Normalisation {
 
 struct GroupNorm {
   explicit GroupNorm(const Node& node)
-      : groups(static_cast<size_t>(node.integer("groups"))),
+      : groups(static_cast<size_t>(node.integer("groups", 1, std::numeric_limits<std::int32_t>::max()))),
         epsilon(node.number("epsilon")),
-        zero_point(static_cast<float>(node.integer("zero_point"))),
-        silu(node.integer("silu") != 0) {}
+        zero_point(static_cast<float>(node.integer("zero_point", 0, 255))),
+        silu(node.integer("silu", 0, 1) != 0) {}
 
   // What is normalised is x * gain(i) + offset(i), i counting the channels of all images.
   template <class Gain, class Offset>
   Normalisation normalisation(const Call& call, const Layout& layout, const Moments& moments, const Gain& gain,
                               const Offset& offset, const Vector& gamma, const Vector& beta) const {
-    if (groups == 0 || layout.channels % groups != 0) call.fail("the groups do not divide the channels");
+    if (layout.channels % groups != 0) call.fail("the groups do not divide the channels");
     const size_t width = layout.channels / groups, vectors = layout.images * layout.channels;
     const double rows = static_cast<double>(layout.rows), count = rows * static_cast<double>(width);
     Normalisation result{std::vector<float>(vectors), std::vector<float>(vectors)};
@@ -103,7 +104,7 @@ struct GroupNorm {
       const size_t vector = layout.image(task) * layout.channels, first = layout.first(task);
       const Affine affine{normalised.slope.data() + vector, normalised.intercept.data() + vector, gain, zero_point,
                           silu};
-      channels_last::quantise(x + first, layout.task_rows(task), layout.channels, affine, y + first);
+      kernels->quantise(x + first, layout.task_rows(task), layout.channels, affine, y + first);
     });
   }
 

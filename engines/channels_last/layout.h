@@ -2,8 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 #include <vector>
 
 #include "call.h"
@@ -16,11 +14,12 @@ inline constexpr size_t kTaskSize = 16384;
 
 // The sizes of a channels-last tensor, and its rows in equal blocks that stay within one image.
 struct Layout {
-  explicit Layout(const std::vector<int64_t>& shape)
-      : images(static_cast<size_t>(shape.front())), channels(static_cast<size_t>(shape.back())) {
-    rows = std::accumulate(shape.begin() + 1, shape.end() - 1, size_t{1}, [](size_t product, int64_t size) {
-      return product * static_cast<size_t>(size);
-    });
+  // `shape` is that of a tensor that was read: its sizes are not negative, their products fit.
+  Layout(const Call& call, const std::vector<int64_t>& shape) {
+    if (shape.size() < 2) call.fail("a channels-last tensor has two dimensions at least");
+    images = static_cast<size_t>(shape.front());
+    channels = static_cast<size_t>(shape.back());
+    rows = call.product({shape.begin() + 1, shape.end() - 1});
     const size_t wanted = std::max<size_t>(1, kTaskSize / std::max<size_t>(1, channels));
     block_rows = std::min({rows, wanted, kMaxRows});
     blocks = block_rows == 0 ? 0 : (rows + block_rows - 1) / block_rows;
@@ -32,7 +31,7 @@ struct Layout {
   size_t task_rows(size_t task) const { return std::min(block_rows, rows - task % blocks * block_rows); }
   size_t first(size_t task) const { return first_row(task) * channels; }
 
-  size_t images, rows = 0, channels, block_rows = 0, blocks = 0;
+  size_t images = 0, rows = 0, channels = 0, block_rows = 0, blocks = 0;
 };
 
 }  // namespace channels_last

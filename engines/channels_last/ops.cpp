@@ -11,8 +11,13 @@
 // Vectors hold a number per channel; gamma, beta and shift perhaps one per image and channel. A group norm is that of
 // x * x_gain + x_offset + shift. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group
 // norm; height and width, how often a pixel is repeated.
+//
+// A graph whose types, ranks, sizes or attributes do not fit is refused with a message, when it is loaded or run.
+// Not a number and infinity are no error, and end at the next quantiser, as they do at ONNX Runtime's QuantizeLinear:
+// NaN becomes code 0, infinities the ends of the range. One of them in a float group norm makes its whole group NaN,
+// and so 0. Floats that are not quantised (DequantizeAdd's summand) keep them.
 #include <cstring>
-#include <new>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -33,15 +38,15 @@ struct GroupNormQuantize {
   explicit GroupNormQuantize(const Node& node) : norm(node) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
-    const float* x = call.input<float>(0);
-    uint8_t* y = call.output<uint8_t>(shape);
-    const Moments moments = moments_of<float, float>(call, layout, x);
+    const auto x = call.input<float>(0);
+    const Layout layout(call, x.shape);
+    uint8_t* y = call.output<uint8_t>(x.shape);
+    if (x.size == 0) return;
+    const Moments moments = moments_of<float, float>(call, layout, x.data);
     const Vector gamma(call, 1, layout), beta(call, 2, layout);
     const auto one = [](size_t) { return 1.0; };
     const auto zero = [](size_t) { return 0.0; };
-    norm.quantise(call, layout, x, norm.normalisation(call, layout, moments, one, zero, gamma, beta),
+    norm.quantise(call, layout, x.data, norm.normalisation(call, layout, moments, one, zero, gamma, beta),
                   call.channel_input(3, layout.channels), y);
   }
 
@@ -56,16 +61,16 @@ struct DequantizeGroupNormQuantize {
   explicit DequantizeGroupNormQuantize(const Node& node) : norm(node) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
-    const uint8_t* x = call.input<uint8_t>(0);
-    uint8_t* y = call.output<uint8_t>(shape);
-    const Moments moments = moments_of<uint8_t, std::uint32_t>(call, layout, x);
+    const auto x = call.input<uint8_t>(0);
+    const Layout layout(call, x.shape);
+    uint8_t* y = call.output<uint8_t>(x.shape);
+    if (x.size == 0) return;
+    const Moments moments = moments_of<uint8_t, std::uint32_t>(call, layout, x.data);
     const Vector gain(call, 1, layout), offset(call, 2, layout), shift(call, 6, layout);
     const Vector gamma(call, 3, layout), beta(call, 4, layout);
     const auto gains = [&](size_t i) { return gain[i]; };
     const auto offsets = [&](size_t i) { return offset[i] + shift[i]; };
-    norm.quantise(call, layout, x, norm.normalisation(call, layout, moments, gains, offsets, gamma, beta),
+    norm.quantise(call, layout, x.data, norm.normalisation(call, layout, moments, gains, offsets, gamma, beta),
                   call.channel_input(5, layout.channels), y);
   }
 
@@ -77,18 +82,19 @@ struct QuantizeChannels {
   static constexpr const char* kInputs = "ff";
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
-  explicit QuantizeChannels(const Node& node) : zero_point(static_cast<float>(node.integer("zero_point"))) {}
+  explicit QuantizeChannels(const Node& node) : zero_point(static_cast<float>(node.integer("zero_point", 0, 255))) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
+    const auto x = call.input<float>(0);
+    const Layout layout(call, x.shape);
+    const float* gain = call.channel_input(1, layout.channels);
+    uint8_t* y = call.output<uint8_t>(x.shape);
+    if (x.size == 0) return;
     const std::vector<float> ones(layout.channels, 1.0f), zeros(layout.channels, 0.0f);
-    const float *x = call.input<float>(0), *gain = call.channel_input(1, layout.channels);
-    uint8_t* y = call.output<uint8_t>(shape);
     const Affine affine{ones.data(), zeros.data(), gain, zero_point, false};
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
-      channels_last::quantise(x + first, layout.task_rows(task), layout.channels, affine, y + first);
+      kernels->quantise(x.data + first, layout.task_rows(task), layout.channels, affine, y + first);
     });
   }
 
@@ -101,26 +107,29 @@ struct RepeatPixels {
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
   explicit RepeatPixels(const Node& node)
-      : height(static_cast<size_t>(node.integer("height"))), width(static_cast<size_t>(node.integer("width"))) {}
+      : height(node.integer("height", 1, kMostCopies)), width(node.integer("width", 1, kMostCopies)) {}
 
   void compute(const Call& call) const {
-    auto shape = call.shape(0);
-    const size_t pixels = static_cast<size_t>(shape[2]), channels = static_cast<size_t>(shape[3]);
-    const size_t rows = static_cast<size_t>(shape[0] * shape[1]), row_size = pixels * width * channels;
-    shape[1] *= static_cast<int64_t>(height);
-    shape[2] *= static_cast<int64_t>(width);
-    const uint8_t* x = call.input<uint8_t>(0);
+    const auto x = call.input<uint8_t>(0);
+    if (x.shape.size() != 4) call.fail("pixels are repeated in tensors of four dimensions");
+    auto shape = x.shape;
+    shape[1] = static_cast<int64_t>(call.product({shape[1], height}));
+    shape[2] = static_cast<int64_t>(call.product({shape[2], width}));
     uint8_t* y = call.output<uint8_t>(shape);
-    for (size_t row = 0; row < rows; ++row, y += height * row_size) {
-      uint8_t* pixel = y;
-      for (size_t i = 0; i < pixels; ++i, x += channels) {
-        for (size_t copy = 0; copy < width; ++copy, pixel += channels) std::memcpy(pixel, x, channels);
+    if (x.size == 0) return;
+    const auto channels = static_cast<size_t>(shape[3]), row_size = static_cast<size_t>(shape[2]) * channels;
+    const uint8_t *pixel = x.data, *const end = x.data + x.size;
+    while (pixel != end) {
+      uint8_t* const row = y;
+      for (int64_t i = 0; i < x.shape[2]; ++i, pixel += channels) {
+        for (int64_t copy = 0; copy < width; ++copy, y += channels) std::memcpy(y, pixel, channels);
       }
-      for (size_t copy = 1; copy < height; ++copy) std::memcpy(y + copy * row_size, y, row_size);
+      for (int64_t copy = 1; copy < height; ++copy, y += row_size) std::memcpy(y, row, row_size);
     }
   }
 
-  size_t height, width;
+  static constexpr int64_t kMostCopies = 1024;
+  int64_t height, width;
 };
 
 struct DequantizeChannels {
@@ -131,15 +140,15 @@ struct DequantizeChannels {
   explicit DequantizeChannels(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
-    const uint8_t* x = call.input<uint8_t>(0);
+    const auto x = call.input<uint8_t>(0);
+    const Layout layout(call, x.shape);
     const float* gain = call.channel_input(1, layout.channels);
     const float* offset = call.channel_input(2, layout.channels);
-    float* y = call.output<float>(shape);
+    float* y = call.output<float>(x.shape);
+    if (x.size == 0) return;
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
-      channels_last::dequantise(x + first, layout.task_rows(task), layout.channels, gain, offset, y + first);
+      kernels->dequantise(x.data + first, layout.task_rows(task), layout.channels, gain, offset, y + first);
     });
   }
 };
@@ -152,18 +161,18 @@ struct DequantizeAdd {
   explicit DequantizeAdd(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
-    const uint8_t* x = call.input<uint8_t>(0);
+    const auto x = call.input<uint8_t>(0);
+    const Layout layout(call, x.shape);
     const float* gain = call.channel_input(1, layout.channels);
     const float* offset = call.channel_input(2, layout.channels);
-    if (call.shape(3) != shape) call.fail("the summands have different shapes");
-    const float* summand = call.input<float>(3);
-    float* y = call.output<float>(shape);
+    const auto summand = call.input<float>(3);
+    if (summand.shape != x.shape) call.fail("the summands have different shapes");
+    float* y = call.output<float>(x.shape);
+    if (x.size == 0) return;
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
-      channels_last::dequantise_add(x + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand + first, y + first);
+      kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
+                              summand.data + first, y + first);
     });
   }
 };
@@ -176,18 +185,18 @@ struct DequantizeSum {
   explicit DequantizeSum(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto shape = call.shape(0);
-    const Layout layout(shape);
-    const uint8_t *x = call.input<uint8_t>(0), *summand = call.input<uint8_t>(3);
+    const auto x = call.input<uint8_t>(0), summand = call.input<uint8_t>(3);
+    const Layout layout(call, x.shape);
     const float* gain = call.channel_input(1, layout.channels);
     const float* offset = call.channel_input(2, layout.channels);
     const float* summand_gain = call.channel_input(4, layout.channels);
-    if (call.shape(3) != shape) call.fail("the summands have different shapes");
-    float* y = call.output<float>(shape);
+    if (summand.shape != x.shape) call.fail("the summands have different shapes");
+    float* y = call.output<float>(x.shape);
+    if (x.size == 0) return;
     call.parallel(layout.tasks(), [&](size_t task) {
       const size_t first = layout.first(task);
-      channels_last::dequantise_add(x + first, layout.task_rows(task), layout.channels, gain, offset,
-                                    summand + first, summand_gain, y + first);
+      kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
+                              summand.data + first, summand_gain, y + first);
     });
   }
 };
@@ -217,25 +226,12 @@ ort::CustomOp custom_op() {
   op.output_count = [](const ort::CustomOp*) { return size_t{1}; };
   op.output_type = [](const ort::CustomOp*, size_t) { return Op::kOutput; };
   op.output_presence = [](const ort::CustomOp*, size_t) { return ort::Presence::kRequired; };
-  op.create_kernel_checked = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info,
-                                void** kernel) -> ort::Status* {
-    try {
-      *kernel = new Kernel<Op>{api, Op(Node(api, info))};
-      return nullptr;
-    } catch (const Failure& failure) {
-      return failure.status;
-    }
+  op.create_kernel_checked = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+    return status_of(api, [&] { *kernel = new Kernel<Op>{api, Op(Node(api, info))}; });
   };
-  op.compute_checked = [](void* kernel, ort::KernelContext* context) -> ort::Status* {
-    const auto& [own_api, op] = *static_cast<const Kernel<Op>*>(kernel);
-    try {
-      op.compute(Call(own_api, context));
-      return nullptr;
-    } catch (const Failure& failure) {
-      return failure.status;
-    } catch (const std::bad_alloc&) {
-      return ort::create_status(own_api, 1, "out of memory");
-    }
+  op.compute_checked = [](void* kernel, ort::KernelContext* context) {
+    const auto& own = *static_cast<const Kernel<Op>*>(kernel);
+    return status_of(own.api, [&] { own.op.compute(Call(own.api, context)); });
   };
   op.destroy = [](void* kernel) { delete static_cast<Kernel<Op>*>(kernel); };
   op.first_version = [](const ort::CustomOp*) { return 1; };
@@ -271,11 +267,12 @@ ort::CustomOpDomain* domain(const ort::Api* api) {
 
 extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                                                                  const ort::ApiBase* base) {
+  using namespace channels_last;
+  static constexpr std::uint32_t kFirstVersion = 1;
   const ort::Api* api = base->get_api(ort::kVersion);
-  try {
-    channels_last::check(ort::add_custom_op_domain(api, options, channels_last::domain(api)));
-    return nullptr;
-  } catch (const channels_last::Failure& failure) {
-    return failure.status;
-  }
+  return status_of(api == nullptr ? base->get_api(kFirstVersion) : api, [&] {
+    if (api == nullptr) fail(base->get_api(kFirstVersion), "these operators need ONNX Runtime 1.17");
+    if (kernels == nullptr) fail(api, std::string(kIsaVariable) + " names none of this processor's: " + isa_names());
+    check(ort::add_custom_op_domain(api, options, domain(api)));
+  });
 }

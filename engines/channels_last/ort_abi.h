@@ -22,6 +22,14 @@ struct Status;               // A null pointer is success.
 struct Value;
 
 enum class ElementType : int { kFloat = 1, kUint8 = 2 };
+template <class Number>
+inline constexpr ElementType kTypeOf{};
+template <>
+inline constexpr ElementType kTypeOf<float> = ElementType::kFloat;
+template <>
+inline constexpr ElementType kTypeOf<std::uint8_t> = ElementType::kUint8;
+
+inline constexpr int kFail = 1, kInvalidArgument = 2;  // Codes of a status.
 enum class Presence : int { kRequired = 0, kOptional = 1 };
 
 struct ApiBase {
@@ -72,6 +80,7 @@ inline constexpr place::Function<26, Status*(const char* name, CustomOpDomain**)
 inline constexpr place::Function<27, Status*(CustomOpDomain*, const CustomOp*)> add_to_domain;
 inline constexpr place::Function<28, Status*(SessionOptions*, CustomOpDomain*)> add_custom_op_domain;
 inline constexpr place::Function<51, Status*(Value*, void** data)> tensor_data;
+inline constexpr place::Function<60, Status*(const ShapeInfo*, ElementType*)> element_type;
 inline constexpr place::Function<61, Status*(const ShapeInfo*, std::size_t*)> dimension_count;
 inline constexpr place::Function<62, Status*(const ShapeInfo*, std::int64_t*, std::size_t)> dimensions;
 inline constexpr place::Function<65, Status*(const Value*, ShapeInfo**)> shape_info;

@@ -54,13 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         return UNUSABLE
     try:
         steps = {name: engine.Step(tensorrt, cuda, plan, options.batch, bundle) for name, (plan, _) in plans.items()}
+        plain = {} if options.no_graphs else {name: why for name, step in steps.items() if (why := step.record())}
         timings = measures.latencies(steps, cuda, options.warmup, options.rounds)
         energies, said = _energies(steps, cuda, options.interval, options.seconds)
     except (cuda_runtime.CudaError, engine.EngineError) as error:
         print(error, file=sys.stderr)
         return FAILED
     found = {name: it[0].name for name, it in plans.items()}
-    result = _result(options.batch, here["int8"]["versions"], found, timings, energies, said)
+    launches = {name: "kernel by kernel" if options.no_graphs or name in plain else "CUDA graph" for name in steps}
+    result = _result(options.batch, here["int8"]["versions"], found, launches, timings, energies, said)
+    result["warnings"] += [f"{name} is no CUDA graph: {why}" for name, why in plain.items()]
     _write(options.json, result)
     print("\n".join(report.lines(result)))
     return 0
@@ -71,6 +74,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, default=HERE / "denoiser.plan", help="default: denoiser.plan")
     parser.add_argument("--no-baseline", action="store_true", help="time int8 alone: less memory, no comparison")
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="samples per step (default: 1)")
+    parser.add_argument("--no-graphs", action="store_true", help="launch kernel by kernel, not as one CUDA graph")
     parser.add_argument("--warmup", type=_positive, default=50, metavar="N", help="rounds before the clock starts")
     parser.add_argument("--rounds", type=_positive, default=500, metavar="N", help="timed rounds of a step each")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of steps under the power monitor")
@@ -98,15 +102,22 @@ def _energies(steps: dict[str, Any], cuda: Any, interval_ms: int, seconds: float
 
 
 def _result(
-    batch: int, versions: dict[str, str], plans: dict[str, str], timings: Any, energies: dict[str, Any], said: str
+    batch: int,
+    versions: dict[str, str],
+    plans: dict[str, str],
+    launches: dict[str, str],
+    timings: Any,
+    energies: dict[str, Any],
+    said: str,
 ) -> dict[str, Any]:
     """What `bench.json` holds; `said` is the name of the monitor, or why there was none."""
-    result: dict[str, Any] = {"schema": 2, "batch": batch, "device": versions, "power_mode": device.power_mode()}
+    result: dict[str, Any] = {"schema": 3, "batch": batch, "device": versions, "power_mode": device.power_mode()}
     clock_mhz = device.gpu_clock_range()
     result["gpu_clock_mhz"] = clock_mhz
     result["engines"] = {
         name: {
             "plan": plan,
+            "launch": launches[name],
             "latency_ms": {clock: measures.summary(values) for clock, values in timings[name].items()},
             "energy": energies.get(name),
         }

@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"this machine cannot run the engine: {error}", file=sys.stderr)
         return UNUSABLE
     plan = HERE / ("denoiser.plan" if options.dla is None else f"denoiser-dla{options.dla}.plan")
-    code = _build(bundle, plan, batch, options, [], None if options.dla is None else _onto_dla(options.dla))
+    flags, adjust = ([], None) if options.dla is None else (["--flags-first"], _onto_dla(options.dla))
+    code = _build(bundle, plan, batch, options, flags, adjust)
     if code:
         return code
     sidecar = _write_sidecar(plan, device.identity(bundle, tensorrt, gpu), batch, options.dla)

@@ -1,14 +1,16 @@
-"""The few calls of the CUDA runtime that a benchmark needs, through ctypes: JetPack's Python has no CUDA package."""
+"""The few calls of the CUDA runtime (11.4 or newer) that a benchmark needs, by ctypes: JetPack has no CUDA package."""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["CudaError", "CudaRuntime"]
 
 HOST_TO_DEVICE = 1
+RELAXED = 2  # cudaStreamCaptureModeRelaxed
 _MAJOR, _MINOR = 75, 76
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 
@@ -51,6 +53,29 @@ class CudaRuntime:
         """Copy bytes to device memory."""
         size = ctypes.c_size_t(len(content))
         self._call("cudaMemcpy", ctypes.c_void_p(address), ctypes.c_char_p(content), size, HOST_TO_DEVICE)
+
+    def capture(self, enqueue: Callable[[], None]) -> int:
+        """What `enqueue` puts on the stream, as one graph that can be launched; nothing of it is run.
+
+        Raises:
+            CudaError: it holds something that no graph can. The stream is as it was.
+        """
+        stream, graph, executable = ctypes.c_void_p(self.stream), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cudaStreamBeginCapture", stream, RELAXED)
+        try:
+            enqueue()
+        except BaseException:
+            self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+            self._library.cudaGetLastError()
+            raise
+        self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        self._call("cudaGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        self._call("cudaGraphDestroy", graph)
+        return int(executable.value or 0)
+
+    def launch(self, graph: int) -> None:
+        """Put a captured graph on the stream."""
+        self._call("cudaGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(self.stream))
 
     def event(self) -> int:
         """A new event."""

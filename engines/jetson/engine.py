@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from cuda_runtime import CudaError
+
 __all__ = ["EngineError", "Step"]
 
 _TYPECODES = {"FLOAT": "f", "INT32": "i", "INT64": "q"}
@@ -28,7 +30,10 @@ class Step:
 
     def __init__(self, trt: Any, cuda: Any, plan: Path, batch: int, bundle: dict[str, Any]) -> None:
         self._cuda = cuda
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._graph: int | None = None
+        logger = trt.Logger(trt.Logger.WARNING)
+        trt.init_libnvinfer_plugins(logger, "")  # TensorRT 8.5 and 8.6 make a plugin of an instance norm
+        self._runtime = trt.Runtime(logger)
         engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
             raise EngineError(f"TensorRT does not load {plan.name}: see its messages above, and Memory in README.md")
@@ -56,11 +61,33 @@ class Step:
         Raises:
             EngineError: TensorRT refuses.
         """
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._cuda.launch(self._graph)
+
+    def record(self) -> str:
+        """Launch the step as one CUDA graph from now on; why not, where it cannot be recorded, or nothing.
+
+        It runs once before: what TensorRT prepares for new shapes cannot be recorded.
+        """
+        self._enqueue()
+        self._cuda.synchronise()
+        try:
+            self._graph = self._cuda.capture(self._enqueue)
+        except (CudaError, EngineError) as error:
+            return str(error)
+        return ""
+
+    def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._cuda.stream):
             raise EngineError("TensorRT could not execute the step")
 
     def _shape_input(self, name: str, batch: int) -> None:
-        least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
+        built = tuple(self._engine.get_tensor_shape(name))
+        least, most = built, built
+        if built[0] < 0:
+            least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
         if not least[0] <= batch <= most[0]:
             raise EngineError(f"the plan takes batches {least[0]} to {most[0]}, not {batch}")
         if not self._context.set_input_shape(name, (batch, *least[1:])):

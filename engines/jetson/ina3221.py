@@ -1,4 +1,4 @@
-"""Power from the INA3221 sensors in sysfs, which any user may read: three rails each, on the module's I2C bus.
+"""Power from the INA3221 and INA238 sensors in sysfs, which any user may read, on the module's and carrier's I2C buses.
 
 Two drivers give two layouts below `/sys/bus/i2c/drivers/ina3221*/BUS-ADDRESS/`:
 
@@ -7,6 +7,11 @@ Two drivers give two layouts below `/sys/bus/i2c/drivers/ina3221*/BUS-ADDRESS/`:
 
 (https://docs.kernel.org/hwmon/ina3221.html, and NVIDIA's power guides for each release.) An unconnected channel is
 called `NC`; one that is switched off cannot be read; the sum of shunt voltages has a label but no current of its own.
+
+Thor's input, the rail that tegrastats calls `VIN`, is behind an INA238 on the carrier board, one rail that its driver
+gives no name: `/sys/bus/i2c/drivers/ina238/BUS-ADDRESS/hwmon/hwmonN/power1_input`, in microwatts
+(https://docs.kernel.org/hwmon/ina238.html; https://github.com/rbonghi/jetson_stats/pull/900). Two of them would be two
+inputs, of which neither is the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from pathlib import Path
 __all__ = ["ROOT", "Monitor", "find_rails"]
 
 ROOT = Path("/")
+INPUT = "VIN"
 _DRIVERS = "sys/bus/i2c/drivers"
 
 
@@ -37,6 +43,9 @@ def find_rails(root: Path = ROOT) -> dict[str, Callable[[], int]]:
         for label in sorted(drivers.glob(pattern)):
             channel = label.name[len("rail_name_") :]
             found[_text(label)] = _number(label.with_name(f"in_power{channel}_input"))
+    inputs = sorted(drivers.glob("ina238*/*/hwmon/hwmon*/power1_input"))
+    if len(inputs) == 1:
+        found[INPUT] = _number(inputs[0], 1000)
     return {name: read for name, read in found.items() if name not in ("", "NC") and _answers(read)}
 
 
@@ -84,8 +93,8 @@ def _product(millivolts: Path, milliamperes: Path) -> Callable[[], int]:
     return lambda: int(_text(millivolts)) * int(_text(milliamperes)) // 1000
 
 
-def _number(path: Path) -> Callable[[], int]:
-    return lambda: int(_text(path))
+def _number(path: Path, units_per_milliwatt: int = 1) -> Callable[[], int]:
+    return lambda: int(_text(path)) // units_per_milliwatt
 
 
 def _answers(read: Callable[[], int]) -> bool:

@@ -3,6 +3,7 @@
 // The sidecar beside the plan is compared first: TensorRT's version, the GPU and the size of the file must be those that
 // the plan was built with. A plan is code, so only load plans that were built on your own device.
 
+#include <NvInferPlugin.h>
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -77,6 +78,7 @@ void run(std::string const& path, int batch) {
     std::string const plan = read_file(path);
     compare_identity(path, plan.size());
     Logger logger;
+    if (!initLibNvInferPlugins(&logger, "")) throw std::runtime_error("TensorRT's plugins cannot be registered");
     std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
     std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(plan.data(), plan.size()));
     if (!engine) throw std::runtime_error("TensorRT does not load " + path);

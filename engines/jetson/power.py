@@ -41,7 +41,7 @@ def find_monitor(interval_ms: int, program: str = tegrastats.PROGRAM, root: Path
     seen: set[str] = set()
     for name, monitor in (
         (tegrastats.PROGRAM, tegrastats.Monitor(interval_ms, program)),
-        ("INA3221 in sysfs", ina3221.Monitor(interval_ms, root)),
+        ("INA sensors in sysfs", ina3221.Monitor(interval_ms, root)),
     ):
         try:
             rails = monitor.start()

@@ -59,7 +59,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     shown = [
         f"{where['board']}, L4T {where['l4t']}, TensorRT {where['tensorrt']}, power mode {mode}"
         + (f", GPU {clock[0]}-{clock[1]} MHz" if clock else ""),
-        f"one denoising step, batch {report['batch']}{', int8 and fp16 in turns' if compared else ''}, milliseconds:",
+        f"one denoising step, batch {report['batch']}{', int8 and fp16 in turns' if compared else ''}, "
+        f"{' and '.join(dict.fromkeys(entry['launch'] for entry in engines.values()))}, milliseconds:",
         " " * 16 + "".join(f"{name:>9}" for name in _COLUMNS),
     ]
     for name, entry in engines.items():

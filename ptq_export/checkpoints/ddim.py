@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.keys import count, shape_of
 from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
@@ -105,7 +106,12 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     rename = partial(ddim_name, levels=len(config["block_out_channels"]))
     module = build_unet(config, weights.tensors, path, rename)
     shape = sample_shape(module, None, path)
-    return Denoiser(module, with_variance(NoiseSchedule(), module), shape, weights.source(_NAME, config, *notes))
+    return Denoiser(
+        module,
+        with_variance(NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP), module),
+        shape,
+        weights.source(_NAME, config, *notes),
+    )
 
 
 DDIM = Format(_NAME, _matches, _load)

@@ -1,67 +1,124 @@
-"""Folders that diffusers saved: a `UNet2DModel` with its scheduler's configuration, or a pipeline that has both."""
+"""Nets that diffusers saved: the folder of a `UNet2DModel`, a pipeline, a trainer's checkpoint, or a file of weights.
 
+A trainer's checkpoint folder (`checkpoint-500/`) has the net as `unet/` and its averaged weights as `unet_ema/`; the
+scheduler's configuration stands beside or above it.
+"""
+
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ptq_export.artifacts import read_json
-from ptq_export.checkpoints.reading import read_weights
-from ptq_export.checkpoints.schedule import noise_schedule
+from diffusers import UNet2DModel
+
+from ptq_export.checkpoints.averages import is_average
+from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
+from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
 
-__all__ = ["DIFFUSERS", "read_folder"]
+__all__ = ["DIFFUSERS", "read_folder", "with_config"]
 
 _NAME = "diffusers UNet2DModel"
-_STEM = "diffusion_pytorch_model"
-_WEIGHT_FILES = (f"{_STEM}.safetensors", f"{_STEM}.fp16.safetensors", f"{_STEM}.bin")
+_CLASS = "UNet2DModel"
+_NETS = (".", "unet_ema", "unet")
+_SCHEDULER = "scheduler_config.json"
+_SCHEDULERS = (
+    *(_SCHEDULER, f"scheduler/{_SCHEDULER}"),
+    *(f"../scheduler/{_SCHEDULER}", f"../{_SCHEDULER}", f"../../scheduler/{_SCHEDULER}"),
+)
 _NO_SCHEDULER = f"{ASSUMED}, for no scheduler_config.json is beside the net: predict=eps, betas=linear, timesteps=1000"
 _RESOLUTION = 32
 _BEFORE_0_11 = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+_EMA_MODEL = ("decay", "optimization_step")  # what EMAModel.save_pretrained adds to config.json
 
 
 def read_folder(path: Path, spec: str) -> Weights:
-    """The net of a diffusers folder: `path` itself or its `unet/`, with the scheduler found there or beside it.
+    """The net of a diffusers folder: `path` itself, its `unet_ema/` or its `unet/`, with the scheduler found around.
 
     Raises:
         InputError: the folder is no diffusers net, or its files are damaged.
     """
-    net = path if (path / "config.json").exists() else path / "unet"
-    if not (net / "config.json").exists():
-        raise InputError(
-            f"{path} is not a diffusers folder: no config.json, no unet/config.json", "give a net's folder"
-        )
-    file = next((net / name for name in _WEIGHT_FILES if (net / name).exists()), None)
-    if file is None:
-        raise InputError(f"{net} holds none of {', '.join(_WEIGHT_FILES)}", "save it in one file, with save_pretrained")
-    found = (net / "scheduler_config.json", net.parent / "scheduler" / "scheduler_config.json")
-    scheduler = next((_json(candidate) for candidate in found if candidate.exists()), {})
-    return replace(read_weights(file, spec), config=_json(net / "config.json"), scheduler=scheduler)
+    nets = [path / name for name in _NETS if (path / name / "config.json").exists()]
+    if not nets:
+        raise InputError(f"{path} is not a diffusers folder: no config.json, no unet/config.json", _nets_below(path))
+    net = next((net for net in nets if find_weight_file(net)), nets[0])
+    weights = read_weight_file(net, spec, _has_names)
+    return _told(replace(weights, config=read_settings(net / "config.json"), scheduler=_scheduler(net)), net)
+
+
+def with_config(weights: Weights, config: Path | str | None) -> Weights:
+    """A file of a `UNet2DModel`'s tensors with the configuration in the file `config`, or in the config.json beside it.
+
+    Raises:
+        InputError: `config` is given for another net, or is damaged.
+    """
+    if not _has_names(weights):
+        if config is not None:
+            raise InputError(f"--config is for {_CLASS}: {weights.path} holds another net", "leave --config out")
+        return weights
+    file = Path(config) if config is not None else weights.path.parent / "config.json"
+    if config is None and not (file.is_file() and "block_out_channels" in read_settings(file)):
+        return weights
+    return replace(weights, config=read_settings(file), scheduler=_scheduler(file.parent))
+
+
+def _told(weights: Weights, net: Path) -> Weights:
+    """`weights` with what the folder says of averages."""
+    if weights.ema is not None:
+        return weights
+    if all(key in weights.config for key in _EMA_MODEL):
+        note = f"EMA weights: {net.name}/config.json tells the decay {weights.config['decay']} of EMAModel"
+        return replace(weights, ema=True, notes=(*weights.notes, note))
+    if is_average(net.name):
+        return replace(weights, ema=True, notes=(*weights.notes, f"EMA weights, from the folder {net.name}"))
+    beside = net.resolve().parent / "unet_ema"
+    if beside.is_dir() and find_weight_file(beside):
+        note = f"unet_ema/ beside {net.name}/ has EMA weights, which are not used: give the folder of both to take them"
+        return replace(weights, ema=False, notes=(*weights.notes, note))
+    return weights
+
+
+def _scheduler(net: Path) -> dict[str, Any]:
+    found = (net / name for name in _SCHEDULERS)
+    return next((read_settings(path) for path in found if path.is_file()), {})
+
+
+def _nets_below(path: Path) -> str:
+    """What to give instead of `path`: the newest of a trainer's checkpoint folders, if there are any."""
+    below = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name))
+    nets = [folder for folder in below if any((folder / name / "config.json").exists() for name in _NETS)]
+    return f"give one of its checkpoints: {nets[-1]}" if nets else "give a net's folder"
+
+
+def _has_names(weights: Weights) -> bool:
+    return any(name.startswith("down_blocks.0.resnets.0.") for name in weights.tensors)
 
 
 def _matches(weights: Weights) -> bool:
-    return bool(weights.config) or any(name.startswith("down_blocks.0.resnets.0.") for name in weights.tensors)
+    return bool(weights.config) or _has_names(weights)
 
 
 def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Denoiser:
     path = str(weights.path)
     if not weights.config:
-        raise InputError(f"{path} holds a diffusers net without its config.json", "give the folder that has both")
-    if (kind := weights.config.get("_class_name", "net of unknown class")) != "UNet2DModel":
-        raise InputError(f"{path} is a {kind}, which is not supported yet", "give a folder of a UNet2DModel")
-    config = {name: value for name, value in weights.config.items() if not name.startswith("_")}
-    notes = []
+        cause = f"{path} holds a diffusers net without its config.json"
+        raise InputError(cause, "put its config.json beside it, or name it with --config FILE")
+    if (kind := weights.config.get("_class_name", _CLASS)) != _CLASS:
+        raise InputError(f"{path} is a {kind}, which is not supported yet", f"give a folder of a {_CLASS}")
+    config, notes = _known(weights.config)
     if config.get("sample_size") is None and resolution is None:
         config["sample_size"] = _RESOLUTION
         notes.append(f"resolution {_RESOLUTION} assumed, config.json has no sample_size; --resolution sets another")
     if not weights.scheduler:
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
+    notes += schedule_notes(weights.scheduler)
     old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
     module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
     shape = sample_shape(module, resolution, path)
@@ -72,15 +129,17 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
 DIFFUSERS = Format(_NAME, _matches, _load)
 
 
+def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The keys that `UNet2DModel` knows, and a note on the others, which diffusers ignores too."""
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    known = inspect.signature(UNet2DModel.__init__).parameters
+    ignored = [name for name in public if name not in known]
+    notes = [f"config.json has keys that {_CLASS} does not know, ignored as in diffusers: {', '.join(ignored)}"]
+    return {name: value for name, value in public.items() if name in known}, notes if ignored else []
+
+
 def _name_before_0_11(name: str) -> str:
     """Attention blocks had other names in diffusers' first versions; google/ddpm-cifar10-32 still has them."""
     for new, old in _BEFORE_0_11.items():
         name = name.replace(new, old)
     return name
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except InputError as error:
-        raise InputError(error.cause, "copy or download the folder again") from error

@@ -60,7 +60,7 @@ SELF_DESCRIBING = Format(_NAME, _matches, _load)
 def _header(weights: Weights, key: str) -> dict[str, Any]:
     try:
         value = json.loads(weights.metadata[key])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:  # absent, damaged, a number or a nesting without end
         raise InputError(f"{weights.path} has no readable {key!r} in its header", "write the file again") from error
     if not isinstance(value, dict):
         raise InputError(f"{weights.path} has no JSON object as {key!r} in its header", "write the file again")

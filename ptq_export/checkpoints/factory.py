@@ -1,8 +1,10 @@
 """Any net by `package.module:factory`: an `nn.Module` called as `(sample, timestep)`, or a whole `Denoiser`."""
 
+import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from ptq_export.checkpoints.told import ASSUMED
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 
-__all__ = ["ModuleEps", "load_factory"]
+__all__ = ["ModuleEps", "load_factory", "tensors_of"]
 
 _NAME = "python factory"
 _ASSUMED = (
@@ -22,7 +24,10 @@ _ASSUMED = (
 
 
 class ModuleEps(nn.Module):
-    """A module that answers with eps, or with an object whose `.sample` is eps, as one that answers with eps."""
+    """A module that answers with eps, or with one tensor in a tuple, a dict or an object, as one that answers with eps.
+
+    diffusers' nets answer with an object whose `.sample` it is; others with a dict, or with `(eps, None)`.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -31,8 +36,23 @@ class ModuleEps(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """eps `[N, C, H, W]` of a sample `[N, C, H, W]` at time-steps `[N]`."""
         answer = self.net(sample, timestep)
-        eps: Tensor = answer if isinstance(answer, Tensor) else answer.sample
+        if isinstance(answer, Tensor):
+            return answer
+        (eps,) = tensors_of(answer).values()
         return eps
+
+
+def tensors_of(answer: object) -> dict[str, Tensor]:
+    """The tensors of a tuple, a dict or an object with attributes, by place, key or name."""
+    if isinstance(answer, Mapping):
+        parts = {f"[{key!r}]": value for key, value in answer.items()}
+    elif isinstance(answer, tuple | list):
+        named = getattr(answer, "_fields", None)
+        keys = [f".{name}" for name in named] if named else [f"[{index}]" for index in range(len(answer))]
+        parts = dict(zip(keys, answer, strict=True))
+    else:
+        parts = {f".{key}": value for key, value in getattr(answer, "__dict__", {}).items()}
+    return {key: value for key, value in parts.items() if isinstance(value, Tensor)}
 
 
 def load_factory(spec: str, resolution: int | None) -> Denoiser:
@@ -53,8 +73,9 @@ def load_factory(spec: str, resolution: int | None) -> Denoiser:
     channels, height, width = denoiser.sample_shape
     shape = (channels, resolution or height, resolution or width)
     denoiser = replace(denoiser, module=module, sample_shape=shape, source=source)
+    note = _taken(denoiser, spec)
     _try(denoiser, spec)
-    return denoiser
+    return replace(denoiser, source=replace(source, notes=(*source.notes, note))) if note else denoiser
 
 
 def _import(spec: str) -> Callable[[], object]:
@@ -95,17 +116,56 @@ def _class_name(made: object) -> str:
     return f"{type(net).__module__}.{type(net).__qualname__}"
 
 
+def _taken(denoiser: Denoiser, spec: str) -> str:
+    """Which part of a plain module's answer is eps, in words; empty where the answer is eps itself.
+
+    Raises:
+        InputError: the answer holds no tensor, or several.
+    """
+    if not isinstance(denoiser.module, ModuleEps):
+        return ""
+    answer = _called(denoiser.module.net, denoiser, spec)
+    if isinstance(answer, Tensor):
+        return ""
+    found, kind = tensors_of(answer), type(answer).__name__
+    if len(found) != 1:
+        told = f"{len(found)} tensors ({', '.join(found)})" if found else "no tensor"
+        raise InputError(
+            f"{spec}: the net answers a {kind} of {told}", "wrap it in an nn.Module whose forward returns eps alone"
+        )
+    return f"the net answers a {kind}: its {next(iter(found))} is taken for its prediction"
+
+
+@torch.no_grad()
+def _called(net: nn.Module, denoiser: Denoiser, spec: str) -> Any:
+    """What `net` answers to two samples."""
+    sample = torch.zeros(2, *denoiser.sample_shape)
+    try:
+        return net(sample, torch.tensor([0, 1]), *denoiser.labels(2, seed=0))
+    except Exception as error:  # the user's own code runs here
+        cause = f"{spec}: the net fails on a sample {list(sample.shape)} at time-steps [2]: {error!r}"
+        remedy = "it is called as (sample, timestep[, label]) and must suit sample_shape: wrap a net that takes its "
+        raise InputError(cause, f"{remedy}arguments otherwise (a dict, say) in an nn.Module that does") from error
+
+
 def _try(denoiser: Denoiser, spec: str) -> None:
     """One call on two samples: a net of another signature or output is refused here, not in mid-calibration."""
     sample = torch.zeros(2, *denoiser.sample_shape)
-    try:
-        output = denoiser(sample, torch.tensor([0, 1]), *denoiser.labels(2, seed=0))
-    except Exception as error:  # the user's own code runs here
-        cause = f"{spec}: the net fails on a sample {list(sample.shape)} at time-steps [2]: {error!r}"
-        raise InputError(cause, "it is called as (sample, timestep[, label]) and must suit sample_shape") from error
+    output = _called(denoiser.module, denoiser, spec)
+    _require_copy(denoiser.module, spec)
     channels, *size = denoiser.sample_shape
     expected = [2, channels * (2 if denoiser.schedule.learns_variance else 1), *size]
     found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != expected:
         remedy = "it must return eps alone, or with as many channels again where its schedule learns the variance"
         raise InputError(f"{spec}: the net answers {found} to a sample {list(sample.shape)}", remedy)
+
+
+def _require_copy(module: nn.Module, spec: str) -> None:
+    """Refuse a module that cannot be copied: its quantised form is a copy. Tensors are shared in this trial."""
+    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    try:
+        copy.deepcopy(module, memo)
+    except Exception as error:  # the user's own code runs here
+        remedy = "make its tensors parameters or buffers, and keep open files, locks and the like out of it"
+        raise InputError(f"{spec}: the net cannot be copied: {error}", remedy) from error

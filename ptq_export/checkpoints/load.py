@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ptq_export.checkpoints.assume import NOTHING, check_assumptions
-from ptq_export.checkpoints.diffusers_folder import read_folder
+from ptq_export.checkpoints.diffusers_folder import read_folder, with_config
 from ptq_export.checkpoints.embedded import load_embedded
 from ptq_export.checkpoints.factory import load_factory
 from ptq_export.checkpoints.hub import refuse_hub_id
 from ptq_export.checkpoints.reading import read_weights
-from ptq_export.checkpoints.registry import identify
+from ptq_export.checkpoints.registry import FORMATS, identify
 from ptq_export.checkpoints.told import SCHEDULE_KEYS, require_one_source, retell
 from ptq_export.checkpoints.untrained import load_untrained
 from ptq_export.checkpoints.weights import Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "runs_code"]
 
 _CARRIED: dict[str, Callable[[str, int | None], Denoiser]] = {"embedded": load_embedded, "random": load_untrained}
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -30,6 +30,7 @@ def load_checkpoint(
     resolution: int | None = None,
     assume: Mapping[str, str] = NOTHING,
     scheduler: Mapping[str, Any] = NOTHING,
+    config: Path | str | None = None,
 ) -> Denoiser:
     """The denoiser that `spec` names: float32, on the CPU, in evaluation mode, without gradients.
 
@@ -41,6 +42,7 @@ def load_checkpoint(
             `source.notes` states.
         scheduler: a diffusers scheduler's configuration, in place of the noise schedule that the file or its family
             has; empty for none.
+        config: the config.json of a `UNet2DModel` whose state dict stands alone.
 
     Raises:
         InputError: the checkpoint is absent, damaged, unsafe, of an unknown net, or does not fit; or there is nothing
@@ -51,15 +53,16 @@ def load_checkpoint(
     require_one_source(assume, scheduler)
     kind, _, name = spec.partition(":")
     path = Path(spec)
+    if config is not None and (kind in _CARRIED or _is_folder(path)):
+        raise InputError(f"--config {config}: {spec} has a configuration of its own", "leave --config out")
     if kind in _CARRIED:
         check_assumptions(assume, SCHEDULE_KEYS if kind == "embedded" else {}, spec)
         return retell(_CARRIED[kind](name, resolution), assume, scheduler)
-    if _FACTORY.fullmatch(spec) and not path.exists():
+    if runs_code(spec):
         check_assumptions(assume, SCHEDULE_KEYS, spec)
         return retell(load_factory(spec, resolution), assume, scheduler)
     refuse_hub_id(spec)
-    weights = read_folder(path, spec) if spec and _is_folder(path) else read_weights(path, spec)
-    return _of_format(weights, resolution, assume, scheduler)
+    return _of_format(_read(path, spec, config), resolution, assume, scheduler)
 
 
 def _of_format(
@@ -73,6 +76,21 @@ def _of_format(
     weights = replace(weights, scheduler=scheduler) if scheduler else weights
     rest = {key: value for key, value in assume.items() if key not in own}
     return retell(entry.load(weights, resolution, own), rest, scheduler)
+
+
+def _read(path: Path, spec: str, config: Path | str | None) -> Weights:
+    if spec and _is_folder(path):
+        return read_folder(path, spec)
+    return with_config(read_weights(path, spec, _is_known), config)
+
+
+def _is_known(weights: Weights) -> bool:
+    return any(entry.matches(weights) for entry in FORMATS.values())
+
+
+def runs_code(spec: str) -> bool:
+    """Whether `load_checkpoint` would import what `spec` names."""
+    return spec.partition(":")[0] not in _CARRIED and _FACTORY.fullmatch(spec) is not None and not Path(spec).exists()
 
 
 def _is_folder(path: Path) -> bool:

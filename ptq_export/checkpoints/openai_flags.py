@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ptq_export.checkpoints.assume import NUMBER, Assumable
+from ptq_export.checkpoints.conventions import OPENAI
 from ptq_export.checkpoints.openai_layout import Layout
 from ptq_export.checkpoints.told import SCHEDULE_KEYS, with_schedule_of
 from ptq_export.denoiser import NoiseSchedule
@@ -45,8 +46,8 @@ class Flags:
 
     def schedule(self, learned_variance: bool) -> NoiseSchedule:
         """Linear betas are given for T = 1000; for another T they are scaled, so that x_T is as noisy."""
-        schedule = NoiseSchedule(variance_type="learned_range" if learned_variance else "fixed_large")
-        return with_schedule_of(self.as_assumptions(), schedule)
+        variance = "learned_range" if learned_variance else "fixed_large"
+        return with_schedule_of(self.as_assumptions(), NoiseSchedule(variance_type=variance, conventions=OPENAI))
 
     @property
     def time_scale(self) -> float:

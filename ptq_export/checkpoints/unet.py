@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from ptq_export.checkpoints.bounds import require_enough_tensors, require_memory
 from ptq_export.checkpoints.fit import fit
 from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
@@ -30,6 +31,7 @@ def build_unet(
     Raises:
         InputError: `config` is no `UNet2DModel` or one that is not supported yet, or the tensors do not fit it.
     """
+    require_enough_tensors(config, tensors, path)
     try:
         with torch.device("meta"):
             unet = UNet2DModel(**config)
@@ -45,7 +47,7 @@ def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[in
     """(C, H, W): `resolution` if given, else the `sample_size` (a number or a pair) of the net's configuration.
 
     Raises:
-        InputError: the size is absent, or cannot be halved as often as the net has levels.
+        InputError: the size is absent, cannot be halved as often as the net has levels, or is beyond this machine.
     """
     config = cast(Mapping[str, Any], module.unet.config)
     size = resolution or config["sample_size"]
@@ -54,6 +56,7 @@ def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[in
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 and side % step == 0 for side in sides):
         cause = f"{path}: the net halves its samples down to 1/{step}, which samples of size {size} do not allow"
         raise InputError(cause, f"give --resolution, a multiple of {step}")
+    require_memory(config["block_out_channels"][0] * sides[0] * sides[1], path)
     return int(config["in_channels"]), sides[0], sides[1]
 
 
@@ -74,7 +77,7 @@ def _require_supported(unet: UNet2DModel, path: str) -> None:
         reason = f"nets with class embeddings of type {config['class_embed_type']}"
     elif outputs not in (inputs, 2 * inputs):
         reason = f"nets with {outputs} output channels for {inputs} input channels"
-    elif config["time_embedding_type"] != "positional":
+    elif config["time_embedding_type"] not in ("positional", "learned"):
         reason = f"nets with a {config['time_embedding_type']} time embedding"
     elif {name for name, _ in unet.named_buffers()} - set(unet.state_dict()):
         reason = "nets with blocks of fixed kernels (KDownBlock2D and kin)"

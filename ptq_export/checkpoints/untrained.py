@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
+from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.fit import tensors_sha256
 from ptq_export.checkpoints.openai_published import PUBLISHED
 from ptq_export.checkpoints.openai_unet import set_heads, unet_config
@@ -53,7 +54,10 @@ def load_untrained(name: str, resolution: int | None) -> Denoiser:
 def _ddim_cifar10(spec: str, resolution: int | None) -> Denoiser:
     module = _drawn(UNetEps(UNet2DModel(**DDIM_CIFAR10)))
     return Denoiser(
-        module, NoiseSchedule(), sample_shape(module, resolution, spec), _source(spec, module, DDIM_CIFAR10)
+        module,
+        NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP),
+        sample_shape(module, resolution, spec),
+        _source(spec, module, DDIM_CIFAR10),
     )
 
 

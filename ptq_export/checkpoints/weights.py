@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptq_export.artifacts import sha256_file
+from ptq_export.artifacts import digest, sha256_file
 from ptq_export.checkpoints.assume import Assumable
 from ptq_export.denoiser import Denoiser, Source
 
@@ -18,8 +18,9 @@ __all__ = ["Format", "Weights"]
 class Weights:
     """Named tensors, read without running any code, with whatever their file says about itself.
 
-    `path` is the file that holds the tensors. `metadata` is a safetensors header; `config` and `scheduler` are
-    diffusers' JSON files. All three are empty where the file has none.
+    `path` is the file that holds the tensors; or the index of the files `parts`, where there are several. `metadata` is
+    a safetensors header; `config` and `scheduler` are diffusers' JSON files. All three are empty where the file has
+    none.
     """
 
     spec: str
@@ -30,12 +31,19 @@ class Weights:
     metadata: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
+
+    def sha256(self) -> str:
+        """Hexadecimal sha256 of the file, or of the list of the parts' names and sha256."""
+        if not self.parts:
+            return sha256_file(self.path)
+        return digest([[part.name, sha256_file(part)] for part in sorted(self.parts)])
 
     def source(self, format_name: str, architecture: Mapping[str, Any], *notes: str) -> Source:
         """The `Source` of a denoiser made of these tensors; `notes` follow those of the file."""
         unknown = () if self.ema is not None else ("not stated whether these are EMA weights",)
         all_notes = (*self.notes, *unknown, *notes)
-        return Source(self.spec, format_name, sha256_file(self.path), self.ema, all_notes, dict(architecture))
+        return Source(self.spec, format_name, self.sha256(), self.ema, all_notes, dict(architecture))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from ptq_export.errors import GateFailed
+from ptq_export.graph.norm_as_reductions import norm_as_reductions
 
 __all__ = ["OPSET", "Opset17"]
 
@@ -29,7 +30,8 @@ class Opset17(ir.passes.FunctionalPass):
     1. An operator that is the same in both stays.
     2. Resize and Split lose the attributes that came with 18, where the older operator means the same.
     3. A Shape of some dimensions becomes a Slice of the whole shape: TensorRT 8.5 ignores `start` and `end`.
-    4. LayerNormalization, new in 17, is refused: TensorRT 8.5 has none.
+    4. InstanceNormalization, of which TensorRT 8.5 makes a plugin, becomes the means that it is made of.
+    5. LayerNormalization, new in 17, is refused: TensorRT 8.5 has none.
 
     Raises:
         GateFailed: a node means something that opset 17, or TensorRT 8.5, does not know.
@@ -44,6 +46,8 @@ class Opset17(ir.passes.FunctionalPass):
             _drop_defaults(node)
             if node.op_type == "Shape" and node.attributes:
                 _slice_shape(copy.graph, node)
+            if node.op_type == "InstanceNormalization":
+                norm_as_reductions(copy.graph, node)
         copy.opset_imports[""] = OPSET
         copy.ir_version = IR_VERSION
         return ir.passes.PassResult(copy, modified=True)

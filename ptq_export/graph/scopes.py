@@ -1,6 +1,7 @@
 """Which torch module each node of an exported graph came from."""
 
 import ast
+import re
 
 import onnx_ir as ir
 
@@ -8,11 +9,16 @@ from ptq_export.graph.strip_metadata import NAME_SCOPES
 
 __all__ = ["belongs_to", "module_path"]
 
+_AS_ATTRIBUTE = re.compile(r"\.__dict__\['_modules'\]\['([^']*)'\]")
+
 
 def _scopes(node: ir.Node) -> list[str]:
-    """Module paths from the outermost to the innermost; the exporter's last entry names the operation."""
+    """Module paths from the outermost to the innermost; the exporter's last entry names the operation.
+
+    Traced by torch's strict export (which the exporter falls back on: `len(sample)`), a child is an entry of a dict.
+    """
     text = node.metadata_props.get(NAME_SCOPES)
-    return [scope for scope in ast.literal_eval(text)[:-1] if scope] if text else []
+    return [_AS_ATTRIBUTE.sub(r".\1", scope) for scope in ast.literal_eval(text)[:-1] if scope] if text else []
 
 
 def module_path(node: ir.Node) -> str:

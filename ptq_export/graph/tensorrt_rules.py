@@ -24,6 +24,7 @@ INTEGER_OPS = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinearAdd"}
 )
 SAME_TYPES = frozenset({"Add", "Sub", "Mul", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization"})
+MOVERS = frozenset({"Resize", "Reshape", "Transpose", "MaxPool"})
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 WEIGHTED = LAYER_OPS | {"ConvTranspose"}
 
@@ -172,6 +173,18 @@ def _float_residuals(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
                 yield node, "its residual operand is float and its result is quantised"
 
 
+def _two_grids(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
+    for node in _of(graph, MOVERS):
+        source = _producer(node.inputs[0])
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        before = _constant(source.inputs[1])
+        for reader in (use.node for use in node.outputs[0].uses() if use.node.op_type == "QuantizeLinear"):
+            after = _constant(reader.inputs[1])
+            if before is not None and after is not None and not np.array_equal(before, after):
+                yield node, f"its input has scale {before.max():.4g}, its result {after.max():.4g}"
+
+
 def _open_channels(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
     for node in _of(graph, {"Conv", "ConvTranspose"}):
         shape = None if node.inputs[0] is None else node.inputs[0].shape
@@ -207,6 +220,7 @@ RULES = (
     Rule(
         "long-attention", "warning", f"int8 attention has no fused kernel beyond {MAX_TOKENS} tokens", _long_attention
     ),
+    Rule("two-grids", "warning", "what only moves numbers is free in int8 on one grid alone", _two_grids),
     Rule(
         "residual",
         "warning",

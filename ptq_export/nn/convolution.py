@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Geometry", "PaddedConv2d", "Sides"]
+__all__ = ["Geometry", "PaddedConv2d", "Sides", "with_weights"]
 
 Sides = tuple[int, int, int, int]
-"""Zeros on the left, the right, above and below, as `functional.pad` takes them."""
+"""What is added on the left, the right, above and below, as `functional.pad` takes it."""
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -27,21 +28,57 @@ class PaddedConv2d(nn.Conv2d):
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over its input; other weights can take the same way."""
+    """How a convolution moves over its input; other weights can take the same way.
+
+    `sides` are zeros ahead of the convolution's own padding; `border` is put around the input with values of its own
+    by `mode` (circular, reflect or replicate), and there is no other padding then.
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
     dilation: tuple[int, ...]
     groups: int
     sides: Sides | None
+    mode: str = "zeros"
+    border: Sides | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> "Geometry":
         """The geometry of `conv`."""
         sides = conv.sides if isinstance(conv, PaddedConv2d) else None
-        return cls(conv.stride, conv.padding, conv.dilation, conv.groups, sides)
+        if conv.padding_mode == "zeros":
+            return cls(conv.stride, conv.padding, conv.dilation, conv.groups, sides)
+        left, right, above, below = conv._reversed_padding_repeated_twice
+        border = (left, right, above, below)
+        return cls(conv.stride, (0, 0), conv.dilation, conv.groups, sides, conv.padding_mode, border)
+
+    def surround(self, x: Tensor) -> Tensor:
+        """`x` with its border: copies of its own values, so it may be quantised before or after."""
+        if self.border is None:
+            return x
+        return _wrapped(x, self.border) if self.mode == "circular" else functional.pad(x, self.border, self.mode)
+
+    def slide(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`x` `[N, C, H, W]`, its border around it already, through `weight` `[O, C / groups, kh, kw]`."""
+        padded = functional.pad(x, self.sides) if self.sides else x
+        return functional.conv2d(padded, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`x` `[N, C, H, W]` through `weight` `[O, C / groups, kh, kw]`."""
-        padded = functional.pad(x, self.sides) if self.sides else x
-        return functional.conv2d(padded, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.slide(self.surround(x), weight, bias)
+
+
+def with_weights(layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the integer form of `layer` computes of `x`, with these weights and without quantisers."""
+    if isinstance(layer, nn.Conv2d):
+        return Geometry.of(layer).convolve(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def _wrapped(x: Tensor, border: Sides) -> Tensor:
+    """Circular padding as slices and a concat, which every engine has: ONNX's Pad wraps from opset 19 on."""
+    left, right, above, below = border
+    for axis, before, after in ((3, left, right), (2, above, below)):
+        size = x.shape[axis]
+        x = torch.cat([x.narrow(axis, size - before, before), x, x.narrow(axis, 0, after)], axis)
+    return x

@@ -23,7 +23,9 @@ def drop_variance(denoiser: Denoiser) -> Denoiser:
     module = copy.deepcopy(denoiser.module)
     name, last = _last_convolution(replace(denoiser, module=module))
     module.set_submodule(name, _first_half(last))
-    return replace(denoiser, module=module, schedule=replace(denoiser.schedule, variance_type="fixed_small"))
+    dropped = denoiser.schedule.variance_type
+    schedule = replace(denoiser.schedule, variance_type="fixed_small", dropped_variance=dropped)
+    return replace(denoiser, module=module, schedule=schedule)
 
 
 def _last_convolution(denoiser: Denoiser) -> tuple[str, nn.Conv2d]:

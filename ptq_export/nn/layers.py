@@ -14,12 +14,14 @@ b is on the accumulator's grid (v u, int32), or a float where the engine adds it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq_export.nn.convolution import Geometry
+from ptq_export.nn.calls import the_input
+from ptq_export.nn.convolution import Geometry, with_weights
 from ptq_export.nn.ops import dequantize_linear, quantize_linear
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "QuantisedConv2d",
     "QuantisedLayer",
     "QuantisedLinear",
+    "UnquantisedLayer",
     "layer_state",
     "quantised_layer",
 ]
@@ -105,8 +108,12 @@ class QuantisedLayer(nn.Module):
         values: Tensor = dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
         return values
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The engine's result for a float input, within float rounding."""
+        return self.compute(the_input(args, kwargs))
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The result of `x`, whose quantiser comes first."""
         weight = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
         y = self.apply_weights(self.on_grid(x), weight, self.bias_values())
         if not self.has_output_grid:
@@ -134,15 +141,18 @@ class QuantisedConv2d(QuantisedLayer):
         super().__init__(state)
         self.geometry = Geometry.of(like)
 
+    def compute(self, x: Tensor) -> Tensor:
+        return super().compute(self.geometry.surround(x))
+
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.geometry.convolve(x, weight, bias)
+        return self.geometry.slide(x, weight, bias)
 
 
 class QuantisedLinear(QuantisedLayer):
     """A linear layer on `[..., C]`, computed on rows `[rows, C]` so that the engine sees one Gemm."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # type: ignore[no-any-return, no-untyped-call]
+    def compute(self, x: Tensor) -> Tensor:
+        return super().compute(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # type: ignore[no-any-return, no-untyped-call]
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
@@ -155,9 +165,22 @@ class CeilingLayer(nn.Module):
         super().__init__()
         self.quantised, self.layer = quantised, layer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The float layer's result on quantised activations."""
-        return self.quantised.fake_output(self.layer(self.quantised.fake_input(x)))
+        return self.quantised.fake_output(self.layer(self.quantised.fake_input(the_input(args, kwargs))))
+
+
+class UnquantisedLayer(nn.Module):
+    """The integer form of a float layer with its quantisers off: equal to the layer, or the layer has no such form."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.form = (layer,)  # in a tuple: like the integer form, this one has no `weight` for others to read
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The operation of the integer form on the float weights."""
+        (layer,) = self.form
+        return with_weights(layer, the_input(args, kwargs), layer.weight, layer.bias)
 
 
 def layer_state(layer: LayerCodes) -> dict[str, Tensor]:

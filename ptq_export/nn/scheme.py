@@ -3,10 +3,11 @@
 A scheme is a property of the target and is chosen before calibration: the simulation carries exactly its quantisers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["OPENVINO", "ORT_CPU", "TENSORRT", "Carrier", "Scheme"]
+__all__ = ["OPENVINO", "ORT_CPU", "PLACEMENTS", "TENSORRT", "Carrier", "Scheme", "placed"]
 
 Granularity = Literal["tensor", "channel"]
 Carrier = Literal["float32", "float16"]
@@ -26,12 +27,19 @@ class Scheme:
         pair_limit: Bound on |c_2j| + |c_2j+1| over adjacent weight codes of the [kh, kw, cin] order. x86 without VNNI
             adds two uint8 x int8 products in 16 bits (vpmaddubsw); 255 x 128 = 32640 cannot saturate there, so that
             one graph is exact on every x86 CPU. None: the engine adds in 32 bits.
+        even_pairs: Pairs begin at even places of that order, always. Else only for convolutions with an even number of
+            channels and one group: oneDNN pads an odd number at every tap, and cuts the long rows of grouped
+            convolutions and of linears into blocks of equal, perhaps odd, lengths; then any two neighbours may meet.
         integer_bias: Biases are int32 codes on the accumulator's grid; else floats.
         weight_zero_point: A zero point, which is 0, stands on weight dequantisers. ONNX Runtime's integer Gemm asks for
             one; OpenVINO computes layers of different kinds that share one in float.
         carrier: The type of everything that is not int8, of the scales too: they are rounded to it before rounding is
             learned.
         min_channels: Layers with fewer inputs or outputs stay float: integer kernels do not pay there.
+        float_shortcuts: The shortcut convolutions of residual blocks stay float: their quantiser is a pass over the
+            widest tensor of the block, for the smallest of its products.
+        before_resize: What a nearest-neighbour upsampling repeats is quantised before it, too, on the grid of the
+            convolution behind it: a quarter of the numbers, and the same codes.
     """
 
     name: str
@@ -39,10 +47,22 @@ class Scheme:
     conv_input: Granularity
     conv_output: Granularity | None
     pair_limit: int | None
+    even_pairs: bool
     integer_bias: bool
     weight_zero_point: bool
     carrier: Carrier
     min_channels: int
+    float_shortcuts: bool = False
+    before_resize: bool = False
+
+
+PLACEMENTS: Mapping[str, str] = {"float-shortcuts": "float_shortcuts", "before-resize": "before_resize"}
+"""Choices of a scheme that only the device itself can judge, by the name that a user gives them."""
+
+
+def placed(scheme: Scheme, placements: Iterable[str]) -> Scheme:
+    """`scheme` with these of `PLACEMENTS`."""
+    return replace(scheme, **{PLACEMENTS[name]: True for name in placements})
 
 
 ORT_CPU = Scheme(
@@ -51,6 +71,7 @@ ORT_CPU = Scheme(
     conv_input="channel",
     conv_output="channel",
     pair_limit=128,
+    even_pairs=True,
     integer_bias=True,
     weight_zero_point=True,
     carrier="float32",
@@ -62,6 +83,7 @@ OPENVINO = Scheme(
     conv_input="tensor",
     conv_output=None,
     pair_limit=128,
+    even_pairs=False,
     integer_bias=False,
     weight_zero_point=False,
     carrier="float32",
@@ -73,6 +95,7 @@ TENSORRT = Scheme(
     conv_input="tensor",
     conv_output=None,
     pair_limit=None,
+    even_pairs=True,
     integer_bias=False,
     weight_zero_point=True,
     carrier="float16",

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ptq_export.denoiser import Denoiser
+from ptq_export.nn.bake import is_plain
+from ptq_export.nn.calls import the_input
 
 __all__ = ["SplitConv2d", "split_shortcuts"]
 
@@ -26,8 +28,9 @@ class SplitConv2d(nn.Module):
         self.first = _part(conv, slice(0, channels), conv.bias)
         self.second = _part(conv, slice(channels, None), None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The convolution of `[N, C, H, W]`."""
+        x = the_input(args, kwargs)
         result: Tensor = self.first(x[:, : self.channels]) + self.second(x[:, self.channels :])
         return result
 
@@ -46,13 +49,17 @@ def split_shortcuts(denoiser: Denoiser) -> Denoiser:
                 kept.append(result)
             return result
 
+    def joined(name: str, x: Tensor) -> None:
+        if id(x) in widths:
+            found[name] = widths[id(x)]
+
     kept: list[Tensor] = []  # an id is unique only while its tensor lives
     handles = [
         conv.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.update({name: widths[id(inputs[0])]} if id(inputs[0]) in widths else {})
+            lambda _, args, kwargs, name=name: joined(name, the_input(args, kwargs)), with_kwargs=True
         )
         for name, conv in module.named_modules()
-        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1 and is_plain(conv)
     ]
     with Concats(), torch.no_grad():
         module(torch.zeros(1, *denoiser.sample_shape), torch.zeros(1, dtype=torch.int64), *denoiser.labels(1, 0))

@@ -10,6 +10,8 @@ from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.bake import bake_weights
+from ptq_export.nn.scheme import placed
 from ptq_export.options import Options
 from ptq_export.pipeline.stages import export_graph, float_sites, fold_time, given
 from ptq_export.targets import find_target
@@ -23,7 +25,8 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     Of `options` the target's scheme and the calibration knobs are read. Nothing is written.
     """
     options = (options or Options()).resolved()
-    scheme = find_target(options.target).quantised()
+    scheme = placed(find_target(options.target).quantised(), options.placements)
+    denoiser = bake_weights(denoiser)
     sites = float_sites(denoiser, scheme, options)
     count, steps = given(options.samples), given(options.steps)
     subject = denoiser.on(find_device(options.device))

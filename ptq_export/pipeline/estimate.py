@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -9,13 +10,14 @@ from torch import Tensor
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
+from ptq_export.machine import require_memory, require_threads, total_memory_bytes
 from ptq_export.options import Options
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
-from ptq_export.pipeline.stages import given, load_denoiser
+from ptq_export.pipeline.stages import VALUES_PER_NUMBER, given, load_denoiser
 from ptq_export.sampling import initial_noise
 from ptq_export.targets import find_target
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "require_resources"]
 
 BATCH = 16
 LEARNING_COST = 6.0  # one learning step on a sample, in evaluations: forward, backward, and the soft weights
@@ -37,10 +39,12 @@ def estimate(options: Options) -> Estimate:
 
     Raises:
         EnvironmentMissing: there is no such device as `options.device`.
+        InputError: the checkpoint cannot be used, or the run does not fit into this machine.
     """
     options = options.resolved()
     device = find_device(options.device)
     denoiser = load_denoiser(options)
+    require_resources(options, denoiser)
     sample = initial_noise((BATCH, *denoiser.sample_shape), 0)
     inputs = (sample, torch.zeros(BATCH, dtype=torch.int64), *denoiser.labels(BATCH, 0))
     measured = denoiser.on(device)
@@ -53,13 +57,45 @@ def estimate(options: Options) -> Estimate:
         evaluations += int(LEARNING_COST * 16 * given(options.iterations))
     if denoiser.source.spec == "embedded:digits":
         evaluations += 2 * FID_SAMPLES * LOOP_STEPS
-    parameter_bytes = 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
-    activations = samples * sample[0].numel() * 4 * 128
+    parameter_bytes = _parameter_bytes(denoiser)
     return Estimate(
         seconds=FIXED_S + (options.tune or 0.0) + evaluations * per_sample_s + parameter_bytes * 5e-7,
-        memory_bytes=700 * 2**20 + 10 * parameter_bytes + activations,
+        memory_bytes=700 * 2**20 + 10 * parameter_bytes + samples * _sample_bytes(denoiser) * VALUES_PER_NUMBER,
         disk_bytes=5 * parameter_bytes,
     )
+
+
+def require_resources(options: Options, denoiser: Denoiser) -> None:
+    """Refuse what this machine cannot hold, knob by knob, before anything of that size is allocated.
+
+    `options` are resolved. The activations of a network are known by a rule of thumb only: a quarter of what it says
+    is what must fit.
+
+    Raises:
+        InputError: a number of samples, of threads, ... that is too large.
+    """
+    if options.threads is not None:
+        require_threads(options.threads)
+    sample_bytes = _sample_bytes(denoiser)
+    activation_bytes = sample_bytes * VALUES_PER_NUMBER // 4
+    batch = max([options.fixed_batch or 1, *(options.batch_range or ())])
+    for flag, count, each in (
+        ("samples", given(options.samples), activation_bytes),
+        ("held-out", given(options.held_out), sample_bytes * (TIMESTEPS + 2 * MODELS_MEASURED)),
+        ("batch", batch, activation_bytes),
+        ("rounds", options.rounds, MODELS_MEASURED * 32),
+    ):
+        require_memory(
+            count * each, f"--{flag} {count}", f"give fewer: --{flag} {total_memory_bytes() // each} at most"
+        )
+
+
+def _sample_bytes(denoiser: Denoiser) -> int:
+    return 4 * prod(denoiser.sample_shape)
+
+
+def _parameter_bytes(denoiser: Denoiser) -> int:
+    return 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
 
 
 def _evaluation_s(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> float:

@@ -10,13 +10,15 @@ from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
+from ptq_export.sampling import allowed_steps
 
-__all__ = ["choose_float_layers", "few_held_out", "rank_layers"]
+__all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "rank_layers"]
 
 SCHEMA = 1
 PAIRS, TIMESTEPS, STEPS = 8, 5, 20
 SEED = 4
-KEPT, SENSITIVITY, PLOT = "kept.json", "sensitivity.json", "sensitivity.png"
+KEPT, PLOT = "kept.json", "sensitivity.png"
+SENSITIVITY = "sensitivity.json"
 
 
 def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
         ],
     }
     job.folder.save_json(SENSITIVITY, value)
-    plot_sensitivity(value, job.folder.path / PLOT)
+    plot_sensitivity(value, job.folder.place(PLOT))
     job.folder.keep(PLOT)
     return value
 
@@ -65,4 +67,5 @@ def few_held_out(job: Job, seed: int) -> HeldOut:
     """Enough held-out pairs to rank choices, fewer than the proofs take."""
     denoiser, schedule = job.denoiser, job.denoiser.schedule
     label = denoiser.labels(PAIRS, HELD_OUT_SEEDS + 1)
-    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, STEPS, TIMESTEPS, PAIRS, seed, *label)
+    steps = allowed_steps(schedule, STEPS)
+    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, steps, TIMESTEPS, PAIRS, seed, *label)

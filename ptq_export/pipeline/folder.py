@@ -1,7 +1,17 @@
-"""The run folder: which options it belongs to, which of its files are whole, and what may be resumed."""
+"""The run folder: which options it belongs to, which of its files are whole, and what may be resumed.
+
+A finished run is amended (`bench`, `sensitivity`) by files that become true together: they are written to a folder of
+their own, which one rename declares complete, and are moved into place from there; whoever opens the run next moves
+what a killed process left (a journal that is rolled forward).
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +19,55 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ptq_export.artifacts import atomic_path, read_json, sha256_file, write_json
+from ptq_export.artifacts import atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
 from ptq_export.errors import InputError
+from ptq_export.pipeline.lock import LOCK, acquire, release
+from ptq_export.schemas import MANIFEST, read_part
 
 __all__ = ["RunFolder"]
 
 logger = logging.getLogger(__name__)
 REQUEST, LEDGER = "request.json", "ledger.json"
+STAGED, COMPLETE = ".amending", ".amended"
+ENGINE = "engine"
+SUBFOLDERS = ("", "units", ENGINE, "jetson")
+DAY_S = 86_400
 
 
 class RunFolder:
-    """A folder whose `request.json` says what is made there; its `ledger.json` holds the sha256 of what is done."""
+    """A folder whose `request.json` says what is made there; its `ledger.json` holds the sha256 of what is done.
+
+    It is locked against other processes until it is closed, or forgotten; use it as a context.
+    """
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         """Create the folder, or take up the run that stands in it.
 
         Raises:
             InputError: it cannot be written, holds something else, or a run with other options; the message names
-                every option that differs.
+                every option that differs. Or another process is at work on it.
         """
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file", "choose another folder with --out")
-        if (path / REQUEST).exists():
-            _refuse_other(path, read_json(path / REQUEST), request)
-        elif path.is_dir() and any(path.iterdir()):
-            raise InputError(f"{path} is not empty and holds no run", "choose another folder with --out")
-        else:
-            write_json(path / REQUEST, request)
-        self._ledger = self._read_ledger()
+        self._staged: Path | None = None
+        _refuse_foreign(path)
+        key = acquire(path)
+        self.close = weakref.finalize(self, release, key) if key is not None else _nothing
+        try:
+            self.was_amended = _tidy(path)
+            if (path / REQUEST).exists():
+                _refuse_other(path, read_part(path, REQUEST), request)
+            else:
+                write_json(path / REQUEST, request)
+            self._ledger = self._read_ledger()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def has(self, name: str) -> bool:
         """Whether the file `name` is finished and unchanged; a damaged one is a miss."""
@@ -51,13 +81,37 @@ class RunFolder:
 
     def keep(self, name: str) -> None:
         """Record that the file `name` is finished."""
-        self._ledger[name] = sha256_file(self.path / name)
-        write_json(self.path / LEDGER, self._ledger)
+        self._ledger[name] = sha256_file(self.place(name))
+        write_json(self.place(LEDGER), self._ledger)
+
+    def place(self, name: str) -> Path:
+        """Where the file `name` is to be written now."""
+        return (self._staged or self.path) / name
+
+    @contextmanager
+    def amending(self, manifest: dict[str, Any]) -> Iterator[None]:
+        """Files that are saved in this block become true together, with `manifest`, which gets their digests; after an
+        error, or where the process is killed before the end, none of them does."""
+        before, self._staged = dict(self._ledger), self.path / STAGED
+        try:
+            self._staged.mkdir()
+            yield
+            for name in sorted(path.name for path in self._staged.iterdir() if path.name in self._ledger):
+                manifest["artefacts"][name] = describe_file(self._staged / name)
+            write_json(self._staged / MANIFEST, manifest)
+            self._staged.rename(self.path / COMPLETE)
+        except BaseException:
+            self._ledger = before
+            shutil.rmtree(self.path / STAGED, ignore_errors=True)
+            raise
+        finally:
+            self._staged = None
+        _roll_forward(self.path)
 
     def forget(self, names: Iterable[str]) -> None:
         """Treat these files as not made yet."""
         self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in set(names)}
-        write_json(self.path / LEDGER, self._ledger)
+        write_json(self.place(LEDGER), self._ledger)
 
     @property
     def names(self) -> list[str]:
@@ -77,25 +131,84 @@ class RunFolder:
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as a finished file."""
-        with atomic_path(self.path / name) as temporary:
+        with atomic_path(self.place(name)) as temporary:
             # Through bytes: a full disk is then an OSError that `atomic_path` explains.
             temporary.write_bytes(save({key: value.contiguous() for key, value in tensors.items()}))
         self.keep(name)
 
     def save_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object as a finished file."""
-        write_json(self.path / name, value)
+        write_json(self.place(name), value)
         self.keep(name)
 
     def load_json(self, name: str) -> dict[str, Any] | None:
         """The JSON object of a finished file, or None."""
-        return read_json(self.path / name) if self.has(name) else None
+        return read_part(self.path, name) if self.has(name) else None
 
     def _read_ledger(self) -> dict[str, str]:
         try:
-            return {str(name): str(sha256) for name, sha256 in read_json(self.path / LEDGER).items()}
-        except InputError:
+            return dict(read_part(self.path, LEDGER))
+        except InputError as error:
+            if (self.path / LEDGER).exists():
+                logger.warning("%s: what it recorded is made again", error.cause)
             return {}
+
+
+def _nothing() -> None:
+    """In place of giving back a lock that was not taken."""
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that is none of ours, before anything is changed in it."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file", "choose another folder with --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another folder with --out") from error
+    if not (path / REQUEST).exists() and not all(
+        file.name == LOCK or is_leftover(file.name) for file in path.iterdir()
+    ):
+        raise InputError(f"{path} is not empty and holds no run", "choose another folder with --out")
+    for name in SUBFOLDERS:
+        inside(path, name)
+
+
+def _tidy(path: Path) -> bool:
+    """Finish or undo what a killed process left; whether that was an amendment, and now is true.
+
+    Raises:
+        InputError: the disk refuses, or what lies there was not left by this package.
+    """
+    if not os.access(path, os.W_OK):
+        return False
+    try:
+        amended = _roll_forward(path)
+        if (path / STAGED).is_dir() and not (path / STAGED).is_symlink():
+            shutil.rmtree(path / STAGED)
+        for file in (file for name in SUBFOLDERS if (path / name).is_dir() for file in (path / name).iterdir()):
+            # Whoever serves from the folder may be filling `engine` now.
+            if is_leftover(file.name) and (file.parent.name != ENGINE or time.time() - file.lstat().st_mtime > DAY_S):
+                logger.info("%s was left by a process that was killed: removed", file)
+                file.unlink(missing_ok=True)
+        return amended
+    except OSError as error:
+        raise InputError(f"cannot tidy up {path}: {error}", "choose another folder with --out") from error
+
+
+def _roll_forward(path: Path) -> bool:
+    """Move the files of a complete amendment into place; whether there was one."""
+    complete = path / COMPLETE
+    if complete.is_symlink():
+        raise InputError(f"{complete} is a link", "remove it")
+    if not complete.is_dir():
+        return False
+    for file in sorted(complete.iterdir()):
+        if file.name.startswith(".") or file.is_symlink() or not file.is_file():
+            raise InputError(f"{file} is no file of an amended run", "remove it")
+        file.replace(path / file.name)
+    complete.rmdir()
+    return True
 
 
 def _refuse_other(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

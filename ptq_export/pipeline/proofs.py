@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 import onnx_ir as ir
@@ -10,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.fid import compare_digit_fid
 from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs
@@ -26,22 +26,27 @@ from ptq_export.engines.layers import asked_layers
 from ptq_export.engines.plan import RTX
 from ptq_export.graph.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
+from ptq_export.pipeline.float_layers import SENSITIVITY
 from ptq_export.pipeline.stages import Job, given
-from ptq_export.sampling import EpsModel, initial_noise
+from ptq_export.sampling import EpsModel, allowed_steps, initial_noise
+from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
 
-__all__ = ["any_batch", "build", "check_layers", "failures", "one_call", "prove"]
+__all__ = ["any_batch", "below_floor", "build", "check_layers", "failures", "one_call", "prove"]
 
 LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
 LOCAL_PAIRS = 8
+UNTRAINED_FLOOR_DB = 6.0
 SCHEMA = 1
 
 
-def build(job: Job, target: Target, kind: str | None = None) -> Engine:
-    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it."""
+def build(job: Job, target: Target, kind: str | None = None, batch: int | None = None) -> Engine:
+    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it, and
+    `batch` the only batch that it is built for."""
     source, cache = job.folder.path / target.onnx, job.folder.path / "engine"
-    return build_engine(kind or target.engine, source, cache, job.engine_options, job.folder.sha256(target.onnx))
+    options = job.engine_options if batch is None else replace(job.engine_options, batch=batch)
+    return build_engine(kind or target.engine, source, cache, options, job.folder.sha256(target.onnx))
 
 
 def any_batch(engine: Engine) -> EpsModel:
@@ -88,9 +93,9 @@ def check_layers(job: Job, engine: Engine) -> None:
     job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
-def one_call(job: Job) -> list[NDArray[Any]]:
-    """Arguments of the denoiser at the smallest batch that the engine takes."""
-    batch = job.options.fixed_batch or (job.options.batch_range or (1,))[0]
+def one_call(job: Job, batch: int | None = None) -> list[NDArray[Any]]:
+    """Arguments of the denoiser, by default at the smallest batch that the engine takes."""
+    batch = batch or job.options.fixed_batch or (job.options.batch_range or (1,))[0]
     time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)
     noise = initial_noise((batch, *job.denoiser.sample_shape), 0)
     return [value.numpy() for value in (noise, time, *job.denoiser.labels(batch, 0))]
@@ -103,15 +108,41 @@ def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pair
         _prove_parity(job, simulation, graph, pairs, curves)
 
 
+def below_floor(job: Job) -> bool:
+    """Whether the engine is further from full precision than `--min-sqnr` allows."""
+    return _median_sqnr_db(job) < _floor_db(job)
+
+
+def _floor_db(job: Job) -> float:
+    """Untrained weights have no images to spoil: their floor only tells a wrong network, half of whose eps is noise."""
+    untrained = job.denoiser.source.spec.startswith("random:")
+    return min(job.options.min_sqnr, UNTRAINED_FLOOR_DB) if untrained else job.options.min_sqnr
+
+
+def _median_sqnr_db(job: Job) -> float:
+    curves = read_part(job.folder.path, "fidelity.json")["curves"]
+    return median(curves[job.target.name]["sqnr_db"])
+
+
+def _too_far(job: Job) -> str:
+    """Below the floor: by how much, and the layers that make most of the noise."""
+    ranking = job.folder.load_json(SENSITIVITY) or {"layers": []}
+    loudest = [f"{row['name']} ({row['share']:.0%})" for row in ranking["layers"][:3]]
+    told = f"; most of the noise is made by {', '.join(loudest)}" if loudest else ""
+    found_db, floor_db = _median_sqnr_db(job), _floor_db(job)
+    return f"median SQNR {found_db:.1f} dB, below {floor_db:g} dB (--min-sqnr): images will be others{told}"
+
+
 def failures(job: Job) -> list[str]:
-    """What the proofs found: layers that are float and were meant to be int8, parity past its bound, and what the
-    target's own rules or builder refuse."""
-    layers, parity = (read_json(job.folder.path / name) for name in ("layers.json", "parity.json"))
+    """What the proofs found: too little fidelity, layers that are float and were meant to be int8, parity past its
+    bound, and what the target's own rules or builder refuse."""
+    layers, parity = (read_part(job.folder.path, name) for name in ("layers.json", "parity.json"))
     checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": "", "plans": {}}
     binding = {checked["own"], *([RTX] if job.options.check == "rtx" else [])}
     found = [refusal for package, refusal in checked["refusals"].items() if package in binding]
     if job.options.check == "rtx" and RTX in checked["plans"]:
         found += _not_int8(checked["plans"][RTX]["weights"])
+    found += [_too_far(job)] if below_floor(job) else []
     found += [
         f"{row['rule']}: {row['node']}: {row['seen']}. {row['reason']}"
         for row in checked["findings"]
@@ -159,7 +190,7 @@ def _prove_parity(
 @exact_floats()
 def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
     denoiser, schedule, name = job.denoiser.on(find_device(job.options.device)), job.denoiser.schedule, job.target.name
-    count = given(job.options.held_out)
+    count, steps = given(job.options.held_out), allowed_steps(schedule, LOOP_STEPS)
     models: dict[str, EpsModel] = {
         name: any_batch(engine),
         "simulation": replace(job.denoiser, module=simulation).on(denoiser.device),
@@ -168,11 +199,11 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
     labels = denoiser.labels(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
         shape = denoiser.sample_shape
-        held_out = held_out_pairs(denoiser, schedule, shape, LOOP_STEPS, TIMESTEPS, count, 1, *labels)
+        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, *labels)
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
     noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(denoiser, models, schedule, noise, LOOP_STEPS, *labels, progress=share)
+        same = same_noise_psnr(denoiser, models, schedule, noise, steps, *labels, progress=share)
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )

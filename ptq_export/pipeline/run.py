@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ptq_export.artifacts import describe_file, read_json, sha256_file, write_json
+from ptq_export.artifacts import describe_file, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
 from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
 from ptq_export.calibrators.ranges import find_metric
@@ -22,31 +22,33 @@ from ptq_export.device import find_device
 from ptq_export.engines.available import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
-from ptq_export.pipeline.float_layers import choose_float_layers
+from ptq_export.pipeline.estimate import require_resources
+from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
-from ptq_export.pipeline.proofs import build, check_layers, failures, prove
+from ptq_export.pipeline.proofs import below_floor, build, check_layers, failures, prove
 from ptq_export.pipeline.stages import (
     SILENT,
     Job,
     Progress,
     calibration_pairs,
+    export_float,
     export_graphs,
     given,
     load_denoiser,
     open_job,
     quantised,
 )
+from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tune import tune
+from ptq_export.pipeline.tune import check_tuning, tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
+from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 from ptq_export.targets import Target, find_target
 
 __all__ = ["command_line", "prepare", "run"]
-
-SCHEMA = 1
 
 
 def run(options: Options, progress: Progress = SILENT) -> Path:
@@ -58,12 +60,21 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         EnvironmentMissing: this machine lacks what the target needs; the calibrated, proved ONNX file is written.
     """
     options = options.resolved()
-    job = prepare(options, progress)
+    with prepare(options, progress) as job:
+        return _do(job)
+
+
+def _do(job: Job) -> Path:
+    options, progress = job.options, job.progress
     if _is_finished(job.folder) and not check_is_due(job):
         progress.message(f"{job.folder.path} is finished already")
         return _finished(job)
+    check_tuning(job)
+    # From here on, files that it names may change: it is written again at the end.
+    (job.folder.path / MANIFEST).unlink(missing_ok=True)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
+    export_float(job)
     pairs = calibration_pairs(job)
     tune(job, pairs)
     simulation = quantised(job, pairs)
@@ -76,6 +87,8 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         engine = build(job, job.target, job.prover)
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
+    if below_floor(job) and not job.folder.has(SENSITIVITY):
+        rank_layers(job, simulation)
     if job.jetpack is not None:
         write_bundle(job, job.jetpack, graph)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
@@ -97,11 +110,15 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_policy(options.policy)
     find_metric(options.metric)
     scheduler = read_scheduler(options.scheduler_config)
-    denoiser = load_denoiser(options, scheduler)
+    denoiser = _noted(load_denoiser(options, scheduler))
+    require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
         progress.message(note)
-    inputs = {"checkpoint_sha256": denoiser.source.sha256}
+    inputs: dict[str, Any] = {
+        "checkpoint_sha256": denoiser.source.sha256,
+        "schedule": denoiser.schedule.to_json(),
+    }
     if options.calibration_data is not None:
         load_pairs(options.calibration_data, denoiser)
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
@@ -117,6 +134,13 @@ def prepare(options: Options, progress: Progress) -> Job:
     return open_job(options, denoiser, request, progress)
 
 
+def _noted(denoiser: Denoiser) -> Denoiser:
+    """The denoiser with a note of what it computes outside of layers."""
+    note = note_own_operations(denoiser)
+    source = replace(denoiser.source, notes=(*denoiser.source.notes, note))
+    return replace(denoiser, source=source) if note else denoiser
+
+
 def _check_engine(target: Target) -> str:
     """Without its package a CPU target is refused before work begins; a GPU's graph is finished without a GPU.
 
@@ -130,16 +154,16 @@ def _check_engine(target: Target) -> str:
 
 def _is_finished(folder: RunFolder) -> bool:
     """Whether the manifest stands and every file that it names is whole."""
-    if not (folder.path / "manifest.json").is_file():
+    if not (folder.path / MANIFEST).is_file():
         return False
-    artefacts = read_json(folder.path / "manifest.json")["artefacts"]
+    artefacts = read_part(folder.path, MANIFEST)["artefacts"]
     return all(folder.has(name) and folder.sha256(name) == entry["sha256"] for name, entry in artefacts.items())
 
 
 def _finished(job: Job) -> Path:
     path = job.folder.path
     build_report(path)
-    found = read_json(path / "manifest.json")["verdict"]["failures"]
+    found = read_part(path, MANIFEST)["verdict"]["failures"]
     if found:
         shown = "\n".join(f"  {failure}" for failure in found[:10])
         raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
@@ -186,11 +210,11 @@ def _write_manifest(job: Job, started: datetime) -> None:
         "timings_s": job.timings_s,
         "verdict": verdict,
     }
-    write_json(folder.path / "manifest.json", manifest)
+    write_json(folder.path / MANIFEST, manifest)
 
 
 def _verdict(job: Job) -> dict[str, Any]:
-    fidelity, layers = (read_json(job.folder.path / name) for name in ("fidelity.json", "layers.json"))
+    fidelity, layers = (read_part(job.folder.path, name) for name in ("fidelity.json", "layers.json"))
     latency = job.folder.load_json("latency.json")
     found = failures(job)
     name = job.target.name
@@ -217,7 +241,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "notes": list(source.notes),
         "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
         "sample_shape": list(denoiser.sample_shape),
-        "schedule": asdict(denoiser.schedule),
+        "schedule": denoiser.schedule.to_json(),
         "classes": denoiser.classes,
     }
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any, Protocol
 
 import onnx_ir as ir
 from torch import nn
 
-from ptq_export.artifacts import read_json, write_json
+from ptq_export.artifacts import write_json
 from ptq_export.benchmarks.environment import package_versions
+from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
 from ptq_export.calibrators.reconstruct import Recipe
@@ -34,18 +36,25 @@ from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.name_layers import NameLayers
 from ptq_export.graph.opset_17 import Opset17
 from ptq_export.graph.pin_layout import PinLayout
+from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.graph.strip_metadata import StripMetadata
 from ptq_export.graph.transpose_keys import TransposeKeys
 from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
 from ptq_export.jetpack import JetPack
+from ptq_export.machine import most_threads, require_memory
+from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
-from ptq_export.nn.scheme import Carrier, Scheme
+from ptq_export.nn.probe import probe_inputs
+from ptq_export.nn.scheme import Carrier, Scheme, placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
+from ptq_export.sampling import visited_timesteps
+from ptq_export.schemas import read_part
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
 
 __all__ = [
@@ -54,9 +63,11 @@ __all__ = [
     "PAIRS",
     "QUANTISED",
     "SILENT",
+    "VALUES_PER_NUMBER",
     "Job",
     "Progress",
     "calibration_pairs",
+    "export_float",
     "export_graph",
     "export_graphs",
     "float_sites",
@@ -66,6 +77,7 @@ __all__ = [
     "load_denoiser",
     "open_job",
     "quantised",
+    "read_timings",
 ]
 
 PAIRS = "pairs.safetensors"
@@ -73,6 +85,8 @@ QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
 CHECKED = "tensorrt.json"
 TABLE_SHARE = 0.1
+VALUES_PER_NUMBER = 128  # activations of a U-Net, per number of a sample
+BYTES_PER_STEP = 4 * 1024  # a row of the table of the time embedding
 PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
 
@@ -111,7 +125,7 @@ class Job:
     """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
 
     `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split; `sites` are its
-    layers: int8, or float with the reason.
+    layers: int8, or float with the reason. `placements` are the choices in the target's scheme.
     """
 
     options: Options
@@ -122,11 +136,18 @@ class Job:
     subject: Denoiser
     sites: tuple[Site, ...]
     timings_s: dict[str, float]
+    placements: frozenset[str] = frozenset()
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.close()
 
     @property
     def scheme(self) -> Scheme:
-        """The quantisation rules of the target."""
-        return self.target.quantised()
+        """The quantisation rules of the target, as they were chosen."""
+        return placed(self.target.quantised(), self.placements)
 
     @property
     def jetpack(self) -> JetPack | None:
@@ -149,7 +170,8 @@ class Job:
             workspace_mib=options.workspace,
             compute_capabilities=options.compute_capabilities,
         )
-        return built if options.threads is None else replace(built, threads=options.threads)
+        # A run that was made on more cores may be served here.
+        return built if options.threads is None else replace(built, threads=min(options.threads, most_threads()))
 
     @property
     def runs_here(self) -> bool:
@@ -180,29 +202,64 @@ class Job:
 
 
 def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) -> Denoiser:
-    """The denoiser that `options` name, folded, its learned variance dropped unless it is to be kept.
+    """The denoiser that `options` name, its weights baked and folded, its learned variance dropped unless it is to be
+    kept: proved to be the same function.
 
     `scheduler` is the content of `options.scheduler_config`, read from that file where it is None.
+
+    Raises:
+        InputError: what `options` name cannot be used: too large, or NaN in its output.
+        GateFailed: it is not the same function any more.
     """
     scheduler = read_scheduler(options.scheduler_config) if scheduler is None else scheduler
-    denoiser = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler)
-    denoiser = pad_inside(fold_scale_shift(denoiser))
-    return drop_variance(denoiser) if options.variance == "drop" else denoiser
+    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
+    _require_evaluation(loaded)
+    require_size(loaded)
+    inputs = probe_inputs(loaded)
+    wanted = require_finite_output(loaded, *inputs)
+    denoiser = pad_inside(fold_scale_shift(bake_weights(loaded)))
+    denoiser = drop_variance(denoiser) if options.variance == "drop" else denoiser
+    if denoiser is not loaded:
+        found = denoiser(*inputs)
+        require_equal(wanted[:, : found.shape[1]], found, "baking and folding weights")
+    return denoiser
+
+
+def _require_evaluation(denoiser: Denoiser) -> None:
+    """Refuse a denoiser of which not even one evaluation fits into this machine."""
+    shape, steps = "x".join(map(str, denoiser.sample_shape)), denoiser.schedule.num_train_timesteps
+    require_memory(
+        VALUES_PER_NUMBER * 4 * prod(denoiser.sample_shape), f"a sample of {shape}", "give a lower --resolution"
+    )
+    require_memory(BYTES_PER_STEP * steps, f"a noise schedule of {steps} steps", "check the checkpoint's configuration")
 
 
 def float_sites(denoiser: Denoiser, scheme: Scheme, options: Options) -> tuple[Site, ...]:
-    """The layers of a denoiser, those that `--keep-float` names kept float."""
-    return keep_float(find_sites(denoiser, scheme), options.keep_float_patterns, ASKED)
+    """The layers of a denoiser, those that `--keep-float` names kept float; some are int8, and their integer form is
+    proved to be the layer.
+
+    Raises:
+        InputError: no layer would be int8.
+        GateFailed: a layer's integer form computes something else, without quantisation.
+    """
+    sites = keep_float(find_sites(denoiser, scheme), options.keep_float_patterns, ASKED)
+    require_int8_layers(sites)
+    require_integer_form(denoiser, sites)
+    return sites
 
 
 def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
     target = find_target(options.target)
-    sites = float_sites(subject, target.quantised(), options)
+    sites = float_sites(subject, placed(target.quantised(), options.placements), options)
     folder = RunFolder(options.folder, request)
-    timings_s = read_json(folder.path / TIMINGS) if (folder.path / TIMINGS).is_file() else {}
-    return Job(options, target, denoiser, folder, progress, subject, sites, timings_s)
+    return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder), options.placements)
+
+
+def read_timings(folder: RunFolder) -> dict[str, float]:
+    """Seconds of the stages that were run in earlier sessions."""
+    return read_part(folder.path, TIMINGS) if (folder.path / TIMINGS).exists() else {}
 
 
 def calibration_pairs(job: Job) -> CalibrationPairs:
@@ -214,7 +271,7 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
     if found is None:
         count, steps = given(options.samples), given(options.steps)
         denoiser, batch = job.denoiser.on(find_device(options.device)), PAIRS_BATCH[options.device]
-        with job.stage("calibration pairs", count * steps):
+        with job.stage("calibration pairs", count * len(visited_timesteps(denoiser.schedule, steps))):
             pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, job.progress.advance, batch)
         job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
         return pairs
@@ -245,23 +302,34 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
     return model
 
 
-def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
-    """Write the float graphs and the int8 graph; returns the latter, its codes proved equal to the simulation's."""
-    denoiser, folder = job.denoiser, job.folder
-    int8, half = job.target.onnx, job.carrier == "float16"
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, int8, *([FP16] if half else []))):
-        with job.stage("ONNX export") as share:
+def export_float(job: Job) -> None:
+    """Write the float graphs: before calibration, so that a network that cannot be exported costs none.
+
+    Raises:
+        InputError: it cannot be; the line of its code is named.
+    """
+    denoiser, folder, half = job.denoiser, job.folder, job.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
+        with job.stage("ONNX export, float"):
             graph = export_graph(denoiser, denoiser.module)
             _save(folder, FP32_UNFOLDED, graph)
             fold_time(graph, denoiser)
             _save(folder, FP32, graph)
             if half:
                 _save(folder, FP16, HalfPrecision()(graph).model)
-            share(0.5)
+
+
+def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
+    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes proved equal to the
+    simulation's."""
+    export_float(job)
+    denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
+    if not folder.has(int8):
+        with job.stage("ONNX export"):
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             lay_out(graph, job.scheme)
-            if half:
+            if job.carrier == "float16":
                 graph = HalfPrecision()(graph).model
             elif job.jetpack is not None:
                 graph = Opset17()(graph).model
@@ -304,6 +372,8 @@ def lay_out(graph: ir.Model, scheme: Scheme) -> None:
     PinLayout()(graph)
     if not scheme.weight_zero_point:
         DropWeightZeroPoints()(graph)
+    if scheme.before_resize:
+        QuantiseBeforeResize()(graph)
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:

@@ -1,7 +1,6 @@
 """What a TensorRT target adds to the main job: the graph is linted, tried on a real builder, and handed over."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -10,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ptq_export.artifacts import atomic_path, read_json
+from ptq_export.artifacts import atomic_path
 from ptq_export.engines import build_plan
 from ptq_export.engines.available import KINDS, availability
 from ptq_export.engines.gpu import count_gpus, describe_gpu
@@ -21,6 +20,8 @@ from ptq_export.engines.trt_plan import PlanRequest, batch_range, builder_settin
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import CHECKED, Job
+from ptq_export.schemas import read_part
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["check_graph", "check_is_due", "hand_over"]
 
@@ -83,7 +84,7 @@ def hand_over(job: Job) -> None:
     script = path / Path(str(build_plan.__file__)).name
     with atomic_path(script) as temporary:
         shutil.copyfile(str(build_plan.__file__), temporary)
-    if own in read_json(path / CHECKED)["plans"]:
+    if own in read_part(path, CHECKED)["plans"]:
         return
     missing = availability(job.target.engine)[1] or f"{own} is too old"
     batch = ":".join(map(str, _batch(job)))
@@ -126,7 +127,7 @@ def _plan_file(job: Job) -> Path:
 
 def _build(job: Job, graph: ir.Model, package: str) -> dict[str, Any]:
     """An entry of `plans`: the plan by `package`, and how one of TensorRT for RTX stores the weights."""
-    with job.stage(f"{package}, parser and builder"), tempfile.TemporaryDirectory(prefix="ptq-export-") as folder:
+    with job.stage(f"{package}, parser and builder"), scratch_folder() as folder:
         file = _plan_file(job) if package == _own(job) else Path(folder) / "checked.plan"
         plan = _keep(job, graph, file) if package == _own(job) else _try(job, graph, file)
         entry = asdict(plan)

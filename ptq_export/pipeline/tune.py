@@ -9,20 +9,26 @@ from ptq_export.benchmarks.environment import describe_environment, package_vers
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.tuning import BRIEF, Candidate, Choice, Limits, Outcome, Race, Trial, search
 from ptq_export.calibrators.pairs import CalibrationPairs
-from ptq_export.calibrators.sites import find_units
-from ptq_export.engines.available import runtime_version
-from ptq_export.errors import InputError
+from ptq_export.calibrators.sites import find_sites, find_units
+from ptq_export.engines.available import availability, runtime_version
+from ptq_export.engines.gpu import describe_gpu
+from ptq_export.engines.trt_plan import batch_range
+from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.nn.scheme import placed
 from ptq_export.pipeline.candidates import LayerTimes, find_work, group_candidates
 from ptq_export.pipeline.proofs import one_call
 from ptq_export.pipeline.stages import PAIRS, Job
 from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
-from ptq_export.pipeline.workbench import JobBench, open_variant, renamed
+from ptq_export.pipeline.workbench import JobBench, Variant, open_variant, renamed, tuning_batch
 from ptq_export.report.tables import tuning_line
+from ptq_export.targets import FP32, FP32_UNFOLDED
 
-__all__ = ["TUNING", "take_tuning", "tune", "tuning_key"]
+__all__ = ["TUNING", "check_tuning", "take_tuning", "tune", "tuning_key"]
 
 SCHEMA = 1
 TUNING = "tuning.json"
+BEFORE = "before-resize"
+BEFORE_RESIZE = {False: "quantisers before upsamplings, too", True: "no quantisers before upsamplings"}
 SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
 
 
@@ -42,10 +48,23 @@ def tune(job: Job, pairs: CalibrationPairs) -> None:
         value = found if found is not None and reused else _measure(job, pairs, seconds)
         if not reused:
             remember(key, value)
-        job.folder.forget(set(job.folder.names) - {PAIRS})
+        job.folder.forget(set(job.folder.names) - {PAIRS, FP32, FP32_UNFOLDED})
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
     take_tuning(job)
+
+
+def check_tuning(job: Job) -> None:
+    """Find out before work begins that what `--tune` has to measure cannot run.
+
+    Raises:
+        EnvironmentMissing: the target's engine is not of this machine, and nothing was measured yet.
+    """
+    here, missing = availability(job.target.engine, job.engine_options)
+    if job.options.tune is not None and not here and not job.folder.has(TUNING):
+        raise EnvironmentMissing(
+            f"--tune measures {job.target.name}, which does not run here: {missing}", "leave it out"
+        )
 
 
 def take_tuning(job: Job) -> None:
@@ -61,7 +80,7 @@ def take_tuning(job: Job) -> None:
         raise InputError(f"{job.folder.path / TUNING} is damaged or gone", "the same command makes the run again")
     chosen = value["chosen"]
     variant, reasons = open_variant(job, chosen["split_shortcut"]), chosen["float_layers"]
-    job.subject = variant.subject
+    job.subject, job.placements = variant.subject, frozenset(chosen.get("placements", ()))
     job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
 
 
@@ -76,7 +95,8 @@ def tuning_key(job: Job) -> dict[str, Any]:
             "target": job.target.name,
             "version": runtime_version(job.target.engine),
             "threads": job.engine_options.threads,
-            "batch": options.fixed_batch,
+            "batch": options.fixed_batch if job.target.device == "cpu" else list(batch_range(job.engine_options)),
+            "gpu": describe_gpu().label if job.target.device == "gpu" else None,
         },
         "graph": {
             "checkpoint_sha256": job.denoiser.source.sha256,
@@ -99,7 +119,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
 
 
 def _measure(job: Job, pairs: CalibrationPairs, seconds: float) -> dict[str, Any]:
-    start = Choice(job.options.split_shortcut)
+    start = Choice(job.options.split_shortcut, placements=job.placements)
     with JobBench(job, pairs) as bench:
         with job.stage("tuning, a cheap quantisation"):
             candidates = _candidates(job, bench, start)
@@ -114,7 +134,7 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
     if not variant.int8:
         return []
     every = replace(start, float_layers=variant.int8)
-    race, inputs = bench.race(start, every, BRIEF), one_call(job)
+    race, inputs = bench.race(start, every, BRIEF), one_call(job, tuning_batch(job))
     times = LayerTimes(
         bench.engine(start).layer_times_ms(inputs),
         bench.engine(every).layer_times_ms(inputs),
@@ -123,8 +143,18 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
     )
     work = find_work(variant.subject, [site.name for site in variant.sites if site.name in variant.int8])
     groups = group_candidates(work, find_units(variant.subject.module, variant.sites), times)
-    other_form = Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)
-    return sorted([*groups, other_form], key=lambda candidate: -candidate.expected_ms)
+    others = [Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)]
+    if job.target.device == "gpu":
+        shortcuts = _shortcuts(job, variant)
+        others += [Candidate("shortcuts of residual blocks", shortcuts, 0.0)] if shortcuts else []
+        others.append(Candidate(BEFORE_RESIZE[BEFORE in start.placements], frozenset(), 0.0, BEFORE))
+    return sorted([*groups, *others], key=lambda candidate: -candidate.expected_ms)
+
+
+def _shortcuts(job: Job, variant: Variant) -> frozenset[str]:
+    """The int8 layers that the placement float-shortcuts would keep float."""
+    kept = find_sites(variant.subject, placed(job.scheme, ["float-shortcuts"]))
+    return variant.int8 & {site.name for site in kept if site.keep_float}
 
 
 def _to_json(job: Job, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -133,9 +163,10 @@ def _to_json(job: Job, outcome: Outcome, seconds: float) -> dict[str, Any]:
         "schema": SCHEMA,
         "budget_s": seconds,
         "seconds": round(outcome.seconds, 1),
-        "batch": job.options.fixed_batch or 1,
+        "batch": tuning_batch(job),
         "chosen": {
             "split_shortcut": chosen.split_shortcut,
+            "placements": sorted(chosen.placements),
             "float_layers": _reasons(outcome.trials, chosen),
         },
         "total": None if total is None else _race(total),

@@ -5,13 +5,14 @@ miss, and said; one that cannot be written is said, too.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_export.artifacts import digest, read_json, write_json
+from ptq_export.artifacts import digest, write_json
 from ptq_export.errors import InputError
+from ptq_export.schemas import read_part
+from ptq_export.user_cache import user_cache
 
 __all__ = ["cache_file", "recall", "remember"]
 
@@ -20,21 +21,20 @@ logger = logging.getLogger(__name__)
 
 def cache_file(key: Mapping[str, Any]) -> Path:
     """Where the tuning of that machine and graph is kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "ptq-export" / "tune" / f"{digest(key)}.json"
+    return user_cache() / "tune" / f"{digest(key)}.json"
 
 
 def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The tuning under that key, or None."""
     path = cache_file(key)
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        found = read_json(path)
+        found = read_part(path.parent, path.name, "tuned.json")
         if digest(found["key"]) == digest(key) and found["digest"] == digest(found["tuning"]):
             tuning: dict[str, Any] = found["tuning"]
             return tuning
-    except (InputError, KeyError):
+    except InputError:
         pass
     logger.warning("%s is damaged: what it held is measured again", path)
     return None

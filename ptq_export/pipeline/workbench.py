@@ -9,6 +9,7 @@ rounds, and compares the means of the two pairs.
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from ptq_export.benchmarks.clock import Protocol as Rounds
+from ptq_export.benchmarks.gpu_clock import race_gpu_steps
 from ptq_export.benchmarks.latency import measure_steps
 from ptq_export.benchmarks.sensitivity import median_sqnr_db, with_layers
 from ptq_export.benchmarks.stats import Latency
@@ -29,14 +31,18 @@ from ptq_export.calibrators.sites import Site, find_sites
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import build_engine
-from ptq_export.engines.base import Engine
+from ptq_export.engines.base import Engine, GpuEngine
+from ptq_export.engines.trt_plan import batch_range
 from ptq_export.graph.float_layers import FloatLayers
+from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.scheme import placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.stages import ASKED, Job, export_graph, fold_time, lay_out
+from ptq_export.scratch import scratch_folder
 
-__all__ = ["JobBench", "Variant", "open_variant", "renamed"]
+__all__ = ["JobBench", "Variant", "open_variant", "renamed", "tuning_batch"]
 
 PAIRS = 16
 GRAPH, GRAPHS_KEPT = "choice.onnx", 3
@@ -91,10 +97,13 @@ class JobBench:
 
     def changed(self, choice: Choice, candidate: Candidate) -> Choice | None:
         """See `benchmarks.tuning.Workbench`."""
+        if candidate.placement:
+            return replace(choice, placements=choice.placements ^ {candidate.placement})
         if not candidate.layers:
             other = open_variant(self.job, not choice.split_shortcut)
             same = len(other.sites) == len(self.variant(choice).sites)
-            return None if same else Choice(not choice.split_shortcut, renamed(choice.float_layers, other.int8))
+            layers = renamed(choice.float_layers, other.int8)
+            return None if same else Choice(not choice.split_shortcut, layers, choice.placements)
         int8 = self.variant(choice).int8
         layers = choice.float_layers | renamed(candidate.layers, int8)
         return None if layers in (choice.float_layers, int8) else replace(choice, float_layers=layers)
@@ -109,13 +118,19 @@ class JobBench:
         self._races += 1
         order = (first, second, second, first)
         engines = {str(index): self.engine(choice) for index, choice in enumerate(order)}
-        denoiser = self.job.denoiser
-        times = [denoiser.schedule.num_train_timesteps // 2]
-        batch = self.job.options.fixed_batch or 1
-        (step,) = measure_steps(engines, (batch,), denoiser.sample_shape, rounds, times, denoiser.classes)
-        pairs = [[step.candidates[str(i)].raw_ms for i in places] for places in ((0, 3), (1, 2))]
+        timed = self._timed(engines, rounds)
+        pairs = [[timed[str(i)].raw_ms for i in places] for places in ((0, 3), (1, 2))]
         outer, inner = (Latency.from_samples(np.mean(pair, axis=0)) for pair in pairs)
         return Race(outer, inner) if first == before else Race(inner, outer)
+
+    def _timed(self, engines: Mapping[str, Engine], rounds: Rounds) -> Mapping[str, Latency]:
+        denoiser, batch = self.job.denoiser, tuning_batch(self.job)
+        shape, middle = denoiser.sample_shape, denoiser.schedule.num_train_timesteps // 2
+        on_gpu = {name: engine for name, engine in engines.items() if isinstance(engine, GpuEngine)}
+        if len(on_gpu) == len(engines):
+            return race_gpu_steps(on_gpu, batch, shape, rounds, middle, denoiser.classes)
+        (step,) = measure_steps(engines, (batch,), shape, rounds, [middle], denoiser.classes)
+        return step.candidates
 
     def sqnr_db(self, choice: Choice) -> float:
         """See `benchmarks.tuning.Workbench`; infinite where no layer is int8."""
@@ -129,12 +144,15 @@ class JobBench:
     def engine(self, choice: Choice) -> Engine:
         """A new engine of a choice; what could be kept of the last few builds is not done again."""
         source = self._graph(choice)
-        return build_engine(self.job.target.engine, source, source.parent, self.job.engine_options)
+        options = self.job.engine_options
+        if self.job.target.device == "gpu":  # judged as it is timed in the end: built for one batch
+            options = replace(options, batch=tuning_batch(self.job))
+        return build_engine(self.job.target.engine, source, source.parent, options)
 
     def _graph(self, choice: Choice) -> Path:
         """The ONNX file of a choice."""
         if choice not in self._folders:
-            self._folders[choice] = TemporaryDirectory(prefix="ptq-export-")
+            self._folders[choice] = scratch_folder()
             self._export(choice, Path(self._folders[choice].name, GRAPH))
             if len(self._folders) > GRAPHS_KEPT:
                 self._folders.popitem(last=False)[1].cleanup()
@@ -146,8 +164,8 @@ class JobBench:
         reference = prepared.variant.subject.module
         graph = prepared.graph.clone()
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
-        lay_out(graph, self.job.scheme)
-        save_model(graph, path)
+        lay_out(graph, placed(self.job.target.quantised(), choice.placements))
+        save_model(HalfPrecision()(graph).model if self.job.carrier == "float16" else graph, path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
@@ -163,6 +181,11 @@ class JobBench:
         graph = export_graph(job.denoiser, model)
         fold_time(graph, job.denoiser)
         return _Quantised(variant, dict(quantised_modules(model)), graph)
+
+
+def tuning_batch(job: Job) -> int:
+    """The batch at which choices are timed: the only one of the engine, the usual one on a GPU, one sample."""
+    return batch_range(job.engine_options)[1] if job.target.device == "gpu" else job.options.fixed_batch or 1
 
 
 def open_variant(job: Job, split: bool) -> Variant:

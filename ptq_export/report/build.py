@@ -8,11 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ptq_export.artifacts import atomic_path, read_json
+from ptq_export.artifacts import atomic_path, inside
 from ptq_export.errors import InputError
 from ptq_export.report import charts, tables, units, verdict
 from ptq_export.report.images import load_gallery
 from ptq_export.report.layermap import layer_map
+from ptq_export.schemas import read_part
 
 __all__ = ["build_report"]
 
@@ -20,7 +21,6 @@ Json = Mapping[str, Any]
 PARTS = ("manifest", "latency", "fidelity", "parity", "layers", "calibration", "sensitivity", "tensorrt", "tuning")
 SAMPLES_FILE = "samples.safetensors"
 REPORT_FILE = "report.html"
-SCHEMA = 1
 
 
 def build_report(run: Path) -> Path:
@@ -34,8 +34,9 @@ def build_report(run: Path) -> Path:
         raise InputError(
             f"{run} holds no run", f"expected at least one of {', '.join(f'{name}.json' for name in PARTS)}"
         )
-    samples = run / SAMPLES_FILE
-    gallery = load_gallery(samples) if samples.exists() else None
+    samples = inside(run, SAMPLES_FILE)
+    low, high = ((parts["fidelity"] or {}).get("psnr") or {}).get("range", (-1.0, 1.0))
+    gallery = load_gallery(samples, low, high) if samples.exists() else None
     page = _environment().get_template("report.html.j2")
     html = page.render(_context(parts), gallery=gallery, run_name=run.resolve().name, **parts)
     target = run / REPORT_FILE
@@ -47,10 +48,7 @@ def build_report(run: Path) -> Path:
 def _read_part(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    value = read_json(path)
-    if value.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}", "update ptq-export")
-    return value
+    return read_part(path.parent, path.name)
 
 
 def _environment() -> Environment:

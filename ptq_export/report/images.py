@@ -1,4 +1,8 @@
-"""Final samples of the same noise, FP32 beside the engine, as PNG data URIs and the difference amplified."""
+"""Final samples of the same noise, FP32 beside the engine, as PNG data URIs and the difference amplified.
+
+One channel is grey and three are RGB. Any other number is not an image but latents or data: its channels stand side
+by side, each in grey, in as square a block as their number allows.
+"""
 
 import base64
 import io
@@ -35,35 +39,43 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The first samples of a run; `gain` amplifies |difference|, one image pixel is `scale` screen pixels."""
+    """The first samples of a run; `gain` amplifies |difference|, one image pixel is `scale` screen pixels.
+
+    Black to white is `low` to `high`; a picture has `height` and `width` pixels.
+    """
 
     pairs: list[Pair]
     total: int
     shape: tuple[int, int, int]
     gain: int
     scale: int
+    low: float
+    high: float
+    height: int
+    width: int
 
 
-def load_gallery(path: Path) -> Gallery:
-    """Read `reference` and `engine` `[K, C, H, W]` in [-1, 1] from a safetensors file.
+def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
+    """Read `reference` and `engine` `[K, C, H, W]`, whose values lie between `low` and `high`, from a safetensors file.
 
     Raises:
         InputError: the file is damaged or holds something else.
     """
     try:
         tensors = load_file(path)
-        reference, engine = (np.clip(tensors[name].astype(np.float64), -1, 1) for name in ("reference", "engine"))
+        reference, engine = (tensors[name].astype(np.float64) for name in ("reference", "engine"))
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}", "make the run again, in a new folder") from error
     if reference.ndim != 4 or reference.shape != engine.shape or not len(reference):
         raise InputError(f"{path} does not hold two equal sets of images [K, C, H, W]", "make the run again")
-    difference = np.abs(engine - reference) / 2
+    span = max(high - low, np.finfo(np.float32).tiny)
+    difference = np.abs(engine - reference) / span
     gain = _gain(difference)
     pairs = [
         Pair(
             index=index,
-            reference=png_uri((reference[index] + 1) / 2),
-            engine=png_uri((engine[index] + 1) / 2),
+            reference=png_uri((reference[index] - low) / span),
+            engine=png_uri((engine[index] - low) / span),
             difference=png_uri(gain * difference[index]),
             psnr_db=_psnr_db(difference[index]),
         )
@@ -71,33 +83,44 @@ def load_gallery(path: Path) -> Gallery:
     ]
     channels, height, width = reference.shape[1:]
     scale = max(1, LARGEST_SIDE_PX // max(height, width))
-    return Gallery(pairs, len(reference), (channels, height, width), gain, scale)
+    size = _pixels(reference[0]).shape
+    return Gallery(pairs, len(reference), (channels, height, width), gain, scale, low, high, size[0], size[1])
 
 
 def png_uri(image: Array) -> str:
-    """An image `[C, H, W]` in [0, 1] as a PNG data URI: RGB from three channels on, else the first one in grey."""
-    levels = np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
-    pixels = np.ascontiguousarray(np.moveaxis(levels[:3], 0, -1)) if len(levels) >= 3 else levels[0]
+    """An image `[C, H, W]` in [0, 1] as a PNG data URI."""
+    pixels = _pixels(image)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def sample_grid(images: Array, path: Path) -> None:
-    """Write images `[N, C, H, W]` in [-1, 1] as one picture, as square as N allows, each pixel enlarged."""
-    count, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 255, np.uint8)
-    pixels = np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
-    for index, image in enumerate(pixels):
+def sample_grid(images: Array, path: Path, low: float = -1.0, high: float = 1.0) -> None:
+    """Write images `[N, C, H, W]` between `low` and `high` as one picture, as square as N allows, pixels enlarged."""
+    tiles = [_pixels((image - low) / max(high - low, np.finfo(np.float32).tiny)) for image in images]
+    height, width, *colours = tiles[0].shape
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *colours), 255, np.uint8)
+    for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        canvas[top : top + height, left : left + width] = image
+        canvas[top : top + height, left : left + width] = tile
     scale = max(1, LARGEST_SIDE_PX // max(height, width))
-    picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+    picture = Image.fromarray(canvas)
     with atomic_path(path) as temporary:
         size = (picture.width * scale, picture.height * scale)
         picture.resize(size, Image.Resampling.NEAREST).save(temporary, format="PNG")
+
+
+def _pixels(image: Array) -> npt.NDArray[np.uint8]:
+    """Bytes `[H, W]` or `[H, W, 3]` of an image `[C, H, W]` in [0, 1]; see the module for channels."""
+    levels = np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
+    channels, height, width = levels.shape
+    if channels == 3:
+        return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
+    across = next(count for count in range(math.isqrt(channels - 1) + 1, channels + 1) if channels % count == 0)
+    block = levels.reshape(channels // across, across, height, width).swapaxes(1, 2)
+    return np.ascontiguousarray(block.reshape(channels // across * height, across * width))
 
 
 def _gain(difference: Array) -> int:

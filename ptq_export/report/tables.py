@@ -118,8 +118,14 @@ def fidelity_table(fidelity: Json) -> Rows:
     for name in curve_names(fidelity):
         curve = fidelity["curves"][name]
         psnr = fidelity["psnr"]["values"].get(name, {})
-        figures = [psnr.get("mean_db"), psnr.get("min_db"), median(curve["sqnr_db"]), min(curve["sqnr_db"])]
-        rows.append([engine_name(name), *map(decibel, figures), percent(max(curve["step_error"]))])
+        sqnr_db, errors = ([value for value in curve[key] if value is not None] for key in ("sqnr_db", "step_error"))
+        figures = [
+            psnr.get("mean_db"),
+            psnr.get("min_db"),
+            median(sqnr_db) if sqnr_db else None,
+            min(sqnr_db, default=None),
+        ]
+        rows.append([engine_name(name), *map(decibel, figures), percent(max(errors, default=None))])
     return rows
 
 

@@ -20,7 +20,7 @@ ABSENT = "–"
 EXACT_DB = 150.0
 _PRECISIONS = {"int8": "int8", "fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 _ENGINES = {"ort": "ORT", "openvino": "OpenVINO", "trt": "TensorRT", "rtx": "RTX", "cuda": "CUDA"}
-_SAMPLERS = {"dpm-solver++": "DPM-Solver++"}
+_SAMPLERS = {"dpm-solver++": "DPM-Solver++", "euler": "Euler", "unipc": "UniPC"}
 
 
 def decibel(value: float | None) -> str:

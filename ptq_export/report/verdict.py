@@ -8,9 +8,21 @@ from typing import Any
 from ptq_export.report.tables import against_intent
 from ptq_export.report.units import ABSENT, decibel, milliseconds, percent, precision_label, ratio, sampler_label, size
 
-__all__ = ["Figure", "Verdict", "gains", "headline", "judge", "output_name", "random_weights", "sentence"]
+__all__ = [
+    "Figure",
+    "Verdict",
+    "gains",
+    "headline",
+    "judge",
+    "judged_step",
+    "output_name",
+    "random_weights",
+    "sentence",
+]
 
 Json = Mapping[str, Any]
+CLOSE_DB = 25.0
+"""Below it the noise of int8 in eps is more than 5.6 % of eps, which the steps of a sampler add up."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,21 @@ def judge(manifest: Json | None, latency: Json | None) -> Verdict:
     return Verdict(badge, sentence(verdict), tuple(reasons))
 
 
+def judged_step(latency: Json) -> Json:
+    """The entry of `steps` in `latency.json` that the verdict is about: that of the `judged_batch`, or the first."""
+    steps: list[Json] = latency["steps"]
+    return next((step for step in steps if step["batch"] == latency.get("judged_batch")), steps[0])
+
+
 def sentence(verdict: Json) -> str:
-    """`int8 is 1.93× faster per step than FP32 at 38.4 dB; 46 of 51 layers run int8; all proofs hold.`"""
+    """`int8 is 1.93× faster per step than FP32 at 38.4 dB; 46 of 51 layers run int8; all proofs hold.`
+
+    Where eps itself is less than `CLOSE_DB` from full precision's, a sentence on the images comes first.
+    """
     pace = "speed was not measured"
     if verdict["speedup"]:
-        pace = f"int8 is {_pace(verdict['speedup'])} per step than {precision_label(verdict['baseline'])}"
+        batch = f" of batch {verdict['batch']}" if verdict.get("batch") else ""
+        pace = f"int8 is {_pace(verdict['speedup'])} per step{batch} than {precision_label(verdict['baseline'])}"
     fidelity = "fidelity was not measured" if verdict["psnr_db"] is None else f"{decibel(verdict['psnr_db'])} dB"
     parts = [f"{pace} at {fidelity}"] if verdict["speedup"] and verdict["psnr_db"] is not None else [pace, fidelity]
     run = "run int8" if verdict.get("layers_read_from", "engine") == "engine" else "are int8 in the graph"
@@ -62,7 +84,13 @@ def sentence(verdict: Json) -> str:
     parts.append("all proofs hold" if verdict["ok"] else f"{failed or 'some'} proof{'' if failed == 1 else 's'} failed")
     if not verdict["valid"] and verdict["speedup"]:
         parts.append("the timing is too noisy to count")
-    return "; ".join(parts) + "."
+    return _warning(verdict["median_sqnr_db"]) + "; ".join(parts) + "."
+
+
+def _warning(median_sqnr_db: float | None) -> str:
+    if median_sqnr_db is None or median_sqnr_db >= CLOSE_DB:
+        return ""
+    return f"The images will differ from full precision's: median SQNR of eps is {decibel(median_sqnr_db)} dB. "
 
 
 def _pace(speedup: float) -> str:
@@ -111,7 +139,7 @@ def _with_unit(value: float | None) -> str:
 def _speed_context(latency: Json | None) -> str:
     if latency is None or not latency["steps"]:
         return "not measured"
-    step = latency["steps"][0]
+    step = judged_step(latency)
     medians = [milliseconds(timing["median_ms"]) for timing in step["candidates"].values()]
     return f"{' → '.join(medians[1::-1])} ms, median, batch {step['batch']}{'' if step['valid'] else ', INVALID'}"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from least import least_manifest
 from safetensors.torch import save_file
 
 from ptq_export.denoiser import UNetEps
@@ -31,10 +32,14 @@ def make_run(folder: Path, target: str = "ort-int8") -> Path:
         save_model(model, folder / name)
     pairs = {"sample": torch.randn(4, *SHAPE), "timestep": torch.tensor([10, 300, 600, 990])}
     save_file(pairs, folder / "pairs.safetensors")
-    rows = [{"name": name, "precision": "float" if name.endswith(FLOAT) else "int8"} for name in layers]
-    (folder / "layers.json").write_text(json.dumps({"layers": rows}))
-    denoiser = {"spec": "attention.pt", "sha256": "0" * 64, "sample_shape": SHAPE, "schedule": {}}
+    rows = [_row(name, "float" if name.endswith(FLOAT) else "int8") for name in layers]
+    (folder / "layers.json").write_text(json.dumps({"schema": 1, "layers": rows}))
+    denoiser = {"spec": "attention.pt", "sha256": "0" * 64, "notes": [], "sample_shape": SHAPE, "schedule": {}}
     timings = {"calibration pairs": 9.0, "calibration, learned rounding": 3.0, "ONNX export": 1.0}
-    manifest = {"target": target, "denoiser": denoiser, "timings_s": timings}
+    manifest = least_manifest(target=target, denoiser=denoiser, timings_s=timings)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def _row(name: str, precision: str) -> dict[str, str]:
+    return {"name": name, "op": "Conv", "precision": precision, "intended": precision, "reason": ""}

@@ -1,5 +1,6 @@
 """Energy per step: the sum of a power over time, and NVML where there is a GPU to ask about."""
 
+import time
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -32,24 +33,43 @@ def board(**functions: object) -> SimpleNamespace:
     return SimpleNamespace(NVMLError=NVMLError, **(known | functions))
 
 
-def test_a_counter_is_divided_by_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+class Steps:
+    """A loop on a board that takes 7 mJ and 1 ms for a step."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def __call__(self, count: int) -> None:
+        self.counts.append(count)
+        time.sleep(count / 1000)
+
+    @property
+    def spent_mj(self) -> float:
+        return 7.0 * sum(self.counts)
+
+
+def test_a_counter_is_divided_by_the_steps_of_one_uninterrupted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "SECONDS", 0.05)
-    calls: list[int] = []
-    nvml = board(nvmlDeviceGetTotalEnergyConsumption=lambda _: 7 * len(calls))
-    assert energy._by_counter(nvml, None, lambda: calls.append(1)) == 7.0
+    loop = Steps()
+    nvml = board(nvmlDeviceGetTotalEnergyConsumption=lambda _: loop.spent_mj)
+    assert energy._per_step_mj(nvml, None, loop) == 7.0
+    assert loop.counts[:2] == [energy.TRIAL_STEPS] * 2 and len(loop.counts) == 3 and 10 <= loop.counts[2] <= 50
 
 
-def test_an_old_board_s_power_is_integrated(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("counter", ["absent", "stands still"])
+def test_without_a_counter_the_power_is_integrated_beside_the_loop(
+    counter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(energy, "SECONDS", 0.2)
-    calls: list[int] = []
-    nvml = board(nvmlDeviceGetPowerUsage=lambda _: 1000)
-    assert energy._by_counter(nvml, None, print) is None
-    found_mj = energy._by_power(nvml, None, lambda: calls.append(1)) or 0.0
-    assert found_mj * len(calls) == pytest.approx(200, rel=0.1)
+    loop, read = Steps(), []
+    still = {} if counter == "absent" else {"nvmlDeviceGetTotalEnergyConsumption": lambda _: 5}
+    nvml = board(nvmlDeviceGetPowerUsage=lambda _: read.append(1) or 7000, **still)
+    found_mj = energy._per_step_mj(nvml, None, loop)
+    assert found_mj == pytest.approx(7, rel=0.25) and len(read) >= 3, "7 W for the millisecond of a step"
 
 
 def test_a_board_that_tells_nothing_has_no_figure() -> None:
-    assert energy._by_power(board(), None, print) is None
+    assert energy._per_step_mj(board(), None, Steps()) is None
 
 
 @pytest.mark.gpu
@@ -57,5 +77,5 @@ def test_a_board_that_tells_nothing_has_no_figure() -> None:
 @pytest.mark.skipif(find_spec("pynvml") is None, reason="nvidia-ml-py is not installed")
 def test_a_gpu_s_energy_is_measured() -> None:
     meter = energy_meter(describe_gpu().pci_bus_id)
-    found_mj = None if meter is None else meter(lambda: None)
+    found_mj = None if meter is None else meter(lambda count: time.sleep(count / 1000))
     assert found_mj is None or found_mj > 0

@@ -31,7 +31,10 @@ def test_every_step_says_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     steps = steps_of(tmp_path / "out")
     engines = {f"{verb}-{name}" for verb in ("time", "run") for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8")}
-    assert {"wheels", "environment", "tests", "calibrate-digits", "calibrate-cifar10"} | engines <= set(steps)
+    alone = {"device", "calibrate-digits", "calibrate-cifar10", "ceiling"}
+    assert {"wheels", "environment", "tests", "clocks-before", "clocks-after"} | alone | engines <= set(steps)
+    order = list(steps)
+    assert max(map(order.index, alone)) < min(map(order.index, engines)), "first what needs no TensorRT"
     for name, step in steps.items():
         ran = name in ("wheels", "environment")
         assert step["status"] == ("ok" if ran else "missing") and (ran or step["note"]), step

@@ -27,6 +27,7 @@ class Metronome(GpuEngine):
         super().__init__(Signature((1, 2, 2), 1, classes=classes))
         self.times_ms = times_ms
         self.timed: list[tuple[bool, tuple[int, ...], list[int]]] = []
+        self.computed = 0
 
     def run(self, sample: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
         return sample
@@ -39,10 +40,17 @@ class Metronome(GpuEngine):
         times: Iterator[float] = cycle(self.times_ms)
 
         def step() -> DeviceTiming:
+            self.computed += 2  # one to keep the GPU busy, one that is timed
             compute_ms = next(times)
             return DeviceTiming(compute_ms, 0.001 if graph else 2 * compute_ms, graph and self.records)
 
         return step
+
+    def step_loop(self, graph: bool, sample: np.ndarray, *conditions: np.ndarray) -> Callable[[int], None]:
+        def loop(count: int) -> None:
+            self.computed += count
+
+        return loop
 
     def executed_layers(self, expected: object) -> list[LayerRecord]:
         return []
@@ -118,6 +126,18 @@ def test_the_json_holds_percentiles_and_no_raw_samples() -> None:
     assert set(value) == {"graph", "kernels", "with_transfers", "energy_mj"} and value["energy_mj"] == 5.0
     assert {"median_ms", "p90_ms", "p95_ms", "p99_ms"} <= set(value["graph"]["compute"])
     assert "raw_ms" not in str(value) and value["kernels"]["warnings"] == ["host-bound"]
+
+
+def test_energy_is_that_of_single_steps_whatever_a_timed_step_does_besides() -> None:
+    engines = {"a": Metronome(1.0), "b": Metronome(2.0)}
+
+    def meter(loop: Callable[[int], object]) -> float:
+        before = sum(engine.computed for engine in engines.values())
+        loop(50)
+        return 7.0 * (sum(engine.computed for engine in engines.values()) - before) / 50
+
+    (step,) = measure_gpu_steps(engines, (1,), (1, 2, 2), PROTOCOL, 7, energy=meter)
+    assert [timing.energy_mj for timing in step.candidates.values()] == [7.0, 7.0]
 
 
 def test_progress_ends_at_one() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ptq_export.benchmarks.held_out import held_out_noise
 from ptq_export.benchmarks.same_noise import final_samples, psnr_db, same_noise_psnr
+from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.denoiser import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -43,11 +44,26 @@ def test_every_sample_is_compared_with_its_own_noise(sampler: str) -> None:
     json.dumps(entry, allow_nan=False)
 
 
-def test_samples_stay_within_the_range_of_images() -> None:
-    noise = held_out_noise((3, 1, 4, 4), 0)
-    samples = final_samples(lambda x, t: -x, NoiseSchedule(clip_sample=False), noise, 5)
+@pytest.mark.parametrize(
+    ("schedule", "largest"),
+    [(NoiseSchedule(conventions=ERMONGROUP), 1), (NoiseSchedule(clip_sample_range=2.0), 2)],
+)
+def test_images_stay_within_their_range(schedule: NoiseSchedule, largest: float) -> None:
+    noise = 9 * held_out_noise((3, 1, 4, 4), 0)
+    samples = final_samples(lambda x, t: -x, schedule, noise, 5)
     assert samples.shape == noise.shape
-    assert samples.abs().max() == 1
+    assert samples.abs().max() == largest
+
+
+def test_latents_are_not_clamped_and_their_own_range_is_the_peak() -> None:
+    noise = held_out_noise((3, 4, 4, 4), 0)
+    result = same_noise_psnr(exact, {"int8": rough}, NoiseSchedule(clip_sample=False), noise, 5)
+    entry, low, high = result.to_json(), result.reference.min().item(), result.reference.max().item()
+    assert high > 1
+    assert (entry["range"], entry["range_of"]) == ([low, high], "reference samples")
+    error = (result.reference - result.candidates["int8"]).double().square().mean((1, 2, 3))
+    expected = (10 * torch.log10((high - low) ** 2 / error)).mean().item()
+    assert entry["values"]["int8"]["mean_db"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_progress_counts_every_step_of_every_model() -> None:

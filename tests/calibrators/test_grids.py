@@ -119,6 +119,14 @@ def test_a_step_leaves_every_pair_two_steps_of_room(columns: int) -> None:
     torch.testing.assert_close(reached, torch.ones(50))
 
 
+@pytest.mark.parametrize("columns", [1, 2, 7, 8])
+def test_a_step_leaves_any_two_neighbours_two_steps_of_room(columns: int) -> None:
+    weight = noise(50, columns)
+    ratio = weight / weight_scale(weight, 128, even_pairs=False)[:, None]
+    sums = (ratio[:, 1:] + ratio[:, :-1]).abs()[ratio[:, 1:].sign() == ratio[:, :-1].sign()]
+    assert ratio.abs().max() <= 127.001 and (sums <= 126.001).all()
+
+
 def test_opposite_signs_may_both_be_large() -> None:
     torch.testing.assert_close(weight_scale(torch.tensor([[1.0, -1.0]]), 128), torch.tensor([1 / 127]))
     torch.testing.assert_close(weight_scale(torch.tensor([[1.0, 1.0]]), 128), torch.tensor([2 / 126]))

@@ -1,6 +1,11 @@
 """Calibration pairs are what the network saw; the user's own are checked before anything is computed."""
 
+import io
+import json
+import os
 import pickle
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +151,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str, kept: float) -> 
 
 @pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="does not exist"):
         load_pairs(tmp_path / name, recorder())
 
 
@@ -184,6 +189,69 @@ def test_a_plain_array_named_npz_is_refused(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     with pytest.raises(InputError, match="cannot be used"):
         load_pairs(tmp_path / "pairs.npz", recorder())
+
+
+def npz_of(path: Path, sample: bytes) -> Path:
+    """A compressed archive whose `sample.npy` has these bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("sample.npy", sample)
+        archive.writestr("timestep.npy", npy(np.zeros(2)))
+    return path
+
+
+def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
+    """An array in numpy's format; with `shape`, its header claims that one."""
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape or array.shape}
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sample", "reason"),
+    [
+        (npy(np.zeros((2, *SHAPE), np.float32), (2**31, *SHAPE)), "claims the shape"),
+        (npy(np.zeros((2, *SHAPE), np.float32), (2**62, 2**62, 1, 1)), "claims the shape"),
+        (npy(np.zeros((2, *SHAPE), np.float32), (-2, *SHAPE)), "claims the shape"),
+        (npy(np.zeros((1 << 21, *SHAPE), np.int8)), "GB"),
+        (npy(np.zeros((2, *SHAPE), np.complex64)), "complex64"),
+        (npy(np.zeros((2, *SHAPE), np.uint16)), "uint16"),
+        (npy(np.zeros(2, [("a", "f4")])), "holds"),
+    ],
+    ids=["huge", "more than 2^64", "negative", "bomb", "complex", "uint16", "records"],
+)
+def test_an_array_is_judged_by_its_header_before_anything_is_allocated(
+    tmp_path: Path, sample: bytes, reason: str
+) -> None:
+    path = npz_of(tmp_path / "pairs.npz", sample)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=reason):
+        load_pairs(path, recorder())
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["U16", "U64", "C64", "F4", "BOOL", "F8_E4M3"])
+def test_a_safetensors_type_that_is_no_float_is_refused(tmp_path: Path, kind: str) -> None:
+    bits = {"F4": 4, "U16": 16, "U64": 64, "C64": 64}.get(kind, 8)
+    count = 2 * int(np.prod(SHAPE))
+    sizes = [count * bits // 8, count * bits // 8 + 16]
+    entries = {"sample": {"dtype": kind, "shape": [2, *SHAPE], "data_offsets": [0, sizes[0]]}}
+    entries["timestep"] = {"dtype": "I64", "shape": [2], "data_offsets": sizes}
+    header = json.dumps(entries).encode()
+    path = tmp_path / "pairs.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(sizes[1]))
+    with pytest.raises(InputError, match=r"pairs\.safetensors"):
+        load_pairs(path, recorder())
+
+
+@pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a named pipe"):
+        load_pairs(tmp_path / name, recorder())
+    with pytest.raises(InputError, match="is a folder"):
+        load_pairs(tmp_path, recorder())
 
 
 class Labelled(nn.Module):

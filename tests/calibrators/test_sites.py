@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.sites import Site, Unit, find_sites, find_units, hooked, keep_float
 from ptq_export.errors import InputError
-from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.nn.scheme import ORT_CPU, placed
+from ptq_export.nn.split_shortcut import split_shortcuts
 
 
 def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
@@ -22,6 +23,15 @@ def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
     assert len(time_only) == 2 + 8
     assert all(reasons.pop(name).startswith("depends on time-step and label alone") for name in time_only)
     assert set(reasons.values()) == {""} and len(reasons) > 30
+
+
+def test_the_shortcuts_of_residual_blocks_are_float_where_the_scheme_says_so() -> None:
+    denoiser = unet_denoiser()
+    for subject in (denoiser, split_shortcuts(denoiser)):
+        usual, chosen = (find_sites(subject, scheme) for scheme in (ORT_CPU, placed(ORT_CPU, ["float-shortcuts"])))
+        changed = {site.name: site.keep_float for site in set(chosen) - set(usual)}
+        assert changed and all(".conv_shortcut" in name and "float-shortcuts" in why for name, why in changed.items())
+        assert [site.name for site in chosen if ".conv_shortcut" in site.name and not site.keep_float] == []
 
 
 def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
@@ -57,19 +67,40 @@ class Around(nn.Module):
         return eps
 
 
+class Tripled(nn.Conv2d):
+    """A convolution with a gain of its own that baking was not asked for."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
         (lambda: nn.Conv2d(4, 4, 3, padding=1), ""),
-        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "padding mode circular"),
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), ""),
+        (lambda: Tripled(4, 4, 1), "Tripled computes something else"),
         (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), "grouped convolution"),
     ],
-    ids=["plain", "circular", "depthwise"],
+    ids=["plain", "circular", "own forward", "depthwise"],
 )
 def test_convolutions_without_an_integer_form_stay_float(layer: Callable[[], nn.Module], reason: str) -> None:
     sites = {site.name: site.keep_float for site in find_sites(denoiser_of(Around(layer()), (1, 4, 4)), ORT_CPU)}
     assert list(sites) == ["stem", "layer", "head"]
     assert sites["layer"].startswith(reason) and bool(sites["layer"]) == bool(reason)
+
+
+class Called(Around):
+    """The same, its layers called by keyword."""
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        eps: Tensor = self.head(input=self.layer(input=self.stem(input=sample)))
+        return eps
+
+
+def test_layers_called_by_keyword_are_found_as_the_others() -> None:
+    sites, called = (find_sites(denoiser_of(kind(nn.Conv2d(4, 4, 1)), (1, 4, 4)), ORT_CPU) for kind in (Around, Called))
+    assert called == sites and not called[1].keep_float
 
 
 def test_finding_sites_leaves_no_hook_and_no_global_random_state_behind() -> None:

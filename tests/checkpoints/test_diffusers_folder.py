@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def _refusal(path: Path) -> InputError:
 def test_pipeline_folder_gives_net_and_schedule(folder: Path, unet: UNet2DModel) -> None:
     denoiser = load_checkpoint(str(folder))
     assert _error(denoiser, unet) == 0
-    assert denoiser.schedule == NoiseSchedule(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2")
+    assert denoiser.schedule.scheduler == "DDPMScheduler"
+    plain = replace(denoiser.schedule, scheduler="", settings={})
+    assert plain == NoiseSchedule(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2")
     assert denoiser.sample_shape == (1, 8, 8)
     assert denoiser.source.format == "diffusers UNet2DModel"
     assert denoiser.source.sha256 == sha256_file(folder / "unet" / WEIGHTS)
@@ -119,8 +122,7 @@ def test_configuration_that_does_not_suit_is_refused(changes: dict[str, Any], ca
         {"num_train_timesteps": "many"},
         {"prediction_type": "flow"},
         {"trained_betas": [0.1]},
-        {"rescale_betas_zero_snr": True},
-        {"thresholding": True},
+        {"timestep_spacing": "even"},
     ],
     ids=lambda value: next(iter(value)),
 )

@@ -3,7 +3,8 @@
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from convolutions import SIZE, Stack, quantised
@@ -41,6 +42,70 @@ def test_the_precisions_are_told_by_version(
     ways = typings(tensorrt(version))
     assert [way.network for way in ways] == network
     assert [way.builder for way in ways] == builder
+
+
+@pytest.mark.parametrize(
+    ("version", "builder"),
+    [
+        ("8.5.2", [("INT8", "FP16")]),
+        ("10.3.0", [("INT8", "FP16"), ()]),
+        ("10.12.0", [("INT8", "FP16"), ()]),
+        ("11.4.1", [()]),
+    ],
+)
+def test_for_a_dla_flags_come_first_where_there_are_flags(version: str, builder: list[tuple[str, ...]]) -> None:
+    assert [way.builder for way in typings(tensorrt(version), flags_first=True)] == builder
+
+
+@with_rtx
+@pytest.mark.parametrize(("batch", "found", "profiles"), [("2", 2, 0), ("1:2:4", -1, 1)])
+def test_one_batch_alone_becomes_a_part_of_the_network(batch: str, found: int, profiles: int, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(trt: object, builder: object, network: Any, config: Any) -> None:
+        sizes = {network.get_input(index).shape[0] for index in range(network.num_inputs)}
+        seen.extend((size, config.num_optimization_profiles) for size in sizes)
+
+    save_model(HalfPrecision()(export_module(Stack(16, 1), (16, SIZE, SIZE))).model, tmp_path / "net.onnx")
+    assert build_plan.main([str(tmp_path / "net.onnx"), "--package", RTX, "--batch", batch], look) == 0
+    assert seen == [(found, profiles)] and (tmp_path / "net.plan").stat().st_size > 0
+
+
+def test_tensorrt_s_plugins_are_registered_before_a_plan_is_built_or_loaded() -> None:
+    registered: list[str] = []
+    trt = tensorrt("8.5.2")
+    trt.init_libnvinfer_plugins = lambda logger, name: registered.append(name)  # type: ignore[attr-defined]
+    build_plan._load_plugins(trt, None)
+    build_plan._load_plugins(tensorrt("1.7.1", RTX), None)  # which has none
+    assert registered == [""]
+
+
+@with_rtx
+def test_the_parser_is_told_to_take_tensorrt_s_own_instance_norm() -> None:
+    trt = import_module(RTX)
+    logger = trt.Logger(trt.Logger.ERROR)
+    parser = trt.OnnxParser(trt.Builder(logger).create_network(0), logger)
+    parser.clear_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    build_plan._take_native_norms(trt, parser)
+    assert parser.get_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    build_plan._take_native_norms(tensorrt("8.5.2"), parser)  # which knows no such flag
+
+
+def test_what_float16_cannot_hold_is_kept_in_float32_by_a_builder_that_chooses_types() -> None:
+    types: dict[str, object] = {}
+
+    def layer(name: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name, precision=None, num_outputs=1, set_output_type=lambda _, kind: types.update({name: kind})
+        )
+
+    layers = [layer("conv1"), layer(f"norm1_2_Mul{build_plan.FLOAT32}")]
+    config = SimpleNamespace(flags=[])
+    config.set_flag = config.flags.append
+    trt = SimpleNamespace(float32="float32", BuilderFlag=SimpleNamespace(PREFER_PRECISION_CONSTRAINTS="prefer"))
+    build_plan._keep_float32(trt, SimpleNamespace(num_layers=2, get_layer=layers.__getitem__), config)
+    assert [each.precision for each in layers] == [None, "float32"]
+    assert types == {layers[1].name: "float32"} and config.flags == ["prefer"]
 
 
 @pytest.mark.parametrize(("version", "said"), [("8.5.2", True), ("8.6.1", True), ("10.3", False), ("11.0", False)])

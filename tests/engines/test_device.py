@@ -31,7 +31,7 @@ def test_the_version_of_the_runtime_needs_no_gpu() -> None:
         Event,
         free_bytes,
         lambda: Block(16),
-        lambda: Graph(print),
+        lambda: Graph(print, SimpleNamespace(handle=2)),
         lambda: device.copy(1, ARRAY.ctypes.data, 4, 0),
         lambda: device._call("cudaEventRecord", device._cuda().cudaEvent_t(1), 2),
         lambda: device._call("cudaStreamWaitEvent", 2, device._cuda().cudaEvent_t(1), 0),
@@ -53,21 +53,22 @@ def test_what_breaks_off_a_recording_is_told_and_not_what_cuda_makes_of_it(
     error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destroyed: list[str | None] = []
+    forgotten: list[int] = []
     runtime = SimpleNamespace(
         cudaStreamCaptureMode=SimpleNamespace(cudaStreamCaptureModeRelaxed=2),
         cudaStreamBeginCapture=lambda stream, mode: (0,),
         cudaStreamEndCapture=lambda stream: (error, None if error else "partial"),
         cudaGraphDestroy=destroyed.append,
+        cudaGetLastError=lambda: forgotten.append(error),
     )
     monkeypatch.setattr(device, "_cuda", lambda: runtime)
-    monkeypatch.setattr(device, "Stream", lambda: SimpleNamespace(handle=7))
 
     def refuse(stream: int) -> None:
         raise EnvironmentMissing("TensorRT failed to run a step", "see its messages above")
 
     with pytest.raises(EnvironmentMissing, match="TensorRT failed"):
-        Graph(refuse)
-    assert destroyed == ([] if error else ["partial"])
+        Graph(refuse, SimpleNamespace(handle=7))
+    assert destroyed == ([] if error else ["partial"]) and forgotten == [error]
 
 
 @pytest.mark.gpu
@@ -94,10 +95,22 @@ def test_events_time_what_lies_between_them() -> None:
 @with_gpu
 def test_a_graph_repeats_what_was_recorded() -> None:
     first, second, stream, found = Block(ARRAY.nbytes), Block(ARRAY.nbytes), Stream(), np.zeros_like(ARRAY)
-    graph = Graph(lambda recording: device.copy(second.address, first.address, ARRAY.nbytes, recording))
+    graph = Graph(lambda recording: device.copy(second.address, first.address, ARRAY.nbytes, recording), stream)
     for factor in (1, 2):
         first.read(factor * ARRAY, stream.handle)
         graph.launch(stream.handle)
         second.write(found, stream.handle)
         stream.synchronise()
         assert np.array_equal(found, factor * ARRAY)
+
+
+@pytest.mark.gpu
+@with_gpu
+def test_a_recording_that_is_broken_off_leaves_the_stream_usable() -> None:
+    stream, block, found = Stream(), Block(ARRAY.nbytes), np.zeros_like(ARRAY)
+    with pytest.raises(EnvironmentMissing, match="cudaStreamSynchronize"):
+        Graph(lambda _: stream.synchronise(), stream)  # which no recording may hold
+    block.read(ARRAY, stream.handle)
+    block.write(found, stream.handle)
+    stream.synchronise()
+    assert np.array_equal(found, ARRAY)

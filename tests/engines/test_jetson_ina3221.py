@@ -1,4 +1,4 @@
-"""The INA3221's files in sysfs, as JetPack 5 and 6 (hwmon) and JetPack 4 (iio) lay them out; who reads them when."""
+"""The sensors' files in sysfs, as JetPack 5 to 7 (hwmon) and JetPack 4 (iio) lay them out; who reads them when."""
 
 import time
 from pathlib import Path
@@ -47,6 +47,13 @@ ORIN_NANO = hwmon("1-0040/hwmon/hwmon1", ("VDD_IN", 4920, 911), ("VDD_CPU_GPU_CV
 AGX_XAVIER = iio("1-0040/iio:device0", ("GPU", 9100), ("CPU", 1500), ("SOC", 2600)) | iio(
     "1-0041/iio:device1", ("CV", 0), ("VDDRQ", 1200), ("SYS5V", 3000)
 )
+THOR = hwmon(
+    "2-0040/hwmon/hwmon4", ("VDD_GPU", 12000, 200), ("VDD_CPU_SOC_MSS", 12000, 325), ("VIN_SYS_5V0", 5000, 1300)
+) | {
+    "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon5/power1_input": 23_000_000,
+    "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon5/in1_input": 12000,
+    "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon5/curr1_input": 1917,
+}
 XAVIER_NX = iio("7-0040/iio_device/iio:device0", ("VDD_IN", 7310), ("VDD_CPU_GPU_CV", 3105), ("VDD_SOC", 1390))
 
 
@@ -65,8 +72,13 @@ XAVIER_NX = iio("7-0040/iio_device/iio:device0", ("VDD_IN", 7310), ("VDD_CPU_GPU
             (17400, ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")),
         ),
         (XAVIER_NX, {"VDD_IN": 7310, "VDD_CPU_GPU_CV": 3105, "VDD_SOC": 1390}, (7310, ("VDD_IN",))),
+        (
+            THOR,
+            {"VDD_GPU": 2400, "VDD_CPU_SOC_MSS": 3900, "VIN_SYS_5V0": 6500, "VIN": 23000},
+            (23000, ("VIN",)),
+        ),
     ],
-    ids=["AGX Orin", "Orin Nano", "AGX Xavier, JetPack 4", "Xavier NX, JetPack 4"],
+    ids=["AGX Orin", "Orin Nano", "AGX Xavier, JetPack 4", "Xavier NX, JetPack 4", "Thor"],
 )
 def test_each_board_s_rails_in_milliwatts_and_the_module(
     files: dict[str, object], rails: dict[str, int], module: tuple[int, tuple[str, ...]], tmp_path: Path
@@ -79,6 +91,11 @@ def test_a_channel_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, ORIN_NANO)
     (tmp_path / HWMON / "1-0040/hwmon/hwmon1/curr3_input").unlink()
     assert set(ina3221.find_rails(tmp_path)) == {"VDD_IN", "VDD_CPU_GPU_CV"}
+
+
+def test_of_two_inputs_neither_is_taken_for_the_whole(tmp_path: Path) -> None:
+    write(tmp_path, THOR | {"sys/bus/i2c/drivers/ina238/3-0045/hwmon/hwmon6/power1_input": 1_000_000})
+    assert "VIN" not in ina3221.find_rails(tmp_path)
 
 
 def test_a_machine_without_the_sensor_has_no_rails(tmp_path: Path) -> None:
@@ -108,7 +125,7 @@ def tegrastats(folder: Path, line: str) -> str:
 
 @pytest.mark.parametrize(
     ("line", "name"),
-    [("VDD_IN 5000mW/4000mW", "tegrastats"), ("RAM 1/2MB", "INA3221 in sysfs"), (None, "INA3221 in sysfs")],
+    [("VDD_IN 5000mW/4000mW", "tegrastats"), ("RAM 1/2MB", "INA sensors in sysfs"), (None, "INA sensors in sysfs")],
     ids=["tegrastats", "tegrastats without rails", "no tegrastats"],
 )
 def test_the_sensors_are_read_where_tegrastats_tells_nothing(line: str | None, name: str, tmp_path: Path) -> None:

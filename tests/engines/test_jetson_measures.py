@@ -97,6 +97,8 @@ def test_the_power_of_each_engine_is_measured_while_it_runs_alone_and_in_halves(
     assert all(it["samples"] == 2 and it["idle_mw"] == 1000 and it["steps"] > 2 for it in found.values())
 
 
-def test_steps_are_repeated_for_the_asked_time() -> None:
-    steps, begin, end = measures.keep_busy(lambda: None, Stream(), 0.05)
-    assert steps > 1 and 0.05 <= end - begin < 1
+def test_steps_are_repeated_for_the_asked_time_and_seldom_waited_for() -> None:
+    stream, done = Stream(), []
+    steps, begin, end = measures.keep_busy(lambda: done.append(1), stream, 0.05)
+    assert steps == len(done) and 0.05 <= end - begin < 1
+    assert stream.synchronised < 40 < steps, "and not once a step"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from on_device import FOLDER, PROGRAMS, program
 
+from ptq_export.engines.gpu import count_gpus, missing_gpu
+
 NAMES = {path.stem for path in PROGRAMS}
 # Came after Python 3.8, and would only be missed when it is called.
 NEWER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "pairwise", "batched", "lcm", "hardlink_to"}
@@ -165,6 +167,12 @@ def test_only_the_baseline_of_an_old_tensorrt_is_built_by_the_flag(
     assert [rest.count("--fp16") for _, rest in builder.built] == [0, flags]
 
 
+def test_a_dla_is_asked_for_by_flags_first(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Builder()
+    assert build(bundle, monkeypatch, builder, "--dla", "0") == 0
+    assert ["--flags-first" in rest for _, rest in builder.built] == [True]
+
+
 @pytest.mark.parametrize("arguments", [["--no-baseline"], ["--dla", "0"]], ids=" ".join)
 def test_the_baseline_can_be_left_out(arguments: list[str], bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = Builder()
@@ -183,12 +191,21 @@ def test_a_refused_baseline_leaves_the_int8_plan_and_fails(
 def bench(bundle: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """`bench.py` with TensorRT 8.5 on an Orin whose int8 step takes 2 ms and whose other step takes 3."""
     module, times_ms = program("bench"), {"denoiser.plan": 2.0, "baseline.plan": 3.0}
+    recorded: list[str] = []
     stream = SimpleNamespace(event=object, record=lambda event: None, synchronise=lambda: None, last_ms=0.0)
     stream.compute_capability = lambda: "8.7"
     stream.elapsed_ms = lambda begin, end: stream.last_ms
 
     def step(trt: object, cuda: object, plan: Path, batch: int, description: dict[str, object]) -> Any:
-        return lambda: setattr(stream, "last_ms", times_ms[plan.name])
+        class Step:
+            def __call__(self) -> None:
+                stream.last_ms = times_ms[plan.name]
+
+            def record(self) -> str:
+                recorded.append(plan.name)
+                return "it allocates" if plan.name == "baseline.plan" else ""
+
+        return Step()
 
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.5.2"))
     monkeypatch.setattr(module, "HERE", bundle)
@@ -207,7 +224,99 @@ def test_int8_is_timed_against_float16_in_one_report(
     assert {name: it["latency_ms"]["gpu"]["median"] for name, it in report["engines"].items()} == {"int8": 2, "fp16": 3}
     assert report["fp16_over_int8"]["gpu"] == {"ratio": 1.5, "low": 1.5, "high": 1.5}
     assert report["fp16_over_int8"]["energy"] is None and "energy was not measured: no rail" in report["warnings"]
+    launches = {name: it["launch"] for name, it in report["engines"].items()}
+    assert launches == {"int8": "CUDA graph", "fp16": "kernel by kernel"}
+    assert "fp16 is no CUDA graph: it allocates" in report["warnings"]
     assert "int8 is 1.50 times as fast as fp16 on the GPU" in capsys.readouterr().out
+
+
+def test_steps_are_launched_kernel_by_kernel_where_that_is_asked_for(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(bundle, monkeypatch, Builder(), "--no-baseline")
+    assert bench(bundle, monkeypatch, "--no-baseline", "--rounds", "2", "--no-graphs") == 0
+    assert json.loads((bundle / "bench.json").read_text())["engines"]["int8"]["launch"] == "kernel by kernel"
+
+
+def step_on(done: list[str], refuse: bool = False) -> Any:
+    """An `engine.Step` of a static plan of 8.5, and what was done to get there and is done from there on."""
+    engine = program("engine")
+    names = ["sample", "eps"]
+
+    def execute(stream: int) -> bool:
+        done.append(f"execute on {stream}")
+        return not (refuse and "capture" in done)
+
+    def capture(enqueue: Any) -> int:
+        done.append("capture")
+        enqueue()
+        return 5
+
+    context = SimpleNamespace(
+        get_tensor_shape=lambda name: (2, 1, 4, 4),
+        set_input_shape=lambda name, shape: shape == (2, 1, 4, 4),
+        set_tensor_address=lambda name, address: None,
+        execute_async_v3=execute,
+    )
+    plan = SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: "in" if name == "sample" else "out",
+        get_tensor_shape=lambda name: (2, 1, 4, 4),
+        get_tensor_dtype=lambda name: "DataType.FLOAT",
+        create_execution_context=lambda: context,
+    )
+    trt = SimpleNamespace(
+        Logger=type("Logger", (), {"WARNING": 0, "__init__": lambda self, severity: None}),
+        TensorIOMode=SimpleNamespace(INPUT="in"),
+        init_libnvinfer_plugins=lambda logger, name: done.append("plugins"),
+        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan_: done.append("load") or plan),
+    )
+    cuda = SimpleNamespace(stream=7, allocate=lambda size: 1, upload=lambda address, content: None, capture=capture)
+    cuda.synchronise, cuda.launch = (lambda: done.append("wait")), (lambda graph: done.append(f"launch {graph}"))
+    return engine.Step(trt, cuda, FOLDER / "README.md", 2, {"num_train_timesteps": 10, "classes": None})
+
+
+def test_plugins_are_there_before_the_plan_is_loaded_and_a_step_is_warmed_before_it_is_recorded() -> None:
+    done: list[str] = []
+    step = step_on(done)
+    assert step.record() == ""
+    step()
+    assert done == ["plugins", "load", "execute on 7", "wait", "capture", "execute on 7", "launch 5"]
+
+
+def test_a_step_that_cannot_be_recorded_says_why_and_is_launched_plainly() -> None:
+    done: list[str] = []
+    step = step_on(done, refuse=True)
+    assert step.record() == "TensorRT could not execute the step"
+    with pytest.raises(program("engine").EngineError):
+        step()
+    assert "launch 5" not in done and done[-1] == "execute on 7"
+
+
+def test_a_static_plan_serves_its_batch_alone() -> None:
+    engine = program("engine")
+    plan = SimpleNamespace(get_tensor_shape=lambda name: (2, 1, 4, 4))
+    step = engine.Step.__new__(engine.Step)
+    step._engine, step._context = plan, SimpleNamespace(set_input_shape=lambda name, shape: True)
+    step._shape_input("sample", 2)
+    with pytest.raises(engine.EngineError, match="takes batches 2 to 2, not 4"):
+        step._shape_input("sample", 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(count_gpus() == 0, reason=missing_gpu())
+def test_the_runtime_by_ctypes_records_launches_and_survives_what_cannot_be_recorded() -> None:
+    cuda_runtime = program("cuda_runtime")
+    cuda = cuda_runtime.CudaRuntime()
+    begin, end = cuda.event(), cuda.event()
+    cuda.record(begin)
+    cuda.launch(cuda.capture(lambda: None))
+    with pytest.raises(cuda_runtime.CudaError, match="cudaStreamSynchronize"):
+        cuda.capture(cuda.synchronise)
+    cuda.record(end)
+    cuda.synchronise()
+    assert 0 <= cuda.elapsed_ms(begin, end) < 1000
 
 
 def test_int8_can_be_timed_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

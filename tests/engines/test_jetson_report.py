@@ -50,7 +50,8 @@ def test_the_comparison_is_of_time_and_of_energy() -> None:
 
 def test_the_text_names_the_device_the_percentiles_the_ratios_and_the_rails() -> None:
     row = measures.summary([1.0, 2.0, 4.0])
-    entries = {name: {"latency_ms": {"gpu": row}, "energy": energy(100.0)} for name in ("int8", "fp16")}
+    entry = {"latency_ms": {"gpu": row}, "launch": "CUDA graph", "energy": energy(100.0)}
+    entries = dict.fromkeys(("int8", "fp16"), entry)
     span = {"ratio": 1.4, "low": 1.31, "high": 1.52}
     value = {
         "device": {"board": "Orin", "l4t": "36.4.3", "tensorrt": "10.3.0"},
@@ -65,6 +66,7 @@ def test_the_text_names_the_device_the_percentiles_the_ratios_and_the_rails() ->
     text = "\n".join(report.lines(value))
     for part in (
         "Orin, L4T 36.4.3, TensorRT 10.3.0, power mode 15W, GPU 1020-1020 MHz",
+        "int8 and fp16 in turns, CUDA graph, milliseconds",
         "p95",
         "2.000",
         "int8 is 1.40 times as fast as fp16 on the GPU (95 %: 1.31 to 1.52)",

@@ -69,7 +69,7 @@ def test_buffers_keep_their_addresses_when_they_are_loaded_again(
 class Host:
     """A stream whose work is done as soon as it is asked for, and what was done with it."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, follows: bool, refuse_graph: bool = False) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, follows: bool, refuse_graph: str = "") -> None:
         self.session, self.follows, self.refuse_graph = session, follows, refuse_graph
         self.done: list[str] = []
         self.opened: list[bool] = []
@@ -77,11 +77,13 @@ class Host:
     def open(self, stream: int, graph: bool) -> object:
         """The session as it would be on a GPU: one that tells its options, and is run with or without waiting."""
         self.opened.append(graph)
-        if graph and self.refuse_graph:
+        if graph and self.refuse_graph == "load":
             raise InputError("ONNX Runtime cannot load it: nodes are left to the CPU")
         options = {"user_compute_stream": str(stream)} if self.follows else {}
 
         def run(binding: object, options: onnxruntime.RunOptions | None = None) -> None:
+            if graph and self.refuse_graph == "record":
+                raise RuntimeError("ONNX Runtime cannot record it: operation not permitted when stream is capturing")
             self.done.append("run" if options is None else "run without waiting")
             self.session.run_with_iobinding(binding, options)
 
@@ -118,7 +120,7 @@ class Event:
 
 @pytest.fixture
 def on_host(session: onnxruntime.InferenceSession, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Host]:
-    def make(follows: bool = True, refuse_graph: bool = False) -> Host:
+    def make(follows: bool = True, refuse_graph: str = "") -> Host:
         host = Host(session, follows, refuse_graph)
         stream = SimpleNamespace(handle=STREAM, synchronise=lambda: host.done.append("wait for the stream"))
         monkeypatch.setattr(ort_bound, "Stream", lambda: stream)
@@ -157,16 +159,19 @@ def test_a_graph_has_one_session_per_shape_and_data_goes_through_its_buffers(
     assert host.opened == [False, True, True] and host.done.count("copy") == 3 * 3
 
 
-def test_a_graph_that_is_refused_is_computed_without_and_told(
-    on_host: Callable[..., Host], reference: Reference, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("when", ["load", "record"])
+def test_a_graph_that_is_refused_is_computed_without_told_once_and_not_tried_again(
+    when: str, on_host: Callable[..., Host], reference: Reference, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host, tensors = on_host(refuse_graph=True), step(0)
+    host, tensors = on_host(refuse_graph=when), step(0)
     model = BoundModel(host.open, "cpu")
-    model.enqueue(regions(tensors), 3, True)
-    np.testing.assert_allclose(tensors["eps"].numpy(), expected(reference, tensors), rtol=1e-4, atol=1e-5)
-    assert "no CUDA graph: ONNX Runtime cannot load it" in caplog.text
+    for _ in range(2):
+        model.enqueue(regions(tensors), 3, True)
+        np.testing.assert_allclose(tensors["eps"].numpy(), expected(reference, tensors), rtol=1e-4, atol=1e-5)
     feeds = {name: tensors[name].numpy() for name in ("sample", "timestep")}
     assert not model.timed_step(feeds, "eps", (3, 2, 4, 4), True)().recorded
+    assert host.opened == [False, True] and f"ONNX Runtime cannot {when} it" in caplog.text
+    assert caplog.text.count("no CUDA graph") == 1
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -180,6 +185,16 @@ def test_a_step_is_timed_by_events_behind_another_and_copies_nothing(on_host: Ca
     assert host.done == ["wait for the stream", run, "record on 7", run, "record on 7", "wait for the event"]
     assert (timing.compute_ms, timing.recorded, timing.by_events) == (1.5, graph, True)
     assert host.opened == [False, True] if graph else [False]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_loop_is_single_steps_without_a_wait_between_them(on_host: Callable[..., Host], graph: bool) -> None:
+    host, tensors = on_host(), step(0)
+    feeds = {name: tensors[name].numpy() for name in ("sample", "timestep")}
+    loop = BoundModel(host.open, "cpu").step_loop(feeds, "eps", (3, 2, 4, 4), graph)
+    host.done.clear()
+    loop(3)
+    assert host.done == ["run without waiting"] * 3 + ["wait for the stream"]
 
 
 def test_without_our_stream_a_step_is_timed_by_the_wall_clock_and_says_so(on_host: Callable[..., Host]) -> None:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from convolutions import SIZE, Stack, quantised
 
-from ptq_export.engines import build_plan
+from ptq_export.engines import build_plan, plan
 from ptq_export.engines.plan import RTX, BuilderSettings, make_plan, make_plan_here
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
@@ -137,6 +137,18 @@ def test_a_plan_is_built_in_this_process_too(tmp_path: Path, capfd: pytest.Captu
     save_model(graph_of(quantised(Stack(16, 1), ORT_CPU), 16), tmp_path / "net.onnx")
     with pytest.raises(GateFailed, match=f"{RTX} refuses net.onnx:(.|\n)*zero point"):
         make_plan_here(trt, tmp_path / "net.onnx", tmp_path / "net.plan", BuilderSettings(0))
+
+
+@with_rtx
+def test_the_parts_of_a_proof_share_one_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt, made = import_module(RTX), []
+    builder = trt.Builder
+    monkeypatch.setattr(trt, "Builder", lambda logger: made.append(logger) or builder(logger))
+    plan._kept_builder.cache_clear()
+    save_model(graph_of(quantised(Stack(16, 1), TENSORRT), 16), tmp_path / "net.onnx")
+    for name in ("first.plan", "second.plan"):
+        make_plan_here(trt, tmp_path / "net.onnx", tmp_path / name, BuilderSettings(0))
+    assert len(made) == 1 and (tmp_path / "second.plan").stat().st_size > 0
 
 
 @with_rtx

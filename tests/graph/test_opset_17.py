@@ -48,8 +48,9 @@ def test_an_exported_unet_keeps_its_results_and_module_paths() -> None:
     onnx.checker.check_model(ir.to_proto(older), full_check=True)
     assert {module_path(node) for node in older.graph} == {module_path(node) for node in model.graph}
     assert not any(node.op_type == "Shape" and node.attributes for node in older.graph)
+    assert "InstanceNormalization" not in {node.op_type for node in older.graph}, "TensorRT 8.5 makes a plugin of it"
     feeds = (noise(3, 1, 8, 8), np.arange(3))
-    np.testing.assert_array_equal(run(older, *feeds), run(model, *feeds))
+    np.testing.assert_allclose(run(older, *feeds), run(model, *feeds), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def narrow(channels: int) -> ir.Model:
 
 RESIDUAL = f"{QUANTISED}  c = Conv (d, k, b)  "
 PADDED = LAYER.replace("(x, s, z)", "(p, s, z)")
+MOVED = "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  t = Transpose (d)  o = QuantizeLinear "
+MOVED_END = "y = DequantizeLinear (o, s, z)"
 CASES = {
     "zero-point": (model(z=np.int8(3)), model()),
     "scale": (model(s=np.float16(0)), model(s=np.float16(1e-4))),
@@ -85,6 +87,10 @@ CASES = {
             "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  a = Relu (d)"
             "  o = QuantizeLinear (a, s, z)  y = DequantizeLinear (o, s, z)"
         ),
+    ),
+    "two-grids": (
+        model(f"{MOVED}(t, s2, z)  {MOVED_END}", s2=np.float16(0.2)),
+        model(f"{MOVED}(t, s, z)  {MOVED_END}"),
     ),
     "narrow": (narrow(8), narrow(16)),
     "long-attention": (attention(1024), attention(256)),

@@ -32,7 +32,7 @@ def test_what_is_left_is_eps_exactly(bias: bool) -> None:
     half = drop_variance(whole)
     sample, time = torch.randn(3, 2, 4, 4), torch.tensor([0, 1, 2])
     torch.testing.assert_close(half(sample, time), whole(sample, time)[:, :2])
-    assert half.schedule == NoiseSchedule(variance_type="fixed_small")
+    assert half.schedule == NoiseSchedule(variance_type="fixed_small", dropped_variance="learned_range")
     assert whole(sample, time).shape == (3, 4, 4, 4), "the original is untouched"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from diffusers import DDIMPipeline
 from PIL import Image
@@ -25,7 +26,7 @@ Flip = Callable[[Path], None]
 
 
 def test_whole_run_is_verified(finished: Path, watcher: Watcher) -> None:
-    facts = verify(finished, watcher)
+    facts = verify(finished, watcher, tiny.SPEC)
     manifest = read_json(finished / "manifest.json")
     assert facts["files"] == len(manifest["artefacts"])
     assert facts["layers_with_equal_codes"] == manifest["verdict"]["int8_layers"]
@@ -56,7 +57,7 @@ def test_codes_that_are_not_the_calibrated_ones_are_found_behind_a_right_sha256(
     manifest["artefacts"][ONNX]["sha256"] = sha256_file(copied / ONNX)
     write_json(copied / "manifest.json", manifest)
     with pytest.raises(GateFailed, match="the weights in the graph are not the calibrated ones"):
-        verify(copied, watcher)
+        verify(copied, watcher, tiny.SPEC)
 
 
 def _weight_codes(run: Path) -> list[bytes]:

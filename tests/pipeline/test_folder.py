@@ -8,14 +8,20 @@ import torch
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.lock import LOCK
 
 REQUEST = {"schema": 1, "options": {"seed": 0, "metric": "l2.4"}, "versions": {"torch": "2.10"}}
+KEPT = {"schema": 1, "wanted_db": 40.0, "layers": ["mid"]}
 TENSORS = {"codes": torch.arange(6).reshape(2, 3).to(torch.int8)}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "one"
+
+
+def files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if file.name != LOCK)
 
 
 def test_same_options_take_up_what_was_finished(path: Path) -> None:
@@ -28,20 +34,20 @@ def test_same_options_take_up_what_was_finished(path: Path) -> None:
 
 
 def test_json_is_kept_and_found_again(path: Path) -> None:
-    RunFolder(path, REQUEST).save_json("layers.json", {"schema": 1})
-    assert RunFolder(path, REQUEST).load_json("layers.json") == {"schema": 1}
+    RunFolder(path, REQUEST).save_json("kept.json", KEPT)
+    assert RunFolder(path, REQUEST).load_json("kept.json") == KEPT
 
 
 def test_other_options_are_refused_and_every_difference_is_named(path: Path) -> None:
     RunFolder(path, REQUEST)
     other = {"schema": 1, "options": {"seed": 3, "metric": "l2.4"}, "versions": {"torch": "2.11"}}
-    before = {file: file.read_bytes() for file in path.iterdir()}
+    before = {file: file.read_bytes() for file in path.iterdir() if file.name != LOCK}
     with pytest.raises(InputError) as caught:
         RunFolder(path, other)
     assert "seed: 0 there, 3 now; versions, torch: '2.10' there, '2.11' now" in caught.value.cause
     assert "metric" not in caught.value.cause
     assert "--out" in caught.value.remedy
-    assert {file: file.read_bytes() for file in path.iterdir()} == before
+    assert {file: file.read_bytes() for file in path.iterdir() if file.name != LOCK} == before
 
 
 def test_folder_with_something_else_in_it_is_refused_and_left_alone(path: Path) -> None:
@@ -55,7 +61,7 @@ def test_folder_with_something_else_in_it_is_refused_and_left_alone(path: Path) 
 def test_empty_folder_is_taken(path: Path) -> None:
     path.mkdir(parents=True)
     assert RunFolder(path, REQUEST).names == []
-    assert [file.name for file in path.iterdir()] == ["request.json"]
+    assert files(path) == ["request.json"]
 
 
 def test_file_in_place_of_the_folder_is_refused(path: Path) -> None:
@@ -107,7 +113,7 @@ def test_write_that_fails_keeps_the_old_file_and_leaves_no_other(path: Path) -> 
     with pytest.raises(TypeError):
         folder.save_json("pairs.safetensors", {"not": {"json"}})
     assert folder.has("pairs.safetensors")
-    assert sorted(file.name for file in path.iterdir()) == ["ledger.json", "pairs.safetensors", "request.json"]
+    assert files(path) == ["ledger.json", "pairs.safetensors", "request.json"]
 
 
 def test_forgotten_files_are_not_made_yet(path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -16,14 +16,14 @@ import torch
 
 from ptq_export.engines import KINDS
 from ptq_export.engines.available import EngineKind
-from ptq_export.engines.base import DeviceTiming, GpuEngine
+from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
 from ptq_export.engines.gpu import Gpu
 from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
 from ptq_export.engines.plan import RTX
 from ptq_export.engines.rtx_gpu import missing_rtx_gpu
-from ptq_export.errors import GateFailed
-from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
+from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, tune, verify
 from ptq_export.pipeline.stages import SILENT
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
@@ -36,6 +36,13 @@ class Understudy(OrtEngine, GpuEngine):
     """ONNX Runtime behind the interface of a GPU's engine; it takes the graph's word for the layers' precision."""
 
     gpu_bytes = 12_000_000
+    built: ClassVar[list[tuple[str, int | None]]] = []
+
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
+        super().__init__(source, cache, options, sha256)
+        self.built.append((source.name, self.options.batch))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return asked_layers(self.source, expected)
@@ -53,6 +60,9 @@ class Understudy(OrtEngine, GpuEngine):
             return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4, graph)
 
         return step
+
+    def step_loop(self, graph: bool, *inputs: np.ndarray) -> Callable[[int], None]:
+        return lambda count: [self.run(*inputs) for _ in range(count)] and None
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +102,7 @@ def test_int8_is_timed_against_float16_in_the_same_rounds(finished: Path) -> Non
 def test_the_report_and_the_verdict_name_the_baseline(finished: Path) -> None:
     verdict = read(finished / "manifest.json")["verdict"]
     assert verdict["ok"] and verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
+    assert verdict["batch"] == read(finished / "latency.json")["judged_batch"] == 1
     page = (finished / "report.html").read_text()
     assert "On the GPU, medians" in page and "host-bound" in page and "RTX FP16" in page
 
@@ -112,7 +123,10 @@ def test_the_float16_graph_is_an_artefact_with_float_ends(finished: Path) -> Non
 
 def test_a_finished_run_is_timed_and_verified_again(finished: Path) -> None:
     assert verify(finished, SILENT)["parity"] > 20
+    Understudy.built.clear()
     assert [step["batch"] for step in bench(finished, SILENT)["gpu"]] == [1, 2]
+    files = ("denoiser.trt-rtx-int8.onnx", "denoiser.fp16.onnx")
+    assert Understudy.built[-4:] == [(name, batch) for batch in (1, 2) for name in files], "each for one batch alone"
 
 
 def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
@@ -140,5 +154,60 @@ def test_a_run_finished_without_a_gpu_is_timed_where_one_is(tmp_path: Path, monk
     assert (options.batch, options.batches, options.builder_level) == (None, (1, 2, 4), 1)
     assert [step["batch"] for step in bench(folder, SILENT)["steps"]] == [1, 2, 4]
     verdict = read(folder / "manifest.json")["verdict"]
-    assert verdict["baseline"] == "trt-rtx-fp16" and verdict["speedup"] > 0
-    assert "per step than TensorRT RTX FP16" in (folder / "report.html").read_text()
+    assert (verdict["baseline"], verdict["batch"]) == ("trt-rtx-fp16", 2) and verdict["speedup"] > 0
+    assert "per step of batch 2 than TensorRT RTX FP16" in (folder / "report.html").read_text()
+
+
+def resizes(path: Path) -> list[tuple[str, list[str]]]:
+    """Of every Resize: what makes its input, and what reads its result."""
+    nodes = onnx.load(path).graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    return [
+        (makers[node.input[0]], [reader.op_type for reader in nodes if node.output[0] in reader.input])
+        for node in nodes
+        if node.op_type == "Resize"
+    ]
+
+
+def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(tmp_path: Path) -> None:
+    asked = replace(
+        tiny.options(tmp_path / "placed"), **OPTIONS, placement="float-shortcuts,before-resize", check="rtx"
+    )
+    folder = run(asked)
+    assert resizes(folder / "denoiser.trt-rtx-int8.onnx") == [("DequantizeLinear", ["QuantizeLinear"])]
+    rows = {row["name"]: row for row in read(folder / "layers.json")["layers"]}
+    shortcuts = [row for name, row in rows.items() if ".conv_shortcut" in name]
+    assert shortcuts and all("float-shortcuts" in row["reason"] and row["precision"] == "float" for row in shortcuts)
+    manifest, checked = read(folder / "manifest.json"), read(folder / "tensorrt.json")
+    assert manifest["verdict"]["ok"] and manifest["scheme"]["before_resize"] and manifest["scheme"]["float_shortcuts"]
+    weights = checked["plans"][RTX]["weights"]
+    assert weights["as_int8"] == weights["count"] > 0 and checked["findings"] == []
+    assert verify(folder, SILENT)["parity"] > 20
+
+
+@pytest.mark.slow
+def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    for module in (latency, tune):
+        monkeypatch.setattr(module, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
+    monkeypatch.setattr(latency, "GPU_BATCHES", (4,))
+    Understudy.built.clear()
+    folder = run(replace(tiny.options(tmp_path / "tuned"), **OPTIONS, tune=20.0))
+    value = read(folder / "tuning.json")
+    tried = {row["what"] for row in value["trials"] + value["not_reached"]}
+    assert {"shortcuts of residual blocks", "quantisers before upsamplings, too"} <= tried and value["batch"] == 4
+    assert {batch for name, batch in Understudy.built if name == "choice.onnx"} == {4}
+    before = "before-resize" in value["chosen"]["placements"]
+    maker = "DequantizeLinear" if before else resizes(folder / "denoiser.fp16.onnx")[0][0]
+    assert resizes(folder / "denoiser.trt-rtx-int8.onnx")[0][0] == maker
+    assert read(folder / "manifest.json")["verdict"]["ok"]
+
+
+@pytest.mark.skipif(missing_rtx_gpu() is None, reason="there is a GPU here")
+def test_tuning_for_a_gpu_that_is_not_here_is_refused_before_work_begins(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentMissing, match="--tune measures trt-rtx-int8, which does not run here"):
+        run(replace(tiny.options(tmp_path / "run"), **OPTIONS, tune=60.0))
+    assert not list((tmp_path / "run").glob("*.safetensors"))

@@ -16,6 +16,7 @@ import torch
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks import second_opinion
 from ptq_export.benchmarks.second_opinion import RunFiles, judge, main
+from ptq_export.engines.identity import current, write_identity
 from ptq_export.errors import InputError
 from ptq_export.pipeline import run
 
@@ -115,6 +116,9 @@ def test_a_plan_is_asked_for_only_where_it_can_run(copied: Path, monkeypatch: py
     (copied / "manifest.json").write_text(json.dumps(manifest | {"target": "trt-int8"}))
     files = RunFiles(copied)
     assert files.plan == plan
+    assert "did not build the plan" in second_opinion.missing_plan(files), "a plan is code"
+    write_identity(plan, current("trt", {}, ""))
+    files = RunFiles(copied)
     monkeypatch.setattr(second_opinion, "find_spec", lambda name: None)
     assert second_opinion.missing_plan(files) == "the package tensorrt is not installed"
     plan.write_bytes(b"another's")

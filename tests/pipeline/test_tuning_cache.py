@@ -9,7 +9,17 @@ import pytest
 from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
 
 KEY: dict[str, Any] = {"machine": {"cpu": "one", "isa": ("avx2",)}, "graph": {"checkpoint_sha256": "ab"}}
-TUNING = {"chosen": {"split_shortcut": False, "float_layers": {"mid.conv1": "kept float"}}}
+TUNING = {
+    "schema": 1,
+    "budget_s": 9.0,
+    "seconds": 8.0,
+    "batch": 1,
+    "chosen": {"split_shortcut": False, "float_layers": {"mid.conv1": "kept float"}},
+    "total": None,
+    "sqnr_db": {"untuned": 40.0, "tuned": 39.9, "loss_allowed": 0.1},
+    "trials": [],
+    "not_reached": [],
+}
 
 
 @pytest.fixture(autouse=True)

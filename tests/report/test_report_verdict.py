@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import synthetic_run
 
-from ptq_export.report.verdict import gains, headline, judge, random_weights, sentence
+from ptq_export.report.verdict import gains, headline, judge, judged_step, random_weights, sentence
 
 
 def manifest_with(**changes: Any) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def test_noisy_timing_alone_is_invalid() -> None:
     ("changes", "expected"),
     [
         ({"speedup": 0.8}, "int8 is 1.25× slower per step than ORT FP32 at 38.4 dB; "),
+        ({"batch": 4}, "int8 is 1.93× faster per step of batch 4 than ORT FP32 at 38.4 dB; "),
         ({"speedup": None}, "speed was not measured; 38.4 dB; "),
         ({"psnr_db": None}, "int8 is 1.93× faster per step than ORT FP32; fidelity was not measured; "),
         ({"ok": False, "failures": ["a"]}, "47 of 51 layers run int8; 1 proof failed."),
@@ -39,6 +40,13 @@ def test_noisy_timing_alone_is_invalid() -> None:
 )
 def test_sentence_says_what_was_found(changes: dict[str, Any], expected: str) -> None:
     assert expected in sentence(manifest_with(**changes)["verdict"])
+
+
+def test_the_headline_is_of_the_batch_that_was_judged() -> None:
+    latency = synthetic_run.latency()
+    parts = dict.fromkeys(("manifest", "fidelity", "layers")) | {"latency": latency | {"judged_batch": 16}}
+    assert headline(parts)[0].context.split(", ")[:3][-1].startswith("batch 16")
+    assert judged_step(latency)["batch"] == 1
 
 
 def test_gains_state_the_margin_where_it_is_known() -> None:

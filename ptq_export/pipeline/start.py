@@ -1,0 +1,119 @@
+"""What is settled before calibration: the network can be exported, is finite, and its integer form is the network.
+
+The last is proved on the simulation itself with its quantisers off: every layer that will be int8 stands there in its
+integer form, on float weights. What differs then would differ in the engine too, and no proof behind it, which compares
+the engine with the simulation, could tell.
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ptq_export.benchmarks.sensitivity import with_layers
+from ptq_export.calibrators.finite import require_finite_output
+from ptq_export.calibrators.sites import Site
+from ptq_export.denoiser import Denoiser
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.graph.single_file import MAX_BYTES
+from ptq_export.nn.layers import UnquantisedLayer
+from ptq_export.nn.own_operations import own_operations
+from ptq_export.nn.probe import EQUAL, difference, probe_inputs
+
+__all__ = ["note_own_operations", "require_equal", "require_int8_layers", "require_integer_form", "require_size"]
+
+_GRAPH_BYTES = 16 * 2**20  # what stands in an ONNX file beside the weights: nodes, shapes, the table of the time-steps
+
+
+def require_size(denoiser: Denoiser, limit: int = MAX_BYTES) -> None:
+    """Refuse a network whose float32 graph fits no ONNX file.
+
+    Raises:
+        InputError: with its size.
+    """
+    tensors = [*denoiser.module.parameters(), *denoiser.module.buffers()]
+    size = sum(4 * tensor.numel() for tensor in tensors) + _GRAPH_BYTES
+    if size > limit:
+        millions = sum(parameter.numel() for parameter in denoiser.module.parameters()) / 1e6
+        raise InputError(
+            f"the network has {millions:.0f} million parameters: its float32 baseline would take {size / 1e9:.2f} GB, "
+            f"and one ONNX file holds {limit / 1e9:.2f} GB",
+            f"networks of up to {(limit - _GRAPH_BYTES) / 4e6:.0f} million parameters can be exported: no option of "
+            "this version helps a larger one",
+        )
+
+
+def require_equal(wanted: Tensor, found: Tensor, what: str) -> None:
+    """Raises GateFailed where `found` is not `wanted` up to float rounding; `what` names what was done in between."""
+    off = difference(wanted, found)
+    if not off <= EQUAL:
+        raise GateFailed(
+            f"{what} changes the network's output by {off:.1e} of its largest value (bound {EQUAL:.0e})",
+            "please report this with the network's class; nothing was written",
+        )
+
+
+def note_own_operations(denoiser: Denoiser) -> str:
+    """What to tell the user of convolutions that no module stands for; empty where there are none."""
+    found = own_operations(denoiser)
+    if not found:
+        return ""
+    shown = ", ".join(list(found)[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    count = sum(found.values())
+    few = f"{count} convolution or product is" if count == 1 else f"{count} convolutions or products are"
+    return f"{few} not an nn.Conv2d or nn.Linear of its own and stays float: in {shown or 'the network itself'}"
+
+
+def require_int8_layers(sites: Iterable[Site], note: str = "") -> None:
+    """Refuse a network of which nothing would be int8.
+
+    Raises:
+        InputError: with the reason of every layer.
+    """
+    sites = list(sites)
+    if any(not site.keep_float for site in sites):
+        return
+    reasons = [f"{site.name}: {site.keep_float}" for site in sites] + ([note] if note else [])
+    told = "\n".join(f"  {reason}" for reason in reasons[:20]) or "  it has no nn.Conv2d and no nn.Linear"
+    more = f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else ""
+    raise InputError(f"no layer of this network can be int8:\n{told}{more}", "nothing was calibrated and written")
+
+
+def require_integer_form(subject: Denoiser, sites: Iterable[Site]) -> None:
+    """Prove that the network with every int8 layer in its integer form, quantisers off, is the network.
+
+    Raises:
+        InputError: the network itself makes NaN or infinite values; the layer is named.
+        GateFailed: it is not; the layers that differ, each in the network alone, are named.
+    """
+    inputs = probe_inputs(subject)
+    wanted = require_finite_output(subject, *inputs)
+    names = [site.name for site in sites if not site.keep_float]
+    off = _difference(subject, names, wanted, inputs)
+    if off <= EQUAL:
+        return
+    alone = {name: _difference(subject, [name], wanted, inputs) for name in names}
+    culprits = {name: value for name, value in alone.items() if not value <= EQUAL}
+    told = (
+        ", ".join(f"{name} ({value:.1e})" for name, value in list(culprits.items())[:5]) or "only all of them together"
+    )
+    raise GateFailed(
+        f"the integer form of this network differs from it by {off:.1e} of its largest value even without "
+        f"quantisation (bound {EQUAL:.0e}): {told}",
+        f"keep what differs in float: --keep-float '{','.join(culprits) or '*'}'",
+    )
+
+
+def _difference(subject: Denoiser, names: Iterable[str], wanted: Tensor, inputs: tuple[Tensor, ...]) -> float:
+    forms = {name: UnquantisedLayer(_layer(subject.module, name)) for name in names}
+    module = with_layers(subject.module, forms)
+    try:
+        found = module(*(value.to(subject.device) for value in inputs))
+    except Exception:  # what else reads the layer, its weight for instance, finds another class there
+        return float("inf")
+    return difference(wanted, found.detach().to(wanted.device))
+
+
+def _layer(module: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
+    layer = module.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    return layer
