@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptq_export.checkpoints.assume import Assumable
 from ptq_export.checkpoints.betas import schedule_of_betas
+from ptq_export.checkpoints.conventions import LATENT_DIFFUSION
 from ptq_export.checkpoints.openai import openai_denoiser, resolution_of
 from ptq_export.checkpoints.openai_flags import ASSUMABLE, Flags, with_assumptions
 from ptq_export.checkpoints.openai_layout import Layout, read_layout
@@ -120,7 +121,14 @@ def _schedule(
     """What of `flags` the file does not tell, in the words of `--assume`; and the schedule of its betas."""
     path, betas = str(weights.path), weights.tensors.get("betas")
     variance = "learned_range" if layout.learned_variance else "fixed_small"
-    schedule = NoiseSchedule(1000, "scaled_linear", 0.0015, 0.0195, clip_sample=False, variance_type=variance)
+    schedule = NoiseSchedule(
+        beta_schedule="scaled_linear",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        clip_sample=False,
+        variance_type=variance,
+        settings=LATENT_DIFFUSION,
+    )
     told = [key for key in ("betas", "timesteps") if key in assume]
     if betas is not None:
         if told:
