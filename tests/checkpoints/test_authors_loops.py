@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def lucidrains() -> np.ndarray:
     """`ddim_sample` of a net that predicts v: x_0 clipped and eps from it, T - 1 first, x_0 itself last."""
     x = NOISE.double().numpy()
     times = np.linspace(-1, 999, STEPS + 1).astype(int)[::-1]
-    for t, after in zip(times[:-1], times[1:], strict=True):
+    for t, after in pairwise(times):
         signal, spread = ALPHAS[t] ** 0.5, (1 - ALPHAS[t]) ** 0.5
         x0 = np.clip(signal * x - spread * called(x, int(t)), -1, 1)
         eps = (x - signal * x0) / spread
