@@ -172,7 +172,13 @@ def _inclusive(total: int, steps: int) -> list[int]:
     return [round(time) for time in accumulate(repeat(stride, steps - 1), initial=0.0)]
 
 
+def _downwards(total: int, steps: int) -> list[int]:
+    """S time-steps that end with T - 1, at a fractional stride, cut to whole ones (lucidrains)."""
+    return torch.linspace(-1, total - 1, steps + 1).int().tolist()[1:]
+
+
 KEPT: dict[str, Callable[[int, int], list[int]]] = {
+    "downwards": _downwards,
     "exact-stride": _exact_stride,
     "floor-stride": _floor_stride,
     "inclusive": _inclusive,

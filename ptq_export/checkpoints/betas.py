@@ -8,6 +8,7 @@ from dataclasses import replace
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from ptq_export.checkpoints.fit import require_plain
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 
@@ -22,8 +23,9 @@ def schedule_of_betas(betas: Tensor, rest: NoiseSchedule, path: str) -> NoiseSch
     """`rest` with T and the betas `[T]` of a file: beta_start and beta_end are the first and the last, to six digits.
 
     Raises:
-        InputError: they are no betas: not one row of numbers between 0 and 1.
+        InputError: they are no betas: not one row of floats between 0 and 1.
     """
+    require_plain("betas", betas, path)
     values = betas.detach().double()
     if values.dim() != 1 or not 0 < len(values) <= _MOST or not bool(((values > 0) & (values < 1)).all()):
         cause = f"{path}: its betas {list(betas.shape)} are no noise schedule: T numbers between 0 and 1"

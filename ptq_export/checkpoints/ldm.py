@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ptq_export.checkpoints.assume import Assumable
 from ptq_export.checkpoints.betas import schedule_of_betas
+from ptq_export.checkpoints.conventions import LATENT_DIFFUSION
+from ptq_export.checkpoints.fit import require_plain
 from ptq_export.checkpoints.openai import openai_denoiser, resolution_of
 from ptq_export.checkpoints.openai_flags import ASSUMABLE, Flags, with_assumptions
 from ptq_export.checkpoints.openai_layout import Layout, read_layout
@@ -87,7 +89,7 @@ def _refuse_conditions(weights: Weights, tensors: Mapping[str, Tensor], path: st
     if not any(".transformer_blocks." in name for name in tensors):
         return
     table = weights.tensors.get(_CLASSES)
-    seen = "a text" if table is None else f"one of {len(table)} classes"
+    seen = "a text" if table is None or table.dim() != 2 else f"one of {table.shape[0]} classes"
     cause = f"{path} is a latent-diffusion net that sees {seen} through cross-attention (transformer_blocks)"
     raise InputError(f"{cause}, which is not supported", "give an unconditional net, or one with label_emb")
 
@@ -110,6 +112,7 @@ def _not_read(weights: Weights) -> list[str]:
     """What else the file has, and what that makes of the samples."""
     parts = [part for part in ("first_stage_model", "cond_stage_model") if _under(weights, f"{part}.")]
     factor = weights.tensors.get("scale_factor", torch.ones(()))
+    require_plain("scale_factor", factor, str(weights.path))
     scaled = "" if factor.numel() != 1 or float(factor) == 1 else f", times scale_factor = {float(factor):.6g}"
     return [f"{' and '.join(parts)} not read: " * bool(parts) + f"samples are latents{scaled}"]
 
@@ -120,7 +123,14 @@ def _schedule(
     """What of `flags` the file does not tell, in the words of `--assume`; and the schedule of its betas."""
     path, betas = str(weights.path), weights.tensors.get("betas")
     variance = "learned_range" if layout.learned_variance else "fixed_small"
-    schedule = NoiseSchedule(1000, "scaled_linear", 0.0015, 0.0195, clip_sample=False, variance_type=variance)
+    schedule = NoiseSchedule(
+        beta_schedule="scaled_linear",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        clip_sample=False,
+        variance_type=variance,
+        settings=LATENT_DIFFUSION,
+    )
     told = [key for key in ("betas", "timesteps") if key in assume]
     if betas is not None:
         if told:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ptq_export.checkpoints.assume import Assumable
 from ptq_export.checkpoints.betas import schedule_of_betas
+from ptq_export.checkpoints.conventions import LUCIDRAINS as LUCIDRAINS_SAMPLERS
 from ptq_export.checkpoints.factory import ModuleEps
 from ptq_export.checkpoints.fit import fit
 from ptq_export.checkpoints.keys import count, shape_of
@@ -40,7 +41,8 @@ def _load(weights: Weights, resolution: int | None, assume: Mapping[str, str]) -
     path, saved = str(weights.path), _saved(weights)
     net = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
     arguments = unet_arguments(net, path)
-    schedule = NoiseSchedule(variance_type="learned_range" if arguments["learned_variance"] else "fixed_small")
+    variance = "learned_range" if arguments["learned_variance"] else "fixed_small"
+    schedule = NoiseSchedule(variance_type=variance, conventions=LUCIDRAINS_SAMPLERS)
     if "betas" not in saved:
         raise InputError(f"{path} lacks the tensor betas", "give the file that the package's Trainer saved")
     schedule = schedule_of_betas(saved["betas"], schedule, path)

@@ -21,6 +21,8 @@ from ptq_export.errors import InputError
 
 __all__ = ["read_shards", "read_weights"]
 
+_BEGINNING = 4096
+_VARIANCE_PRESERVING = "give a net of the variance-preserving kind with T time-steps (DDPM, DDIM, IDDPM, ADM, LDM)"
 _ZIP, _PICKLE = b"PK", b"\x80"
 _SETTINGS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace, types.SimpleNamespace]
 """In which trainers keep their flags: attributes, and no code."""
@@ -104,7 +106,7 @@ def _read_torch(path: Path, head: bytes) -> object:
         if is_torchscript(path):
             raise InputError(f"{path} is a TorchScript archive, which holds code and not a state dict", _SAVE_TENSORS)
         require_uncompressed(path)
-    safe = torch.serialization.safe_globals(_SETTINGS)
+    safe = torch.serialization.safe_globals([*_SETTINGS, *_OWNERS])
     with safe, warnings.catch_warnings(), path.open("rb") as file:  # given the path, torch.load goes by its suffix
         warnings.simplefilter("ignore")  # torch warns before it refuses; the refusal below says more
         try:
@@ -115,8 +117,27 @@ def _read_torch(path: Path, head: bytes) -> object:
     return content
 
 
+class _StandIn:
+    """In place of a class that Lightning names as the owner of a callback's state; it has no code."""
+
+
+_OWNERS = [
+    (_StandIn, f"{package}.callbacks.{name}")
+    for package in ("pytorch_lightning", "lightning.pytorch")
+    for name in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
+]
+"""Lightning before 1.5, which wrote latent-diffusion's files, has these classes themselves among the keys."""
+
+
 def _refusal(path: Path, head: bytes, error: Exception) -> InputError:
     """Why torch's safe loader gave up; its own text is withheld, for it advises to load the file unsafely."""
+    if _holds_its_own_code(path):
+        cause = (
+            f"{path} is a pickle of NVlabs' torch_utils.persistence (EDM, EDM2, StyleGAN): it runs code that it carries"
+        )
+        return InputError(
+            f"{cause}, and EDM's nets, of a continuous noise level, are not supported", _VARIANCE_PRESERVING
+        )
     if isinstance(error, pickle.UnpicklingError):
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             cause = f"{path} refers to {named[1]}: loading it could run code, so it is refused"
@@ -126,3 +147,8 @@ def _refusal(path: Path, head: bytes, error: Exception) -> InputError:
     if head.startswith((_ZIP, _PICKLE)):
         return InputError(f"{path} is damaged or truncated, or no torch file at all", _COPY_AGAIN)
     return InputError(f"{path} is neither a torch file nor safetensors", "give a state dict or a diffusers folder")
+
+
+def _holds_its_own_code(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"torch_utils.persistence" in file.read(_BEGINNING)

@@ -55,28 +55,28 @@ def _fourier_weights(shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 STRANGERS = (
     Stranger(
-        "openai/consistency_models net (consistency model or EDM: cd_*, ct_*, edm_*)",
+        "a net of openai/consistency_models (cd_*, ct_*, edm_*)",
         _CONTINUOUS,
         _qkv_over_two_dimensions,
     ),
     Stranger(
-        "yang-song/score_sde net (NCSN++ or DDPM++: all_modules, sigmas)",
+        "a net of yang-song/score_sde (NCSN++ or DDPM++)",
         "is conditioned on a continuous time or noise level, and scales its output by it",
         _has(r"(^|\.)all_modules\.\d+\."),
     ),
-    Stranger("NCSN or NCSNv2 score net (sigmas)", _VE, _has(r"(^|\.)sigmas$", r"(^|\.)begin_conv\.weight$")),
-    Stranger("NVlabs/edm or edm2 net", _CONTINUOUS, _has(r"(^|\.)enc\.\d+x\d+_(conv|down|block)")),
-    Stranger("k-diffusion net (inner_model)", _CONTINUOUS, _has(r"^inner_model\.")),
-    Stranger("k-diffusion net (Fourier features of the noise level)", _CONTINUOUS, _fourier_weights),
-    Stranger("Flux transformer", _FLOW, _has(r"(^|\.)double_blocks\.0\.")),
-    Stranger("Stable Diffusion 3 transformer", _FLOW, _has(r"(^|\.)joint_blocks\.0\.")),
+    Stranger("the score net NCSN or NCSNv2", _VE, _has(r"(^|\.)sigmas$", r"(^|\.)begin_conv\.weight$")),
+    Stranger("a net of NVlabs/edm or edm2", _CONTINUOUS, _has(r"(^|\.)enc\.\d+x\d+_(conv|down|block)")),
+    Stranger("a k-diffusion net (inner_model)", _CONTINUOUS, _has(r"^inner_model\.")),
+    Stranger("a k-diffusion net (Fourier features of the noise level)", _CONTINUOUS, _fourier_weights),
+    Stranger("the Flux transformer", _FLOW, _has(r"(^|\.)double_blocks\.0\.")),
+    Stranger("the Stable Diffusion 3 transformer", _FLOW, _has(r"(^|\.)joint_blocks\.0\.")),
     Stranger(
-        "diffusion transformer (DiT or SiT, whose tensors have the same names)",
+        "a diffusion transformer (DiT or SiT, whose tensors have the same names)",
         _TRANSFORMER,
         _has(r"(^|\.)x_embedder\.proj\.weight$", r"(^|\.)blocks\.0\.adaLN_modulation\."),
         "give a U-Net",
     ),
-    Stranger("GLIDE net", _TEXT, _has(r"(^|\.)encoder_kv\.weight$")),
+    Stranger("a GLIDE net", _TEXT, _has(r"(^|\.)encoder_kv\.weight$")),
 )
 """In order: the first that is told names the net."""
 
@@ -111,7 +111,7 @@ def refuse_strangers(weights: Weights) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     for stranger in STRANGERS:
         if stranger.told(shapes):
-            cause = f"{weights.path} is a {stranger.name}: it {stranger.reason}, which is not supported"
+            cause = f"{weights.path} is known, {stranger.name}: it {stranger.reason}, which is not supported"
             raise InputError(cause, stranger.remedy)
 
 

@@ -80,14 +80,15 @@ def with_schedule_of(assume: Mapping[str, str], schedule: NoiseSchedule) -> Nois
     betas, steps = (assume.get(key, words[key]) for key in ("betas", "timesteps"))
     if betas not in _BETAS:
         raise InputError(f"--assume timesteps={steps}: the betas are {betas}", "give --assume betas=... as well")
-    return (
-        schedule if (betas, steps) == (words["betas"], words["timesteps"]) else with_betas(schedule, betas, int(steps))
-    )
+    if (betas, steps) == (words["betas"], words["timesteps"]):
+        return schedule
+    return with_betas(schedule, betas, int(steps))
 
 
 def described(schedule: NoiseSchedule) -> dict[str, str]:
     """A schedule in the words of `--assume`."""
-    predict = next(word for word, name in _PREDICTIONS.items() if name == schedule.prediction_type)
+    predicted = (word for word, name in _PREDICTIONS.items() if name == schedule.prediction_type)
+    predict = next(predicted, schedule.prediction_type)
     names = {name: word for word, name in _BETAS.items()}
     betas = "the file's own" if schedule.trained_betas else names.get(schedule.beta_schedule, schedule.beta_schedule)
     return {"predict": predict, "betas": betas, "timesteps": str(schedule.num_train_timesteps)}

@@ -115,7 +115,17 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
     source = Source(part["spec"], part.get("format", ""), part["sha256"])
     schedule = read_schedule(manifest, run)
     denoiser = Denoiser(_Absent(), schedule, (channels, height, width), source, part.get("classes"))
-    return Job(options, find_target(options.target), denoiser, folder, progress, denoiser, (), read_timings(folder), options.placements)
+    return Job(
+        options,
+        find_target(options.target),
+        denoiser,
+        folder,
+        progress,
+        denoiser,
+        (),
+        read_timings(folder),
+        options.placements,
+    )
 
 
 def simulate(job: Job) -> nn.Module:

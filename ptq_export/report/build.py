@@ -73,6 +73,7 @@ def _context(parts: Mapping[str, Json | None]) -> dict[str, Any]:
     return {
         "verdict": verdict.judge(manifest, parts["latency"]),
         "figures": verdict.headline(parts),
+        "output": verdict.output_name(manifest),
         "accent": "" if manifest is None else units.precision_label(manifest["target"]),
         "random": manifest is not None and verdict.random_weights(manifest["denoiser"]),
     }

@@ -99,14 +99,18 @@ def _latency_bar(name: str, style: str, timing: Json, axis_ms: float) -> Bar:
 
 
 def sqnr_plot(fidelity: Json) -> Plot:
-    """SQNR of eps in dB over the time-step, one curve per model."""
+    """SQNR of the network's output in dB over the time-step, one curve per model."""
     values = _curve_values(fidelity, "sqnr_db")
     ticks = linear_ticks([value for series in values.values() for value in series])
     y = vertical_scale(ticks[0], ticks[-1])
     y_ticks = [Tick(y(value), f"{value:g}") for value in ticks]
     tips = _curve_tips(fidelity, values, lambda value: f"{decibel(value)} dB")
     return _curve_plot(
-        "SQNR of eps per time-step, in dB", fidelity["timesteps"], _drawn(fidelity, values, y), y_ticks, tips
+        "SQNR of the network's output per time-step, in dB",
+        fidelity["timesteps"],
+        _drawn(fidelity, values, y),
+        y_ticks,
+        tips,
     )
 
 

@@ -8,7 +8,17 @@ from typing import Any
 from ptq_export.report.tables import against_intent
 from ptq_export.report.units import ABSENT, decibel, milliseconds, percent, precision_label, ratio, sampler_label, size
 
-__all__ = ["Figure", "Verdict", "gains", "headline", "judge", "judged_step", "random_weights", "sentence"]
+__all__ = [
+    "Figure",
+    "Verdict",
+    "gains",
+    "headline",
+    "judge",
+    "judged_step",
+    "output_name",
+    "random_weights",
+    "sentence",
+]
 
 Json = Mapping[str, Any]
 CLOSE_DB = 25.0
@@ -102,14 +112,21 @@ def random_weights(denoiser: Json) -> bool:
     )
 
 
+def output_name(manifest: Json | None) -> str:
+    """What the network predicts: eps, x_0 or v."""
+    schedule = {} if manifest is None else manifest["denoiser"].get("schedule", {})
+    return {"sample": "x₀", "v_prediction": "v"}.get(schedule.get("prediction_type", ""), "eps")
+
+
 def headline(parts: Mapping[str, Json | None]) -> list[Figure]:
     """Speed, same-noise PSNR, SQNR, int8 layers and model size; absent measurements show as a dash."""
     verdict = (parts["manifest"] or {}).get("verdict", {})
     layers = f"{verdict['int8_layers']} / {verdict['layers']}" if verdict else ABSENT
+    predicted = f"Median SQNR of {output_name(parts['manifest'])}"
     return [
         Figure("Speed per step", ratio(verdict.get("speedup")), _speed_context(parts["latency"])),
         Figure("Same-noise PSNR", _with_unit(verdict.get("psnr_db")), _psnr_context(parts["fidelity"])),
-        Figure("Median SQNR of eps", _with_unit(verdict.get("median_sqnr_db")), _sqnr_context(parts["fidelity"])),
+        Figure(predicted, _with_unit(verdict.get("median_sqnr_db")), _sqnr_context(parts["fidelity"])),
         Figure("Layers in int8", layers, _layers_context(parts["layers"])),
         _size_figure(parts["latency"]),
     ]

@@ -83,10 +83,12 @@ def test_betas_of_the_file_are_not_to_be_assumed(tmp_path: Path) -> None:
     assert load_checkpoint(path, 16, {"predict": "v"}).schedule.prediction_type == "v_prediction"
 
 
-@pytest.mark.parametrize("betas", [torch.tensor([0.1, 1.5]), torch.zeros(0), torch.full((2, 2), 0.1)])
+@pytest.mark.parametrize(
+    "betas", [torch.tensor([0.1, 1.5]), torch.zeros(0), torch.full((2, 2), 0.1), torch.ones(9, device="meta")]
+)
 def test_betas_that_are_none_are_refused(betas: torch.Tensor, tmp_path: Path) -> None:
     path, _ = checkpoint(PLAIN, tmp_path, betas=betas)
-    with pytest.raises(InputError, match="are no noise schedule"):
+    with pytest.raises(InputError, match=r"are no noise schedule|betas is not a plain float tensor"):
         load_checkpoint(path, 16)
 
 

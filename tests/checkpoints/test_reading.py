@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from ddim_reference import State
 from safetensors.torch import save_file
 
 from ptq_export.checkpoints import FORMATS, load_checkpoint
+from ptq_export.checkpoints.reading import read_weights
 from ptq_export.errors import InputError
 
 
@@ -138,3 +141,25 @@ def test_loading_leaves_nothing_behind(ddim_state: State, tmp_path: Path) -> Non
     torch.save(ddim_state, tmp_path / "model.pt")
     load_checkpoint(str(tmp_path / "model.pt"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_lightning_classes_among_the_keys_are_passed_over(
+    ddim_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning 1.4, which wrote latent-diffusion's files: the states of callbacks by the callbacks' classes."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    owner = type("ModelCheckpoint", (), {"__module__": name})
+    with monkeypatch.context() as context:
+        for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
+            context.setitem(sys.modules, part, types.ModuleType(part))
+        sys.modules[name].ModelCheckpoint = owner
+        torch.save({"state_dict": ddim_state, "callbacks": {owner: {"best_model_path": ""}}}, tmp_path / "last.ckpt")
+    assert set(read_weights(tmp_path / "last.ckpt", "").tensors) == set(ddim_state)
+    assert name not in sys.modules
+
+
+def test_pickle_that_carries_its_code_is_named(tmp_path: Path) -> None:
+    """What NVlabs/edm writes begins with a call of this function."""
+    (tmp_path / "edm.pkl").write_bytes(b"\x80\x04ctorch_utils.persistence\n_reconstruct_persistent_obj\n.")
+    with pytest.raises(InputError, match=r"torch_utils.persistence \(EDM, EDM2, StyleGAN\)"):
+        read_weights(tmp_path / "edm.pkl", "")

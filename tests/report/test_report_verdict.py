@@ -78,3 +78,11 @@ def test_headline_figures_carry_their_context() -> None:
 def test_headline_without_measurements_shows_dashes() -> None:
     figures = headline(dict.fromkeys(("manifest", "latency", "fidelity", "layers")))
     assert {figure.value for figure in figures} == {"–"}
+
+
+@pytest.mark.parametrize(("prediction", "name"), [("epsilon", "eps"), ("sample", "x₀"), ("v_prediction", "v")])
+def test_headline_names_what_the_network_predicts(prediction: str, name: str) -> None:
+    manifest = synthetic_run.manifest()
+    manifest["denoiser"] = {**manifest["denoiser"], "schedule": {"prediction_type": prediction}}
+    figures = headline(dict.fromkeys(("latency", "fidelity", "layers")) | {"manifest": manifest})
+    assert f"Median SQNR of {name}" in [figure.title for figure in figures]
