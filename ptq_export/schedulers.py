@@ -76,18 +76,18 @@ def make_scheduler(schedule: NoiseSchedule, sampler: str = "ddim") -> Any:
     """
     kind = lookup("sampler", sampler, SAMPLERS)
     _require_suited(schedule, sampler)
-    if convention := schedule.conventions.get(sampler):
-        return Respaced(kind, schedule, convention)
     values = {**schedule.settings, **{name: getattr(schedule, name) for name in (*_FORWARD, *_REVERSE)}}
     if schedule.beta_schedule in _DDPM_ONLY and kind is not DDPMScheduler:
-        values |= {"trained_betas": _betas(schedule).tolist(), "beta_schedule": "linear"}
+        values |= {"trained_betas": _forward(schedule, rescaled=False).betas.tolist(), "beta_schedule": "linear"}
     if kind is DPMSolverMultistepScheduler:
         values["variance_type"] = None
     known = signature(kind).parameters
     try:
+        if convention := schedule.conventions.get(sampler):
+            return Respaced(kind, schedule, convention)
         return kind(**{name: value for name, value in values.items() if name in known})
     except _FAULTS as error:
-        remedy = "mend scheduler_config.json, or take another --sampler"
+        remedy = "mend the checkpoint's schedule (scheduler_config.json), or take another --sampler"
         raise InputError(f"{sampler} cannot follow this checkpoint's schedule: {error}", remedy) from error
 
 
@@ -182,11 +182,6 @@ KEPT: dict[str, Callable[[int, int], list[int]]] = {
 def alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
     """The share of x_0's variance in x_t, `[T]`."""
     values: Tensor = _forward(schedule, schedule.rescale_betas_zero_snr).alphas_cumprod
-    return values
-
-
-def _betas(schedule: NoiseSchedule) -> Tensor:
-    values: Tensor = _forward(schedule, rescaled=False).betas
     return values
 
 
