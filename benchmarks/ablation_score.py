@@ -52,7 +52,8 @@ def score(model: EpsModel, reference: FullPrecision) -> Score:
     curve = sqnr_per_timestep(denoiser, {"model": model}, held_out)["model"]
     sqnr = [finite_db(value) for value in curve.sqnr_db]
     same = same_noise_psnr(denoiser, {"model": model}, denoiser.schedule, reference.noise, STEPS, *held_out.label)
-    psnr = [finite_db(value) for value in psnr_db(same.reference, same.candidates["model"])]
+    low, high = same.range
+    psnr = [finite_db(value) for value in psnr_db(same.reference, same.candidates["model"], high - low)]
     return Score(round(median(sqnr), 4), min(sqnr), round(fmean(psnr), 4))
 
 

@@ -13,7 +13,7 @@ from ptq_export.benchmarks.held_out import BATCH, batches
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.sampling import EpsModel, Step, make_scheduler, sample_loop, visited_timesteps
 
-__all__ = ["SameNoise", "final_samples", "psnr_db", "same_noise_psnr"]
+__all__ = ["SameNoise", "final_samples", "psnr_db", "same_noise_psnr", "value_range"]
 
 PEAK = 2.0  # images live in [-1, 1]
 
@@ -34,7 +34,7 @@ class SameNoise:
     @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest value of a sample, whose distance is the peak of the PSNR."""
-        return self.images or (self.reference.min().item(), self.reference.max().item())
+        return value_range(self.images, self.reference)
 
     def to_json(self) -> dict[str, Any]:
         """`psnr` in `fidelity.json`; identical samples count as 150 dB."""
@@ -92,6 +92,11 @@ def final_samples(
     ]
     samples = torch.cat(chunks)
     return samples if schedule.sample_range is None else samples.clamp(*schedule.sample_range)
+
+
+def value_range(images: tuple[float, float] | None, reference: Tensor) -> tuple[float, float]:
+    """The range of images (`NoiseSchedule.sample_range`), or that of the reference samples if they are none."""
+    return images or (reference.min().item(), reference.max().item())
 
 
 def psnr_db(reference: Tensor, candidate: Tensor, peak: float = PEAK) -> list[float]:

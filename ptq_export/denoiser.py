@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptq_export.errors import InputError
+
 __all__ = ["Convention", "Denoiser", "NoiseSchedule", "Source", "UNetEps", "draw_labels"]
 
 
@@ -56,12 +58,15 @@ class NoiseSchedule:
         """The schedule that `to_json` told.
 
         Raises:
-            TypeError: it has other fields.
+            InputError: it has other fields.
         """
-        betas = value.get("trained_betas")
-        conventions = {name: Convention(**each) for name, each in value.get("conventions", {}).items()}
-        changed = {"trained_betas": None if betas is None else tuple(betas), "conventions": conventions}
-        return cls(**{**value, **changed})
+        try:
+            betas = value.get("trained_betas")
+            conventions = {name: Convention(**each) for name, each in value.get("conventions", {}).items()}
+            changed = {"trained_betas": None if betas is None else tuple(betas), "conventions": conventions}
+            return cls(**{**value, **changed})
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"the noise schedule cannot be read: {error}", "make the run again") from error
 
     def to_json(self) -> dict[str, Any]:
         """The schedule as JSON holds it, so that it can be compared with what was read."""

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class WholeEuler(EulerDiscreteScheduler):
+class WholeEuler(EulerDiscreteScheduler):  # type: ignore[misc]
     """Euler at whole time-steps, which are what the network knows, with the sigmas that belong to them.
 
     Sigmas that a configuration chooses itself (Karras and kin) stay; the loop rounds their time-steps.
@@ -65,7 +65,7 @@ _FORWARD = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "t
 _REVERSE = ("prediction_type", "clip_sample", "clip_sample_range", "variance_type")
 _DDPM_ONLY = ("sigmoid", "laplace")
 _MOST_SKIPPED = 1 / 20  # of T, beyond the stride: noise of a time-step this far down is no longer that of T
-_FAULTS = (ValueError, TypeError, NotImplementedError, ImportError, IndexError)
+_FAULTS = (ValueError, TypeError, NotImplementedError, ImportError, LookupError)
 
 
 def make_scheduler(schedule: NoiseSchedule, sampler: str = "ddim") -> Any:
@@ -76,18 +76,18 @@ def make_scheduler(schedule: NoiseSchedule, sampler: str = "ddim") -> Any:
     """
     kind = lookup("sampler", sampler, SAMPLERS)
     _require_suited(schedule, sampler)
-    if convention := schedule.conventions.get(sampler):
-        return Respaced(kind, schedule, convention)
     values = {**schedule.settings, **{name: getattr(schedule, name) for name in (*_FORWARD, *_REVERSE)}}
     if schedule.beta_schedule in _DDPM_ONLY and kind is not DDPMScheduler:
-        values |= {"trained_betas": _betas(schedule).tolist(), "beta_schedule": "linear"}
+        values |= {"trained_betas": _forward(schedule, rescaled=False).betas.tolist(), "beta_schedule": "linear"}
     if kind is DPMSolverMultistepScheduler:
         values["variance_type"] = None
     known = signature(kind).parameters
     try:
+        if convention := schedule.conventions.get(sampler):
+            return Respaced(kind, schedule, convention)
         return kind(**{name: value for name, value in values.items() if name in known})
     except _FAULTS as error:
-        remedy = "mend scheduler_config.json, or take another --sampler"
+        remedy = "mend the checkpoint's schedule (scheduler_config.json), or take another --sampler"
         raise InputError(f"{sampler} cannot follow this checkpoint's schedule: {error}", remedy) from error
 
 
@@ -149,7 +149,7 @@ class Respaced:
 
     def add_noise(self, images: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """x_t of `images` `[N, ...]`: q(x_t | x_0) at time-steps `[N]`."""
-        kept = self.alphas_cumprod[timestep].reshape(-1, *[1] * (images.ndim - 1))
+        kept: Tensor = self.alphas_cumprod[timestep].reshape(-1, *[1] * (images.ndim - 1))
         return kept.sqrt() * images + (1 - kept).sqrt() * noise
 
 
@@ -191,11 +191,6 @@ def alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
     return values
 
 
-def _betas(schedule: NoiseSchedule) -> Tensor:
-    values: Tensor = _forward(schedule, rescaled=False).betas
-    return values
-
-
 def _forward(schedule: NoiseSchedule, rescaled: bool) -> Any:
     values = {name: getattr(schedule, name) for name in _FORWARD}
     return DDPMScheduler(**{**values, "rescale_betas_zero_snr": rescaled})
@@ -219,13 +214,16 @@ def visited_timesteps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim"
         InputError: the sampler cannot take that many steps; the message has the nearest numbers that it can.
     """
     check_steps(schedule, steps, sampler)
-    return _timesteps(schedule, steps, sampler)
+    scheduler = make_scheduler(schedule, sampler)
+    scheduler.set_timesteps(steps)
+    return _rounded(scheduler.timesteps)
 
 
 def allowed_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> int:
     """`steps`, or the next smaller number of steps that `sampler` can take."""
+    scheduler = make_scheduler(schedule, sampler)
     within = range(min(steps, schedule.num_train_timesteps), 0, -1)
-    return next((count for count in within if not _refusal(schedule, count, sampler)), 1)
+    return next((count for count in within if not _refusal(scheduler, schedule, count, sampler)), 1)
 
 
 def check_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> None:
@@ -234,12 +232,12 @@ def check_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> N
     Raises:
         InputError: with the nearest numbers of steps that it can take.
     """
-    if not (reason := _refusal(schedule, steps, sampler)):
+    scheduler, total = make_scheduler(schedule, sampler), schedule.num_train_timesteps
+    if not (reason := _refusal(scheduler, schedule, steps, sampler)):
         return
-    total = schedule.num_train_timesteps
     below, above = range(min(steps - 1, total), 0, -1), range(steps + 1, total + 1)
-    found = (next((n for n in side if not _refusal(schedule, n, sampler)), None) for side in (below, above))
-    near = ", ".join(str(count) for count in found if count is not None)
+    allowed = [(n for n in side if not _refusal(scheduler, schedule, n, sampler)) for side in (below, above)]
+    near = ", ".join(str(count) for side in allowed if (count := next(side, None)) is not None)
     remedy = f"nearest that can be taken: {near}" if near else "take another --sampler"
     raise InputError(f"{steps} {sampler} steps of the {total} training steps: {reason}", remedy)
 
@@ -271,14 +269,14 @@ def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str
     return notes
 
 
-def _refusal(schedule: NoiseSchedule, steps: int, sampler: str) -> str:
+def _refusal(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) -> str:
+    """Why `scheduler`, which this sets to so many steps, cannot take them; empty if it can."""
     total = schedule.num_train_timesteps
     if not 1 <= steps <= total:
         return "there are fewer training steps" if steps > total else "at least one is needed"
     if sampler == "pndm" and steps < 4 and not schedule.settings.get("skip_prk_steps"):
         return "its first three are Runge-Kutta steps, and a fourth must follow"
     try:
-        scheduler = make_scheduler(schedule, sampler)
         scheduler.set_timesteps(steps)
         times = _rounded(scheduler.timesteps)
     except _FAULTS as error:
@@ -291,12 +289,6 @@ def _refusal(schedule: NoiseSchedule, steps: int, sampler: str) -> str:
     if total - total // steps - times[0] > total * _MOST_SKIPPED:
         return f"the first would be t = {times[0]}, and the noisier ones skipped"
     return ""
-
-
-def _timesteps(schedule: NoiseSchedule, steps: int, sampler: str) -> list[int]:
-    scheduler = make_scheduler(schedule, sampler)
-    scheduler.set_timesteps(steps)
-    return _rounded(scheduler.timesteps)
 
 
 def _rounded(timesteps: Tensor) -> list[int]:

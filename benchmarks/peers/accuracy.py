@@ -13,7 +13,7 @@ from ptq_export.benchmarks.fid import digit_fid, real_digit_features
 from ptq_export.benchmarks.fidelity import finite_db, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_noise, held_out_pairs
 from ptq_export.benchmarks.peers.subject import Subject
-from ptq_export.benchmarks.same_noise import final_samples, psnr_db
+from ptq_export.benchmarks.same_noise import final_samples, psnr_db, value_range
 from ptq_export.denoiser import draw_labels
 from ptq_export.sampling import EpsModel
 
@@ -85,7 +85,8 @@ class Judge:
         if self._images is None:
             return Score([], sqnr)
         images = self._sampled(model)
-        psnr = [finite_db(value) for value in psnr_db(self._images, images)]
+        low, high = value_range(self._subject.schedule.sample_range, self._images)
+        psnr = [finite_db(value) for value in psnr_db(self._images, images, high - low)]
         fid = digit_fid(real_digit_features(), images) if self._subject.draws_digits else None
         return Score(psnr, sqnr, fid)
 

@@ -10,8 +10,10 @@ from diffusers import UNet2DModel
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.ddim import ddim_config, ddim_name
 from ptq_export.checkpoints.untrained import DDIM_CIFAR10
+from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 
 
@@ -105,7 +107,9 @@ def test_resolution_that_cannot_be_halved_is_refused(ddim_state: State, tmp_path
 
 def test_source_tells_file_format_and_assumptions(ddim_state: State, tmp_path: Path) -> None:
     path = _saved(ddim_state, tmp_path)
-    source = load_checkpoint(path).source
+    denoiser = load_checkpoint(path)
+    source = denoiser.source
+    assert denoiser.schedule == NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP)
     assert (source.spec, source.format, source.ema) == (path, "ermongroup/ddim", None)
     assert source.sha256 == sha256_file(Path(path))
     assert any("noise schedule assumed" in note for note in source.notes)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.checkpoints.conventions import OPENAI
 from ptq_export.checkpoints.openai_layout import Layout
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
@@ -66,10 +67,12 @@ def test_golden_checkpoint_is_described_as_it_was_trained(golden: Path) -> None:
     denoiser = load_checkpoint(str(golden / "iddpm_tiny.pt"))
     assert denoiser.sample_shape == (3, 32, 32)
     assert denoiser.classes is None
-    assert denoiser.schedule == NoiseSchedule(4000, "squaredcos_cap_v2", variance_type="learned_range")
+    assert denoiser.schedule == NoiseSchedule(
+        4000, "squaredcos_cap_v2", variance_type="learned_range", conventions=OPENAI
+    )
     adm = load_checkpoint(str(golden / "adm_tiny.pt"), assume=FLAGS["adm_tiny"])
     assert (adm.sample_shape, adm.classes) == ((3, 64, 64), 1000)
-    assert adm.schedule == NoiseSchedule(1000, "squaredcos_cap_v2", variance_type="learned_range")
+    assert adm.schedule == NoiseSchedule(1000, "squaredcos_cap_v2", variance_type="learned_range", conventions=OPENAI)
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["eps", "class and variance"])
@@ -207,7 +210,7 @@ def test_residual_resampling_takes_the_flags_of_guided_diffusion(tmp_path: Path)
     denoiser = load_checkpoint(_saved(random_state(layout), tmp_path))
     (note,) = _notes(denoiser, "guided-diffusion")
     assert note.startswith("head-width=64, qkv=legacy, predict=eps, betas=linear, timesteps=1000, rescale=no assumed")
-    assert denoiser.schedule == NoiseSchedule(variance_type="learned_range")
+    assert denoiser.schedule == NoiseSchedule(variance_type="learned_range", conventions=OPENAI)
 
 
 @pytest.mark.parametrize("resblock_updown", [False, True], ids=["conv", "resblock"])
@@ -219,7 +222,7 @@ def test_net_without_learned_variance_takes_the_defaults_of_the_training_scripts
     denoiser = load_checkpoint(_saved(random_state(layout), tmp_path))
     (note,) = _notes(denoiser, "the training scripts' defaults, for")
     assert note.startswith("heads=4, qkv=legacy, predict=eps, betas=linear, timesteps=1000, rescale=no assumed")
-    assert denoiser.schedule == NoiseSchedule(variance_type="fixed_large")
+    assert denoiser.schedule == NoiseSchedule(variance_type="fixed_large", conventions=OPENAI)
     assert denoiser.module.time_scale == 1
     assert _notes(denoiser, "DDPM sampling assumes the variance fixed_large")
 
@@ -228,7 +231,11 @@ def test_net_without_learned_variance_takes_the_defaults_of_the_training_scripts
 def test_prediction_is_told(word: str, prediction: str, tmp_path: Path) -> None:
     denoiser = load_checkpoint(_saved(random_state(IDDPM), tmp_path), assume={"predict": word})
     assert denoiser.schedule == NoiseSchedule(
-        4000, "squaredcos_cap_v2", prediction_type=prediction, variance_type="learned_range"
+        4000,
+        "squaredcos_cap_v2",
+        prediction_type=prediction,
+        variance_type="learned_range",
+        conventions=OPENAI,
     )
 
 

@@ -7,7 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import nn
 
 from ptq_export.engines.base import EngineOptions
@@ -33,7 +42,7 @@ class TorchDenoiser(nn.Module):
         self.kernel, self.table = (torch.from_numpy(weights[name]) for name in ("stem.weight", "table"))
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> SimpleNamespace:
-        shift = self.table[timestep.expand(len(sample))][:, :, None, None]
+        shift = self.table[timestep.round().long().expand(len(sample))][:, :, None, None]
         return SimpleNamespace(sample=nn.functional.conv2d(sample, self.kernel) + shift)
 
 
@@ -51,6 +60,32 @@ def test_a_pipeline_makes_the_images_of_the_original_net(
     made = images(engine.as_unet())
     assert made.shape == (3, 4, 4, 2) and np.ptp(made) > 0
     np.testing.assert_allclose(made, images(TorchDenoiser(weights)), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DDIMScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerDiscreteScheduler,
+        PNDMScheduler,
+        UniPCMultistepScheduler,
+    ],
+)
+def test_it_follows_the_schedulers_of_diffusers(engine: OrtEngine, weights: dict[str, np.ndarray], kind: type) -> None:
+    def latents(unet: nn.Module) -> torch.Tensor:
+        scheduler = kind(num_train_timesteps=10)
+        scheduler.set_timesteps(4)
+        sample = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        generator = {"generator": torch.Generator().manual_seed(0)} if kind is DDPMScheduler else {}
+        for t in scheduler.timesteps:
+            eps = unet(scheduler.scale_model_input(sample, t), t).sample
+            sample = scheduler.step(eps, t, sample, **generator).prev_sample
+        return sample
+
+    torch.testing.assert_close(latents(engine.as_unet()), latents(TorchDenoiser(weights)), atol=1e-5, rtol=1e-4)
 
 
 def test_it_answers_like_a_unet(engine: OrtEngine) -> None:

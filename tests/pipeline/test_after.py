@@ -19,7 +19,7 @@ from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, compare, inspect, load_engine, sample, verify
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import initial_noise, make_scheduler, sample_loop, visited_timesteps
 
 ONNX = "denoiser.ort-int8.onnx"
 Flip = Callable[[Path], None]
@@ -99,11 +99,20 @@ def test_samples_are_one_picture_and_the_same_every_time(finished: Path, tmp_pat
     assert (facts["count"], facts["sampler"], facts["label"]) == (4, "ddim", None)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "pndm", "unipc"])
+def test_other_samplers_draw_with_the_engine(finished: Path, tmp_path: Path, watcher: Watcher, sampler: str) -> None:
+    facts = sample(finished, Sampling(tmp_path / "a.png", 2, 7, sampler), watcher)
+    assert facts["timesteps"] == visited_timesteps(NoiseSchedule(), 7, sampler)
+    assert watcher.messages == facts["notes"] != []
+    sample(finished, Sampling(tmp_path / "b.png", 2, 7, "ddim"), watcher)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"sampler": "dimm"}, "unknown sampler 'dimm'"),
-        ({"steps": 30}, r"30 steps do not divide the 1000 training steps\nnearest that do: 25, 40"),
+        ({"steps": 600}, r"600 ddim steps of the 1000 training steps.*\nnearest that can be taken: 500, 950"),
         ({"label": 1}, "this engine has no classes"),
     ],
 )

@@ -76,6 +76,16 @@ def test_a_class_is_drawn(
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def test_ddpm_without_the_variance_that_the_net_learned_is_told(
+    dropped: Path, kept: Path, tmp_path: Path, watcher: Watcher
+) -> None:
+    sample(kept, Sampling(tmp_path / "a.png", 4, 2, "ddpm"), watcher)
+    sample(dropped, Sampling(tmp_path / "b.png", 4, 2, "ddim"), watcher)
+    assert watcher.messages == []
+    facts = sample(dropped, Sampling(tmp_path / "c.png", 4, 2, "ddpm"), watcher)
+    assert "--variance keep" in facts["notes"][0] and watcher.messages == facts["notes"]
+
+
 def test_class_out_of_range_is_refused(dropped: Path, tmp_path: Path, watcher: Watcher) -> None:
     with pytest.raises(InputError, match=r"class 3 is out of range\nthis engine knows the classes 0\.\.2"):
         sample(dropped, Sampling(tmp_path / "a.png", label=3), watcher)
