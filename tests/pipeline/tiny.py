@@ -51,5 +51,13 @@ def _unet(**architecture: Any) -> UNet2DModel:
 
 def options(out: Path, spec: str = SPEC) -> Options:
     """The least that the main job can be asked for; of weights that were never trained, 14 dB is all to be had."""
-    least: dict[str, Any] = {"samples": 4, "steps": 2, "iterations": 2, "held_out": 2, "rounds": 10, "seconds": 0.1, "min_sqnr": 6.0}
+    least: dict[str, Any] = {
+        "samples": 4,
+        "steps": 2,
+        "iterations": 2,
+        "held_out": 2,
+        "rounds": 10,
+        "seconds": 0.1,
+        "min_sqnr": 6.0,
+    }
     return Options(spec, out=out, threads=1, **least)
