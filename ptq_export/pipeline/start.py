@@ -59,11 +59,12 @@ def note_own_operations(denoiser: Denoiser) -> str:
         return ""
     shown = ", ".join(list(found)[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     count = sum(found.values())
-    few = f"{count} convolution or product is" if count == 1 else f"{count} convolutions or products are"
-    return f"{few} not an nn.Conv2d or nn.Linear of its own and stays float: in {shown or 'the network itself'}"
+    what = "convolution or product that is no" if count == 1 else "convolutions or products that are no"
+    verb = "stays" if count == 1 else "stay"
+    return f"{count} {what} nn.Conv2d or nn.Linear {verb} float: in {shown or 'the network itself'}"
 
 
-def require_int8_layers(sites: Iterable[Site], note: str = "") -> None:
+def require_int8_layers(sites: Iterable[Site]) -> None:
     """Refuse a network of which nothing would be int8.
 
     Raises:
@@ -72,10 +73,10 @@ def require_int8_layers(sites: Iterable[Site], note: str = "") -> None:
     sites = list(sites)
     if any(not site.keep_float for site in sites):
         return
-    reasons = [f"{site.name}: {site.keep_float}" for site in sites] + ([note] if note else [])
+    reasons = [f"{site.name}: {site.keep_float}" for site in sites]
     told = "\n".join(f"  {reason}" for reason in reasons[:20]) or "  it has no nn.Conv2d and no nn.Linear"
     more = f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else ""
-    raise InputError(f"no layer of this network can be int8:\n{told}{more}", "nothing was calibrated and written")
+    raise InputError(f"no layer of this network can be int8:\n{told}{more}", "nothing was calibrated or written")
 
 
 def require_integer_form(subject: Denoiser, sites: Iterable[Site]) -> None:

@@ -47,6 +47,19 @@ def test_each_sample_has_its_own_timestep() -> None:
     assert ENGINE(SAMPLE, np.array([0, 9, 4]))[:, 0, 0, 0].tolist() == [0, 9, 4]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_not_finite_is_refused(value: float) -> None:
+    sample = SAMPLE.copy()
+    sample[2, 1, 3, 3] = value
+    for given in (sample, torch.from_numpy(sample)):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            ENGINE(given, 3)
+
+
+def test_a_sample_whose_square_overflows_is_a_sample() -> None:
+    assert np.isfinite(ENGINE(SAMPLE + np.float32(3e38), 0)).all()
+
+
 def test_a_tensor_comes_back_as_a_tensor() -> None:
     sample = torch.zeros(3, 4, 4, 2, requires_grad=True).permute(0, 3, 1, 2)
     eps = ENGINE(sample, torch.tensor([1, 2, 3]))
