@@ -1,5 +1,6 @@
 # make demo      install, then quantise, prove and time the embedded model: runs/demo/report.html
 # make test      install with the development extras, run the quick tests   (make test-all: the slow ones too)
+# make test-avx2 the tests in TESTS on an emulated processor without VNNI (needs qemu-user; see CONTRIBUTING.md)
 # make lint      ruff, and mypy on the installed package
 #
 # TORCH_INDEX    a package index with CPU builds of torch, searched beside your default one. Without it Linux machines
@@ -13,7 +14,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 TYPED := $(VENV)/typed
 
-.PHONY: demo test test-all lint clean
+TESTS ?= tests/engines/test_saturation.py
+AVX2 := $(CURDIR)/$(VENV)/avx2
+
+.PHONY: demo test test-all test-avx2 lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/ptq-export --ckpt embedded:digits --target ort-int8 --out runs/demo
@@ -23,6 +27,12 @@ test: $(VENV)/dev
 
 test-all: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+# QEMU's own processor has AVX2 and nothing newer; below -L lies what a program finds instead of this machine's files.
+test-avx2: $(VENV)/dev
+	mkdir -p $(AVX2)/proc
+	sed -E 's/ (avx512|avx_vnni|amx_)[^ ]*//g' /proc/cpuinfo > $(AVX2)/proc/cpuinfo
+	OMP_NUM_THREADS=1 qemu-x86_64 -L $(AVX2) -cpu max $(BIN)/python -m pytest -m "not slow" -o timeout=0 $(TESTS)
 
 # The folder ptq_export/ shadows an installed package in the repository root, and an editable install maps folders in a
 # way that mypy does not follow: so it checks a copy, installed as a user would have it, from inside that copy's folder.
