@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ptq_export.artifacts import atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
 from ptq_export.errors import InputError
-from ptq_export.pipeline.lock import LOCK, acquire, release
+from ptq_export.lock import LOCK, acquire, release
 from ptq_export.schemas import MANIFEST, read_part
 
 __all__ = ["RunFolder"]
