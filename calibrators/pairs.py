@@ -21,6 +21,7 @@ from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
 
 __all__ = ["CalibrationPairs", "collect_pairs", "load_pairs"]
 
+
 @dataclass(frozen=True)
 class CalibrationPairs:
     """Inputs of the denoiser: `sample` `[N, C, H, W]` float32, `timestep` `[N]` int64 (original training steps), and

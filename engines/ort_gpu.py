@@ -29,11 +29,11 @@ from ptq_export.engines.ort_session import (
     session_settings,
 )
 from ptq_export.engines.ort_tensors import OrtGpuEngine
-from ptq_export.provenance import private_name
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt_plan import batch_range, fitted
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
+from ptq_export.provenance import private_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -117,7 +117,9 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
 
 def _not_here(request: PlanRequest, plans: Sequence[Path], error: EnvironmentMissing) -> EnvironmentMissing:
     """`error` of the builder, with what is wrong with the `plans` that are there."""
-    reasons = [reason for plan in plans if plan.exists() for reason in stale_reasons(plan, request.identity, request.trusted)]
+    reasons = [
+        reason for plan in plans if plan.exists() for reason in stale_reasons(plan, request.identity, request.trusted)
+    ]
     was = f"its plan is not of this machine ({'; '.join(reasons)})" if reasons else "it has no plan yet"
     return EnvironmentMissing(
         f"{request.source.name}: {was}, and none can be built here: {error.cause}",

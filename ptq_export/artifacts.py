@@ -176,7 +176,7 @@ def _finite(text: str) -> float:
 
 def _bounded(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= MAX_INTEGER:
-        raise ValueError(f"the integer {text[:20]}... has {len(text)} digits" if len(text) > 20 else f"{text} is too large")
+        raise ValueError(f"the integer {text[:20]} of {len(text)} digits is too large")
     return int(text)
 
 

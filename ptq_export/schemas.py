@@ -85,7 +85,7 @@ MANIFEST_PARTS = _file(
 )
 REQUEST = _file({"options": named(ANY), "inputs?": named(TEXT), "versions": named(TEXT), "machine?": named(ANY)})
 
-TIMING = {name: DURATION for name in ("mean_ms", "median_ms", "p95_ms", "p99_ms", "min_ms")}
+TIMING = dict.fromkeys(("mean_ms", "median_ms", "p95_ms", "p99_ms", "min_ms"), DURATION)
 STEP = {
     "batch": BATCH,
     "candidates": named(record({"n": COUNT, "p90_ms": POSITIVE, "raw_ms": items(DURATION)} | TIMING), 1),
@@ -162,7 +162,7 @@ SENSITIVITY = _file(
 KEPT = _file({"wanted_db": NUMBER, "layers": items(TEXT, 0, MOST_LAYERS)})
 WEIGHTS = {"count": COUNT, "as_int8": COUNT, "as_float16": COUNT, "bytes_per_weight": null_or(NUMBER)}
 PLAN = {"version": TEXT, "size_bytes": COUNT, "warnings": items(TEXT), "weights?": record(WEIGHTS)}
-FINDING = {name: TEXT for name in ("rule", "node", "seen", "reason", "severity")}
+FINDING = dict.fromkeys(("rule", "node", "seen", "reason", "severity"), TEXT)
 TENSORRT = _file(
     {
         "rules": items(TEXT),
@@ -252,7 +252,8 @@ def read_options(manifest: Mapping[str, Any], shown: Path) -> Options:
     Raises:
         InputError: one is of another type than it must be, or out of the range of its flag.
     """
-    found = {field.name: manifest["options"][field.name] for field in fields(Options) if field.name in manifest["options"]}
+    given = manifest["options"]
+    found = {field.name: given[field.name] for field in fields(Options) if field.name in given}
     hints = get_type_hints(Options, include_extras=True)
     try:
         for name, value in found.items():

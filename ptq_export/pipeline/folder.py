@@ -166,7 +166,8 @@ def _refuse_foreign(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another folder with --out") from error
-    if not (path / REQUEST).exists() and not all(file.name == LOCK or is_leftover(file.name) for file in path.iterdir()):
+    foreign = [file.name for file in path.iterdir() if file.name != LOCK and not is_leftover(file.name)]
+    if foreign and not (path / REQUEST).exists():
         raise InputError(f"{path} is not empty and holds no run", "choose another folder with --out")
     for name in SUBFOLDERS:
         inside(path, name)

@@ -1,9 +1,10 @@
-"""A program: change a run folder, killed after the Nth change to the disk; prints whether it came to the end.
+"""A program: change copies of a run folder, each killed one change to the disk later; prints after how many it ends.
 
-    python killed.py FOLDER create|amend N
+python killed.py FOLDER create FOLDER amend
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,17 +48,22 @@ def kill_after(changes: int) -> None:
         counted(name)
 
 
-if __name__ == "__main__":
-    folder, what = Path(sys.argv[1]), {"create": create, "amend": amend}[sys.argv[2]]
-    for changes in range(100):
+def kill_everywhere(folder: Path, what: str) -> int:
+    """How many changes `what` makes; `FOLDER-0`, `FOLDER-1`, ... are what a kill before each of them leaves."""
+    changes, ended = -1, False
+    while not ended:
+        changes += 1
         copy = folder.with_name(f"{folder.name}-{changes}")
         if folder.exists():
-            os.system(f"cp -r {folder} {copy}")
+            shutil.copytree(folder, copy)
         child = os.fork()
         if child == 0:
             kill_after(changes)
-            what(copy)
+            {"create": create, "amend": amend}[what](copy)
             os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-            print(changes)
-            break
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return changes
+
+
+if __name__ == "__main__":
+    print(*(kill_everywhere(Path(folder), what) for folder, what in zip(sys.argv[1::2], sys.argv[2::2], strict=True)))

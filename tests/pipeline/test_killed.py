@@ -10,17 +10,24 @@ from least import least_manifest
 
 from ptq_export.artifacts import describe_file, is_leftover, write_json
 from ptq_export.errors import InputError
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.lock import LOCK
+from ptq_export.pipeline.folder import RunFolder
 from ptq_export.schemas import read_part
 
 
-def killed_everywhere(folder: Path, what: str) -> list[Path]:
-    """Copies of the folder, in each of which the process was killed one change later."""
-    done = subprocess.run(
-        [sys.executable, str(killed.__file__), str(folder), what], capture_output=True, text=True, check=True
-    )
-    return [folder.with_name(f"{folder.name}-{changes}") for changes in range(int(done.stdout))]
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Copies of a folder, in each of which the process was killed one change to the disk later."""
+    place = tmp_path_factory.mktemp("killed")
+    folders = {"amend": finished(place / "amended"), "create": place / "created"}
+    arguments = [str(part) for what, folder in folders.items() for part in (folder, what)]
+    command = [sys.executable, str(killed.__file__), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    counts = map(int, done.stdout.split())
+    return {
+        what: [folder.with_name(f"{folder.name}-{changes}") for changes in range(count)]
+        for (what, folder), count in zip(folders.items(), counts, strict=True)
+    }
 
 
 def finished(folder: Path) -> Path:
@@ -32,9 +39,9 @@ def finished(folder: Path) -> Path:
     return folder
 
 
-def test_an_amended_run_is_whole_wherever_the_process_was_killed(tmp_path: Path) -> None:
+def test_an_amended_run_is_whole_wherever_the_process_was_killed(copies: dict[str, list[Path]]) -> None:
     states = []
-    for copy in killed_everywhere(finished(tmp_path / "run"), "amend"):
+    for copy in copies["amend"]:
         with RunFolder(copy, read_part(copy, "request.json")) as run:
             manifest = read_part(copy, "manifest.json")
             wanted = {"old": (1.0, b"old"), "new": (2.0, b"new")}[manifest["command"]]
@@ -46,10 +53,9 @@ def test_an_amended_run_is_whole_wherever_the_process_was_killed(tmp_path: Path)
     assert len(states) > 10 and states == sorted(states, reverse=True) and set(states) == {"old", "new"}
 
 
-def test_a_run_killed_as_it_begins_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
-    copies = killed_everywhere(tmp_path / "run", "create")
-    assert len(copies) > 4
-    for copy in copies:
+def test_a_run_killed_as_it_begins_is_taken_up_by_the_same_command(copies: dict[str, list[Path]]) -> None:
+    assert len(copies["create"]) > 4
+    for copy in copies["create"]:
         with RunFolder(copy, killed.REQUEST) as run:
             assert read_part(copy, "request.json") == killed.REQUEST and set(run.names) <= {"kept.json"}
         assert not any(is_leftover(file.name) or file.name == LOCK for file in copy.iterdir())

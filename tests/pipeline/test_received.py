@@ -1,4 +1,4 @@
-"""A run folder that someone else sent: nothing of it runs, no other file is read or shown, and no engine is believed."""
+"""A run folder that someone else sent: nothing of it runs, no other file is shown, and no engine is believed."""
 
 import json
 import os
@@ -163,11 +163,9 @@ def test_weights_in_another_file_are_refused_before_its_name_is_looked_at(tmp_pa
     tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location="EXTERNAL")
     tensor.external_data.add(key="location", value=location)
     node = onnx.helper.make_node("Constant", [], ["w"], value=tensor)
-    for graph in (
-        onnx.GraphProto(name="g", initializer=[tensor]),
-        onnx.GraphProto(name="g", node=[node]),
-        onnx.GraphProto(name="g", node=[onnx.helper.make_node("If", ["c"], ["y"], then_branch=onnx.GraphProto(node=[node]))]),
-    ):
+    branch = onnx.helper.make_node("If", ["c"], ["y"], then_branch=onnx.GraphProto(node=[node]))
+    for parts in ({"initializer": [tensor]}, {"node": [node]}, {"node": [branch]}):
+        graph = onnx.GraphProto(name="g", **parts)
         (tmp_path / "a.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
         with pytest.raises(InputError, match="keeps its weights in another file"):
             inspect(tmp_path / "a.onnx")
