@@ -116,6 +116,7 @@ _REQUEST = {"schema": 1, "options": {"seed": 0, "out": None}, "inputs": {"data":
 
 def _reopen_folder(folder: Path) -> object:
     with RunFolder(folder, read_part(folder, "request.json")) as run:
+        run.keep("pairs.safetensors")
         return [run.load_json("kept.json"), run.load_tensors("pairs.safetensors"), run.names]
 
 
