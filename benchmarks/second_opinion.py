@@ -32,6 +32,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ptq_export.artifacts import inside, sha256_file, write_json
@@ -39,6 +40,7 @@ from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
+from ptq_export.graph.single_file import read_proto
 from ptq_export.provenance import sidecar_path, was_built_here
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import FP32, find_target
@@ -88,7 +90,12 @@ class RunFiles:
         self.reference, self.int8, pairs = (folder / name for name in names)
         self.plan = folder / plans[0] if plans else None
         self.plan_is_ours = self.plan is not None and _was_built_here(self.plan)
-        self.pairs: Mapping[str, NDArray[Any]] = load_file(pairs)
+        for graph in (self.reference, self.int8):
+            read_proto(graph)  # no weights elsewhere: Polygraphy would go and read them
+        try:
+            self.pairs: Mapping[str, NDArray[Any]] = load_file(pairs)
+        except (SafetensorError, TypeError) as error:
+            raise InputError(f"{pairs} cannot be read: {error}", "make the run again") from error
         options = read_options(manifest, folder / MANIFEST)
         self.batch = options.fixed_batch or (options.batch_range or (1,))[0]
 

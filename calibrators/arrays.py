@@ -1,13 +1,13 @@
-"""Named arrays of a `.safetensors` or `.npz` file, of any origin: their headers are judged before anything is allocated.
+"""Named arrays of a `.safetensors` or `.npz` file of any origin: headers are judged before anything is allocated.
 
-What an array claims to take must be what the file holds for it, at most `RATIO` times the file where that is compressed,
-and must fit in the memory that is free. Numbers only: no objects, no complex numbers, no types of less than a byte.
+What an array claims to take must be what the file holds for it, at most `RATIO` times the file where that is
+compressed, and must fit in the memory that is free. Numbers only: no objects, no complex numbers, no parts of bytes.
 """
 
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,7 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, A
                 raise ValueError(f"{name} claims the shape {list(array.shape)}, which takes {claimed / 1e9:.1f} GB")
     except UNREADABLE as error:
         raise InputError(f"calibration data {path} cannot be used: {error}", remedy) from error
-    return {
-        name: Array(it.shape, it.dtype, it.is_float, partial(_read, path, it, remedy)) for name, it in found.items()
-    }
+    return {name: replace(array, read=partial(_read, path, array, remedy)) for name, array in found.items()}
 
 
 def _read(path: Path, array: Array, remedy: str) -> NDArray[Any]:

@@ -99,10 +99,10 @@ def kept(
     owner: object | None = None,
     trusted: bool = False,
 ) -> Path:
-    """`path`, if it lies there with that `identity`, built here (or `trusted`); else it is what `build(file)` writes into the file that it is
-    given. The log says what is being done and what is `done` "at every start", where the folder cannot be written: a
-    run folder that is served from a read-only disk, or a full one. Then the file lasts as long as its `owner`, or this
-    process.
+    """`path`, if it lies there with that `identity`, built here or `trusted`; else it is what `build(file)` writes into
+    the file that it is given. The log says what is being done and what is `done` "at every start", where the folder
+    cannot be written: a run folder that is served from a read-only disk, or a full one. Then the file lasts as long as
+    its `owner`, or this process.
 
     Raises:
         EnvironmentMissing: there is no room for temporary files either.

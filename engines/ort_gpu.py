@@ -106,9 +106,11 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         self.context_path = cache / f"{source.stem}.batch{least}-{most}.context.onnx"
         self._engines = f"ort-trt-{private_name(asdict(identity))}"
         reasons = stale_reasons(self.context_path, identity, self.options.trusted)
+        self._model = source
         if not reasons:
             try:
                 self.session = self._open(self.context_path)
+                self._model = self.context_path
                 return
             except InputError as error:
                 reasons = [error.cause]
@@ -121,6 +123,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         self.session = self._open(source, dump=True)
         if self.context_path.is_file():
             write_identity(self.context_path, identity)
+            self._model = self.context_path
         else:
             logger.warning("TensorRT did not take all of %s: there is no context model, its engines are cached", source)
 
@@ -157,8 +160,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         return current("ort-trt", versions, onnx_sha256, options, isa=(), device=_device())
 
     def _open_on(self, stream: int, graph: bool) -> onnxruntime.InferenceSession:
-        model = self.context_path if self.context_path.is_file() else self.source
-        return self._open(model, on={"user_compute_stream": str(stream)}, graph=graph)
+        return self._open(self._model, on={"user_compute_stream": str(stream)}, graph=graph)
 
     def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
         return fitted(arguments, self._batches)

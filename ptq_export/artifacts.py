@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ __all__ = [
 
 MAX_JSON_BYTES = 1 << 25
 MAX_INTEGER = 1 << 63
-_LEFTOVER = re.compile(r"\..+(\.[^.]*)?\.[a-z0-9_]{8}\1")
+_LEFTOVER = re.compile(r"\..+(\.[^.]+)\.[a-z0-9_]{8}\1")
 
 
 @contextmanager
@@ -73,6 +73,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
         leads_out = Path(name).is_absolute() or ".." in Path(name).parts
         if leads_out or not path.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{name!r} leads out of {folder}", "a run folder names and reads its own files only")
@@ -142,6 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(
             text, object_pairs_hook=_each_once, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded
         )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be shown
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", remedy) from error
     except RecursionError as error:
@@ -172,9 +176,7 @@ def _finite(text: str) -> float:
 
 def _bounded(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= MAX_INTEGER:
-        raise ValueError(
-            f"the integer {text[:20]}... has {len(text)} digits" if len(text) > 20 else f"{text} is too large"
-        )
+        raise ValueError(f"the integer {text[:20]} of {len(text)} digits is too large")
     return int(text)
 
 

@@ -2,8 +2,8 @@
 
 What an engine is built from, the ONNX file, is data and bears a digest in the manifest. What is built is neither: an
 optimised graph says nothing of the graph that it was made of, and a TensorRT plan is machine code. So a note of every
-build is kept in the user's cache folder, outside of any run: engines that came with a folder, or were changed since, are
-built again. A note is an empty file, its name the digest of the engine's bytes and of its identity.
+build is kept in the user's cache folder, outside of any run: engines that came with a folder, or were changed since,
+are built again. A note is an empty file, its name the digest of the engine's bytes and of its identity.
 """
 
 import logging

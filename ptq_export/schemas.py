@@ -252,9 +252,8 @@ def read_options(manifest: Mapping[str, Any], shown: Path) -> Options:
     Raises:
         InputError: one is of another type than it must be, or out of the range of its flag.
     """
-    found = {
-        field.name: manifest["options"][field.name] for field in fields(Options) if field.name in manifest["options"]
-    }
+    given = manifest["options"]
+    found = {field.name: given[field.name] for field in fields(Options) if field.name in given}
     hints = get_type_hints(Options, include_extras=True)
     try:
         for name, value in found.items():

@@ -62,7 +62,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if size_bytes > MAX_BYTES:
         raise _too_large(path, size_bytes)
     try:
-        proto = onnx.ModelProto.FromString(path.read_bytes())
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except DecodeError as error:

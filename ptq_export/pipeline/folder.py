@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ptq_export.artifacts import atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
 from ptq_export.errors import InputError
-from ptq_export.pipeline.lock import LOCK, acquire, release
+from ptq_export.lock import LOCK, acquire, release
 from ptq_export.schemas import MANIFEST, read_part
 
 __all__ = ["RunFolder"]
@@ -73,7 +73,7 @@ class RunFolder:
         """Whether the file `name` is finished and unchanged; a damaged one is a miss."""
         if name not in self._ledger:
             return False
-        file = self.path / name
+        file = inside(self.path, name)
         if file.is_file() and sha256_file(file) == self._ledger[name]:
             return True
         logger.warning("%s is damaged or gone: it is made again", file)
@@ -100,9 +100,11 @@ class RunFolder:
                 manifest["artefacts"][name] = describe_file(self._staged / name)
             write_json(self._staged / MANIFEST, manifest)
             self._staged.rename(self.path / COMPLETE)
-        except BaseException:
+        except BaseException as error:
             self._ledger = before
             shutil.rmtree(self.path / STAGED, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise InputError(f"cannot write {self.path}: {error.strerror}", "free some disk space") from error
             raise
         finally:
             self._staged = None
@@ -119,14 +121,20 @@ class RunFolder:
         return sorted(self._ledger)
 
     def sha256(self, name: str) -> str:
-        """The recorded digest of a finished file."""
+        """The recorded digest of a finished file.
+
+        Raises:
+            InputError: it was never finished.
+        """
+        if name not in self._ledger:
+            raise InputError(f"{self.path / LEDGER} has no {name}", "copy the folder again, or make the run again")
         return self._ledger[name]
 
     def load_tensors(self, name: str) -> dict[str, Tensor] | None:
         """The tensors of a finished file, or None."""
         try:
             return load_file(self.path / name) if self.has(name) else None
-        except SafetensorError:
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError):  # damaged, or types of a later torch
             return None
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -166,9 +174,8 @@ def _refuse_foreign(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another folder with --out") from error
-    if not (path / REQUEST).exists() and not all(
-        file.name == LOCK or is_leftover(file.name) for file in path.iterdir()
-    ):
+    foreign = [file.name for file in path.iterdir() if file.name != LOCK and not is_leftover(file.name)]
+    if foreign and not (path / REQUEST).exists():
         raise InputError(f"{path} is not empty and holds no run", "choose another folder with --out")
     for name in SUBFOLDERS:
         inside(path, name)

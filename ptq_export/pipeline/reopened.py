@@ -68,10 +68,8 @@ def read_schedule(manifest: Mapping[str, Any], run: Path) -> NoiseSchedule:
 
 def _is_a(value: object, hint: object) -> bool:
     """Types alone; a float may be written as an integer."""
-    wanted = (
-        {bool: (bool,), int: (int,), float: (float, int), str: (str,)}.get(hint) if isinstance(hint, type) else None
-    )
-    return wanted is None or type(value) in wanted
+    kinds: dict[object, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int), str: (str,)}
+    return hint not in kinds or type(value) in kinds[hint]
 
 
 def network_missing(run: Path, ckpt: str | None) -> str:

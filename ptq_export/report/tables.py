@@ -119,12 +119,8 @@ def fidelity_table(fidelity: Json) -> Rows:
         curve = fidelity["curves"][name]
         psnr = fidelity["psnr"]["values"].get(name, {})
         sqnr_db, errors = ([value for value in curve[key] if value is not None] for key in ("sqnr_db", "step_error"))
-        figures = [
-            psnr.get("mean_db"),
-            psnr.get("min_db"),
-            median(sqnr_db) if sqnr_db else None,
-            min(sqnr_db, default=None),
-        ]
+        figures = [psnr.get("mean_db"), psnr.get("min_db")]
+        figures += [median(sqnr_db) if sqnr_db else None, min(sqnr_db, default=None)]
         rows.append([engine_name(name), *map(decibel, figures), percent(max(errors, default=None))])
     return rows
 

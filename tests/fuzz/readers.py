@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,6 @@ class Reader:
     read: Callable[[Path], object]
 
 
-@cache
-def _tiny_denoiser() -> Denoiser:
-    module = torch.nn.Identity()
-    return Denoiser(module, NoiseSchedule(), SHAPE, Source("tiny", "", ""))
-
-
 def _copy(*names: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         for name in names:
@@ -64,10 +57,7 @@ def _copy(*names: str) -> Callable[[Path], None]:
 
 def _report_files(folder: Path) -> None:
     synthetic_run.write_run(folder)
-    layers = [
-        {"name": "unet.conv_in", "sqnr_db": 30.0, "share": 0.5},
-        {"name": "unet.conv_out", "sqnr_db": 3, "share": 1},
-    ]
+    layers = [{"name": f"unet.conv_{end}", "sqnr_db": 30.0, "share": 0.5} for end in ("in", "out")]
     ranked = {"schema": 1, "pairs_per_timestep": 8, "timesteps": [1, 500], "all_db": 20.5, "layers": layers}
     write_json(folder / "sensitivity.json", ranked)
     weights = {"count": 8, "as_int8": 8, "as_float16": 0, "bytes_per_weight": 1.0}
@@ -76,27 +66,13 @@ def _report_files(folder: Path) -> None:
     checked = {"schema": 1, "rules": ["r"], "findings": [finding], "own": "", "plans": {"tensorrt_rtx": plan}}
     write_json(folder / "tensorrt.json", checked | {"refusals": {"tensorrt": "no"}})
     race = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
-    trial = {
-        "what": "linears",
-        "layers": ["a"],
-        "expected_ms": 0.1,
-        "sqnr_db": 40.0,
-        "kept": True,
-        "why": "faster",
-    } | race
+    trial = {"what": "linears", "layers": ["a"], "sqnr_db": 40.0, "kept": True, "why": "faster"} | race
     left = {"what": "a", "layers": ["a"], "expected_ms": 0.1}
     chosen = {"split_shortcut": False, "float_layers": {"a": "kept float"}}
     quality = {"untuned": 40.0, "tuned": 39.9, "loss_allowed": 0.1}
-    tuned = {
-        "schema": 1,
-        "budget_s": 9.0,
-        "seconds": 8.0,
-        "batch": 1,
-        "chosen": chosen,
-        "total": race,
-        "sqnr_db": quality,
-    }
-    write_json(folder / "tuning.json", tuned | {"trials": [trial], "not_reached": [left], "reused": False})
+    tuned = {"schema": 1, "budget_s": 9.0, "seconds": 8.0, "batch": 1, "chosen": chosen, "total": race}
+    tuned |= {"sqnr_db": quality, "trials": [trial], "not_reached": [left], "reused": False}
+    write_json(folder / "tuning.json", tuned)
     gpu = {"median_ms": 1.0}
     calls = {"compute": gpu, "enqueue": gpu, "warnings": ["host-bound"]}
     timing = {"graph": calls, "kernels": calls, "with_transfers": gpu, "energy_mj": 2.0}
@@ -119,9 +95,7 @@ def _read_manifest(folder: Path) -> object:
 
 def _manifest(folder: Path) -> None:
     value = synthetic_run.manifest()
-    options = asdict(
-        Options("embedded:digits", out=Path("run"), calibration_data=Path("x"), keep_float="*.a").resolved()
-    )
+    options = asdict(Options("embedded:digits", out=Path("run"), calibration_data=Path("x")).resolved())
     value["options"] = {key: str(it) if isinstance(it, Path) else it for key, it in options.items()}
     value["denoiser"]["schedule"] = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4}
     write_json(folder / MANIFEST, value)
@@ -137,16 +111,12 @@ def _run_folder(folder: Path) -> None:
         run.save_tensors("pairs.safetensors", {"sample": torch.zeros(2, *SHAPE)})
 
 
-_REQUEST = {
-    "schema": 1,
-    "options": {"seed": 0, "out": None},
-    "inputs": {"checkpoint_sha256": "00"},
-    "versions": {"a": "1"},
-}
+_REQUEST = {"schema": 1, "options": {"seed": 0, "out": None}, "inputs": {"data": "00"}, "versions": {"a": "1"}}
 
 
 def _reopen_folder(folder: Path) -> object:
     with RunFolder(folder, read_part(folder, "request.json")) as run:
+        run.keep("pairs.safetensors")
         return [run.load_json("kept.json"), run.load_tensors("pairs.safetensors"), run.names]
 
 
@@ -164,6 +134,11 @@ def _pairs(name: str) -> Callable[[Path], None]:
             save_file(arrays, folder / name)
 
     return make
+
+
+def _load_pairs(name: str) -> Callable[[Path], object]:
+    denoiser = Denoiser(torch.nn.Identity(), NoiseSchedule(), SHAPE, Source("tiny", "", ""))
+    return lambda folder: load_pairs(folder / name, denoiser)
 
 
 def _onnx(folder: Path) -> None:
@@ -226,13 +201,7 @@ READERS = {
     "ledger": Reader(_run_folder, ["ledger.json", "pairs.safetensors"], _reopen_folder),
     "request": Reader(_run_folder, ["request.json"], _reopen_folder),
     "sidecar": Reader(_sidecar, ["a.identity.json"], lambda folder: read_identity(folder / "a.int8.plan")),
-    "npz": Reader(
-        _pairs("pairs.npz"), ["pairs.npz"], lambda folder: load_pairs(folder / "pairs.npz", _tiny_denoiser())
-    ),
-    "pairs": Reader(
-        _pairs("pairs.safetensors"),
-        ["pairs.safetensors"],
-        lambda folder: load_pairs(folder / "pairs.safetensors", _tiny_denoiser()),
-    ),
+    "npz": Reader(_pairs("pairs.npz"), ["pairs.npz"], _load_pairs("pairs.npz")),
+    "pairs": Reader(_pairs("pairs.safetensors"), ["pairs.safetensors"], _load_pairs("pairs.safetensors")),
     "onnx": Reader(_onnx, ["denoiser.onnx"], _read_onnx),
 }

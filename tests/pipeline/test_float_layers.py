@@ -21,7 +21,7 @@ def layers(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_layers_of_a_run_are_ranked_with_their_times(copied: Path, watcher: Watcher) -> None:
-    value = sensitivity(copied, watcher)
+    value = sensitivity(copied, watcher, tiny.SPEC)
     names = [row["name"] for row in value["layers"]]
     assert sorted(names) == sorted(name for name, row in layers(copied).items() if row["precision"] == "int8")
     shares = [row["share"] for row in value["layers"]]
@@ -45,7 +45,7 @@ def test_as_few_as_reach_the_wanted_sqnr_stay_float(finished: Path, tmp_path: Pa
     assert json.loads((folder / "manifest.json").read_text())["verdict"]["int8_layers"] == verdict["int8_layers"] - len(
         kept
     )
-    assert verify(folder, watcher)["layers_with_equal_codes"] == verdict["int8_layers"] - len(kept)
+    assert verify(folder, watcher, tiny.SPEC)["layers_with_equal_codes"] == verdict["int8_layers"] - len(kept)
 
 
 def test_layers_that_are_named_stay_float(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
+from ptq_export.lock import LOCK
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.lock import LOCK
 
 REQUEST = {"schema": 1, "options": {"seed": 0, "metric": "l2.4"}, "versions": {"torch": "2.10"}}
 KEPT = {"schema": 1, "wanted_db": 40.0, "layers": ["mid"]}

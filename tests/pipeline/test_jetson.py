@@ -69,7 +69,7 @@ def test_the_run_is_finished_and_proved_and_its_bundle_is_in_the_manifest(orin: 
     for name in bundle:
         assert manifest["artefacts"][f"jetson/{name}"]["sha256"] == sha256_file(orin / "jetson" / name)
     assert "UNTIMED" in (orin / "report.html").read_text()
-    assert verify(orin, SILENT)["files"] == len(manifest["artefacts"])
+    assert verify(orin, SILENT, tiny.SPEC)["files"] == len(manifest["artefacts"])
 
 
 def test_the_description_says_what_the_programs_need(orin: Path, xavier: Path) -> None:
@@ -118,7 +118,7 @@ def test_jetpack_5_computes_what_was_proved_and_what_the_simulation_computes(xav
         np.testing.assert_array_equal(sent, proved)
     parity = read(xavier / "parity.json")
     assert all(row["ok"] for row in (*parity["local"], *parity["global"]))
-    assert verify(xavier, SILENT)["parity"] > 20
+    assert verify(xavier, SILENT, tiny.SPEC)["parity"] > 20
 
 
 def test_jetpack_5_quantises_every_weight_to_its_learned_codes(xavier: Path) -> None:

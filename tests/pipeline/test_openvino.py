@@ -48,7 +48,7 @@ def test_it_is_timed_against_openvino_and_onnx_runtime(finished: Path) -> None:
 
 
 def test_the_verbs_work_on_it(finished: Path, tmp_path: Path) -> None:
-    assert verify(finished, SILENT)["parity"] > 20
+    assert verify(finished, SILENT, tiny.SPEC)["parity"] > 20
     sample(finished, Sampling(tmp_path / "grid.png", count=2, steps=2), SILENT)
     assert (tmp_path / "grid.png").stat().st_size > 100
     assert bench(finished, SILENT)["steps"]

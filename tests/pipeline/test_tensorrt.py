@@ -88,7 +88,7 @@ def test_what_needs_the_gpu_says_so(planned: Path, tmp_path: Path) -> None:
 
 @with_rtx
 def test_verify_executes_the_graph_without_the_gpu(planned: Path) -> None:
-    assert verify(planned, SILENT)["parity"] > 20
+    assert verify(planned, SILENT, tiny.SPEC)["parity"] > 20
 
 
 @with_rtx

@@ -74,7 +74,7 @@ def test_the_engine_is_what_was_chosen_and_every_proof_holds(tuned: Path, watche
     assert tuned_layers(tuned) == chosen["float_layers"]
     assert any(name.endswith("conv_shortcut.first") for name in layers(tuned)) == chosen["split_shortcut"]
     assert "asked for by --keep-float" in layers(tuned)[f"{ATTENTION}.to_out.0"]["reason"]
-    assert verify(tuned, watcher)["layers_with_equal_codes"] == manifest["verdict"]["int8_layers"]
+    assert verify(tuned, watcher, tiny.SPEC)["layers_with_equal_codes"] == manifest["verdict"]["int8_layers"]
     assert "What is faster in float" in (tuned / "report.html").read_text()
 
 
@@ -110,7 +110,7 @@ def test_a_cached_choice_is_used_and_said_and_proved(tmp_path: Path, watcher: Wa
     assert {found[name]["precision"] for name in chosen["float_layers"]} == {"float"}
     assert found[f"{SHORTCUT}.second"]["precision"] == "int8"
     assert "asked for by --keep-float" in found[f"{ATTENTION}.to_out.0"]["reason"]
-    assert verify(folder, watcher)["files"] > 10
+    assert verify(folder, watcher, tiny.SPEC)["files"] > 10
 
 
 def test_damage_in_mid_run_is_tuned_again_and_drops_what_was_made_with_the_other_choice(

@@ -1,0 +1,69 @@
+"""A program: change copies of a run folder, each killed one change to the disk later; prints after how many it ends.
+
+python killed.py FOLDER create FOLDER amend
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ptq_export.pipeline.folder import RunFolder
+from ptq_export.schemas import MANIFEST, read_part
+
+REQUEST = {"schema": 1, "options": {"seed": 0}, "versions": {}}
+
+
+def create(folder: Path) -> None:
+    RunFolder(folder, REQUEST).save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+
+
+def amend(folder: Path) -> None:
+    """As `bench` does: two files, the ledger, the manifest."""
+    run, manifest = RunFolder(folder, REQUEST), read_part(folder, MANIFEST)
+    with run.amending(manifest):
+        run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
+        run.place("kept.png").write_bytes(b"new")
+        run.keep("kept.png")
+        manifest["command"] = "new"
+
+
+def kill_after(changes: int) -> None:
+    """End this process, as a kill does, before its next change once it has made so many."""
+    left = changes
+
+    def counted(name: str) -> None:
+        change = getattr(os, name)
+
+        def do(*arguments: object, **keywords: object) -> object:
+            nonlocal left
+            if left == 0:
+                os._exit(9)
+            left -= 1
+            return change(*arguments, **keywords)
+
+        setattr(os, name, do)
+
+    for name in ("replace", "rename", "mkdir", "rmdir", "unlink"):
+        counted(name)
+
+
+def kill_everywhere(folder: Path, what: str) -> int:
+    """How many changes `what` makes; `FOLDER-0`, `FOLDER-1`, ... are what a kill before each of them leaves."""
+    changes, ended = -1, False
+    while not ended:
+        changes += 1
+        copy = folder.with_name(f"{folder.name}-{changes}")
+        if folder.exists():
+            shutil.copytree(folder, copy)
+        child = os.fork()
+        if child == 0:
+            kill_after(changes)
+            {"create": create, "amend": amend}[what](copy)
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return changes
+
+
+if __name__ == "__main__":
+    print(*(kill_everywhere(Path(folder), what) for folder, what in zip(sys.argv[1::2], sys.argv[2::2], strict=True)))
