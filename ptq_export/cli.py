@@ -22,6 +22,7 @@ from ptq_export.engines.available import require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
+from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
 from ptq_export.targets import TARGETS, find_target
 
@@ -73,7 +74,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line of this process."""
     app(prog_name="ptq-export")
 
 
@@ -252,6 +253,7 @@ def _screen(output: Output, interrupted: str = "interrupted") -> Iterator[Screen
     """The screen of one command; ends the process with the exit code of whatever went wrong in the block."""
     screen = Screen(output)
     interrupted_note("" if output.quiet else interrupted)
+    find_room()
     try:
         yield screen
     except Interrupted as end:
