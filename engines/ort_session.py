@@ -22,7 +22,7 @@ Provider: TypeAlias = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
 
 CPU: Provider = ("CPUExecutionProvider", {})
-ERRORS_ONLY, FATAL_ONLY = 3, 4
+FATAL_ONLY = 4  # errors are raised as well, and a graph's names in them should not reach a terminal from native code
 Level = onnxruntime.GraphOptimizationLevel
 
 
@@ -42,7 +42,7 @@ class SessionEngine(Engine):
     @classmethod
     def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         settings = register(onnxruntime.SessionOptions())
-        settings.log_severity_level = ERRORS_ONLY
+        settings.log_severity_level = FATAL_ONLY
         result: NDArray[np.float32] = open_session(model, settings, cls.providers).run(None, dict(inputs))[0]
         return result
 
@@ -53,7 +53,7 @@ def session_settings(options: EngineOptions, level: onnxruntime.GraphOptimizatio
     settings.intra_op_num_threads = options.threads
     settings.enable_cpu_mem_arena = options.arena
     settings.graph_optimization_level = level
-    settings.log_severity_level = ERRORS_ONLY
+    settings.log_severity_level = FATAL_ONLY
     # Between two calls the sampler works on the same cores: threads that spin there make it many times slower.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings

@@ -1,5 +1,10 @@
 """The command `ptq-export`, also as `python -m ptq_export`: it hears signals before anything slow is imported."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # which ends in a trace, here in an import
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import os
 import sys
 from io import TextIOWrapper

@@ -22,6 +22,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExp
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
 from ptq_export.schemas import read_part
+from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
 from ptq_export.targets import TARGETS, find_target
 
@@ -82,7 +83,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line of this process."""
     app(prog_name="ptq-export")
 
 
@@ -261,6 +262,7 @@ def _screen(output: Output, interrupted: str = "interrupted") -> Iterator[Screen
     """The screen of one command; ends the process with the exit code of whatever went wrong in the block."""
     screen = Screen(output)
     interrupted_note("" if output.quiet else interrupted)
+    find_room()
     try:
         yield screen
     except Interrupted as end:

@@ -210,7 +210,7 @@ class _Bars:
 
     def stage(self, name: str, total: int | None) -> None:
         self.finish()
-        self._task = self.live.add_task(name, total=total)
+        self._task = self.live.add_task(one_line(name), total=total)
 
     def advance(self, n: int = 1) -> None:
         if self._task is not None:
@@ -235,7 +235,7 @@ class _Lines:
 
     def stage(self, name: str, total: int | None) -> None:
         self.finish()
-        self._stage = _Stage(name, total)
+        self._stage = _Stage(one_line(name), total)
 
     def advance(self, n: int = 1) -> None:
         if self._stage is not None and (line := self._stage.advance(n)):

@@ -62,6 +62,8 @@ def explained(error: Exception) -> PtqExportError:
         return InputError(
             f"the memory does not suffice: {error}", "ask for fewer or smaller samples, or a smaller batch"
         )
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`, of every library
+        return EnvironmentMissing(str(error.strerror), "set TMPDIR to a folder that can be written")
     if isinstance(error, OSError) and error.strerror:
         what = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
         return InputError(what, "free some disk space and run again" if error.errno in NO_ROOM else "")

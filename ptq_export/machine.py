@@ -40,7 +40,7 @@ def require_threads(threads: int) -> None:
 @cache
 def total_memory_bytes() -> int:
     """Memory that a process may have here at most: what is built in and swap, or less where a limit is set."""
-    limits = [psutil.virtual_memory().total + psutil.swap_memory().total]
+    limits: list[int] = [psutil.virtual_memory().total + psutil.swap_memory().total]
     limits += [size for size in (_cgroup_bytes(name) for name in _CGROUP_LIMITS) if size is not None]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return min([*limits, *([] if soft == resource.RLIM_INFINITY else [soft])])

@@ -5,6 +5,7 @@ lives: a folder whose lock is free was left by one that was killed, be it in ano
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -15,11 +16,25 @@ from pathlib import Path
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.signals import at_forced_end
 
-__all__ = ["lasting_folder", "no_room", "scratch_folder"]
+__all__ = ["find_room", "lasting_folder", "no_room", "scratch_folder"]
+
+logger = logging.getLogger(__name__)
 
 PREFIX, LOCK = "ptq-export-", "lock"
+SHARED_MEMORY = "/dev/shm"
 LEAST_PROBE = 1 << 20
 _REMEDY = "set TMPDIR to a folder that can be written and has room"
+
+
+def find_room() -> None:
+    """Let temporary files, torch's too, lie in shared memory where no folder on a disk takes them, as in a container
+    with a read-only root."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        if os.access(SHARED_MEMORY, os.W_OK):
+            tempfile.tempdir = SHARED_MEMORY
+            logger.warning("%s: temporary files go to %s", error.strerror, SHARED_MEMORY)
 
 
 def scratch_folder() -> "tempfile.TemporaryDirectory[str]":

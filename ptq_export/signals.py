@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["Interrupted", "announce", "at_forced_end", "ends_on_signals", "interrupted_note"]
 
@@ -116,9 +116,11 @@ def _end_now(number: int) -> NoReturn:
 
 def _children() -> list[int]:
     """Process ids; without psutil where it would have to be imported first: then nothing was started yet."""
-    psutil = sys.modules.get("psutil")
+    psutil: Any = sys.modules.get("psutil")
+    if psutil is None:
+        return []
     try:
-        return [] if psutil is None else [child.pid for child in psutil.Process().children(recursive=True)]
+        return [child.pid for child in psutil.Process().children(recursive=True)]
     except psutil.Error:
         return []
 

@@ -1,21 +1,25 @@
-"""The folder where this package keeps what outlives a run: `ptq-export` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
+"""The folder where this package keeps what outlives a run: `ptq-export` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+
+For a user without a home (a container's number, say) it lasts as long as the process.
+"""
 
 import os
+from functools import cache
 from pathlib import Path
 
-from ptq_export.errors import InputError
+from ptq_export.scratch import lasting_folder
 
 __all__ = ["user_cache"]
 
 
 def user_cache() -> Path:
-    """That folder, which may not be there yet.
+    """That folder, which may not be there yet."""
+    return _base(os.environ.get("XDG_CACHE_HOME")) / "ptq-export"
 
-    Raises:
-        InputError: this process has no home.
-    """
+
+@cache
+def _base(given: str | None) -> Path:
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:
-        raise InputError("there is no home folder to keep anything in", "set XDG_CACHE_HOME") from error
-    return base / "ptq-export"
+        return Path(given) if given else Path.home() / ".cache"
+    except RuntimeError:  # neither $HOME nor an entry among the users
+        return lasting_folder()

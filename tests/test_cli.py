@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,19 +131,89 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["build", "absent"], 2, "holds no bundle.json"),
         (["--ckpt", "embedded:digits", "--effort", "fast"], 2, "quick"),
         (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no knobs of the main job"),
+        (["--ckpt", "embedded:digits", "--samples", 10**9], 2, "--samples 1000000000 would take"),
+        (["--ckpt", "embedded:digits", "--held-out", 10**9], 2, "--held-out 1000000000 would take"),
+        (["--ckpt", "embedded:digits", "--batch", 10**9], 2, "--batch 1000000000 would take"),
+        (["--ckpt", "embedded:digits", "--rounds", 2**31 - 1], 2, "--rounds 2147483647 would take"),
+        (["--ckpt", "embedded:digits", "--resolution", 10**6], 2, "a sample of 1x1000000x1000000 would take"),
+        (["--ckpt", "embedded:digits", "--threads", 100_000], 2, "100000 threads: this machine has"),
+        (["--ckpt", "embedded:digits", "--iterations", 10**400], 2, "--iterations"),
+        (["--ckpt", "embedded:digits", "--workspace", 10**30], 2, "--workspace"),
+        (["--ckpt", "embedded:digits", "--seconds", "inf"], 2, "--seconds"),
+        (["--ckpt", "embedded:digits", "--seconds", "nan"], 2, "--seconds"),
+        (["--ckpt", "embedded:digits", "--tune", "inf"], 2, "--tune"),
+        (["--ckpt", "embedded:digits", "--seed", 2**70], 2, "--seed"),
+        (["sample", "absent", "--seed", 2**70], 2, "--seed"),
+        (["sample", "absent", "--count", 10**30], 2, "--count"),
+        (["sample", "absent", "-o", "picture.jpg"], 2, "would hold a PNG picture under another name"),
+        (["sample", "absent", "-o", "."], 2, "is not a regular file"),
+        (["sample", "absent", "-o", "a" * 300], 2, "File name too long"),
+        (["verify", "a" * 300], 2, "File name too long"),
+        (["inspect", "a" * 300], 2, "File name too long"),
+        (["--ckpt", "embedded:digits", "--out", "a" * 300], 2, "File name too long"),
+        (["--ckpt", ""], 2, "--ckpt is missing"),
+        (["inspect", ""], 2, "is not a diffusers folder"),
+        (["--ckpt", os.fsdecode(b"\xff.pt")], 2, "\\udcff.pt does not exist"),
+        (["--\x1b[2J\u202e"], 2, "\\x1b[2J\\u202e"),
         (["verify", "absent"], 2, "absent"),
         (["benhc", "absent"], 2, "bench"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+    ids=lambda value: ascii(" ".join(map(str, value)))[:80] if isinstance(value, list) else None,
 )
 def test_bad_usage_names_the_cause_without_a_trace_and_leaves_nothing(
-    arguments: list[str], code: int, message: str, tmp_path: Path
+    arguments: list[object], code: int, message: str, tmp_path: Path
 ) -> None:
     done = call(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_said_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("ptq_export.pipeline.inspect", fail)
+    done = call("inspect", "absent", cwd=tmp_path)
+    assert done.returncode == 70
+    assert "RuntimeError: unforeseen (cli.py, line " in done.stderr and "Traceback" not in done.stderr
+    assert "please report it with what -vv shows" in done.stderr
+    assert "Traceback" in call("inspect", "absent", "-vv", cwd=tmp_path).stderr
+
+
+def test_a_usage_error_is_named_on_stdout_under_json(tmp_path: Path) -> None:
+    done = call("targets", "--json", "--colour", cwd=tmp_path)
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode == 2
+    assert "--colour" in done.stderr and "see `ptq-export targets --help`" in done.stderr
+
+
+SINKS = {
+    "full disk": (">/dev/full", 2, "cannot be written to standard output: No space left on device"),
+    "full disk, json": ("--json >/dev/full", 2, "cannot be written to standard output: No space left on device"),
+    "nobody reads": ("| true", 141, ""),
+    "closed": (">&- 2>&- <&-", 0, ""),
+}
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_results_that_cannot_be_shown_leave_no_trace_and_no_zero(sink: str, tmp_path: Path) -> None:
+    redirection, code, message = SINKS[sink]
+    command = f"set -o pipefail; {sys.executable} -m ptq_export targets {redirection}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and message in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_a_terminal_of_ascii_and_one_column_shows_what_it_can(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "COLUMNS": "1", "NO_COLOR": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[1:] = ['compare', 'a×b', 'c']; from ptq_export.__main__ import main; main()",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 2 and b"a\\xd7b is not a finished run" in done.stderr
 
 
 def test_trace_is_shown_on_request(tmp_path: Path) -> None:
@@ -280,6 +351,20 @@ def test_damaged_onnx_fails_verification_with_its_name(folder: Path) -> None:
     loaded = call("sample", "run", "-o", "grid.png", cwd=folder)
     assert loaded.returncode == 2 and "denoiser.ort-int8.onnx is damaged" in loaded.stderr
     assert not (folder / "grid.png").exists()
+
+
+def test_more_samples_than_memory_holds_are_refused(folder: Path) -> None:
+    done = call("sample", "run", "--count", 10**9, cwd=folder)
+    assert done.returncode == 2
+    assert "--count 1000000000 would take 22,888 GiB" in done.stderr and "give fewer: --count " in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_is_not_replaced_by_a_picture(folder: Path) -> None:
+    os.mknod(folder / "full", 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    done = call("sample", "run", "-o", "full", "--count", 1, "--steps", 2, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "") and "full is not a regular file" in done.stderr
+    assert (folder / "full").is_char_device()
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")

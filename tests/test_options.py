@@ -38,7 +38,7 @@ def test_a_batch_is_one_or_a_range(text: str | None, fixed: int | None, span: tu
     assert (Options(batch=text).fixed_batch, Options(batch=text).batch_range) == (fixed, span)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "four", "1:4", "4:1:16", "0:1:2", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "four", "1:4", "4:1:16", "0:1:2", "", "²", "9" * 5000, "1:2:9999999999"])
 def test_what_is_no_batch_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is no batch"):
         _ = Options(batch=text).fixed_batch
@@ -56,3 +56,16 @@ def test_an_unknown_compute_capability_is_refused_with_the_known_ones(text: str,
     with pytest.raises(InputError, match=f"there is no {unknown}") as caught:
         _ = Options(compute_capability=text).compute_capabilities
     assert "7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["seconds", "tune", "tune_loss"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_times_and_losses_are_finite(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} {value} is no number"):
+        Options(**{name: value})
+
+
+@pytest.mark.parametrize("text", ["auto:nan", "auto:inf", "auto:", "auto:many"])
+def test_layers_to_keep_for_no_number_of_db_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no number of dB"):
+        _ = Options(keep_float=text).keep_float_db

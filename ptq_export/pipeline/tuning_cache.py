@@ -1,7 +1,7 @@
 """What was tuned once on a machine for a graph is not tuned again: one file per key in the user's cache folder.
 
-The folder is `ptq-export/tune` in `$XDG_CACHE_HOME`, or in `~/.cache`. A file that is damaged or cannot be read is a
-miss, and said; one that cannot be written is said, too.
+The folder is `ptq-export/tune` in `$XDG_CACHE_HOME`, or in `~/.cache`; for a user without a home it lasts as long as
+the process. A file that is damaged or cannot be read is a miss, and said; one that cannot be written is said, too.
 """
 
 import logging
@@ -27,14 +27,14 @@ def cache_file(key: Mapping[str, Any]) -> Path:
 def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The tuning under that key, or None."""
     path = cache_file(key)
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         found = read_part(path.parent, path.name, "tuned.json")
         if digest(found["key"]) == digest(key) and found["digest"] == digest(found["tuning"]):
             tuning: dict[str, Any] = found["tuning"]
             return tuning
-    except InputError:
+    except (InputError, OSError):
         pass
     logger.warning("%s is damaged: what it held is measured again", path)
     return None

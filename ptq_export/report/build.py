@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ptq_export.artifacts import atomic_path, inside
 from ptq_export.errors import InputError
+from ptq_export.printable import printable
 from ptq_export.report import charts, tables, units, verdict
 from ptq_export.report.images import load_gallery
 from ptq_export.report.layermap import layer_map
@@ -58,6 +59,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     for function in (units.count, units.decibel, units.duration, units.milliseconds, units.percent, units.size):
         environment.filters[function.__name__] = function
@@ -66,6 +68,11 @@ def _environment() -> Environment:
     environment.filters["sha256_base64"] = _sha256_base64
     environment.globals.update(charts=charts, tables=tables, gains=verdict.gains, layer_map=layer_map)
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Texts without direction marks and the like, which would hide what they say; markup is made of such texts."""
+    return printable(value) if type(value) is str else value
 
 
 def _context(parts: Mapping[str, Json | None]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptq_export.engines.base import Engine, Signature
+from ptq_export.engines.base import Engine, EngineOptions, Signature
 from ptq_export.engines.layers import LayerRecord
 from ptq_export.errors import InputError
 
@@ -123,3 +123,71 @@ def test_a_label_that_does_not_fit_is_refused(engine: Engine, label: object, mes
 def test_engines_are_imported_without_torch() -> None:
     code = "import sys, ptq_export.engines.ort, ptq_export.engines; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+RAGGED = [[1.0], [1.0, 2.0]]
+VIEW = torch.zeros(3, 2, 4, 4, dtype=torch.complex64).conj().imag  # values whose sign is not applied yet
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        RAGGED,
+        SAMPLE.tolist(),
+        SAMPLE.astype(object),
+        SAMPLE.astype(bool),
+        SAMPLE.astype(np.complex64),
+        SAMPLE.astype(">f4"),
+        np.float32(0),
+        np.zeros(0, np.float32),
+        np.zeros((3, 2, 0, 4), np.float32),
+        None,
+        {"sample": SAMPLE},
+        torch.zeros(3, 2, 4, 4, device="meta"),
+        torch.zeros(3, 2, 4, 4, dtype=torch.complex64),
+        torch.zeros(3, 2, 4, 4, dtype=torch.bool),
+    ],
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')}",
+)
+def test_what_is_no_array_of_samples_is_refused(sample: object) -> None:
+    with pytest.raises(InputError, match="sample is"):
+        ENGINE(sample, 0)
+
+
+@pytest.mark.parametrize(
+    "timestep",
+    [
+        RAGGED,
+        {"t": 1},
+        2**70,
+        1e30,
+        np.uint64(2**63),
+        1 + 0j,
+        np.array([0, 1, None]),
+        np.zeros(0, np.int64),
+        torch.zeros(3, dtype=torch.int64, device="meta"),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(4, dtype=torch.int64),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("engine", [ENGINE, Shift(Signature((2, 4, 4), 2))], ids=["T known", "T not known"])
+def test_what_is_no_timestep_is_refused(engine: Engine, timestep: object) -> None:
+    with pytest.raises(InputError, match="time-step"):
+        engine(SAMPLE, timestep)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [SAMPLE[::-1], SAMPLE.swapaxes(2, 3), np.asfortranarray(SAMPLE), VIEW, torch.zeros(3, 2, 4, 4).to_sparse()],
+    ids=["reversed", "transposed", "fortran", "unsigned view", "sparse"],
+)
+def test_samples_in_any_order_of_memory_are_taken(sample: object) -> None:
+    assert np.array_equal(np.asarray(ENGINE(sample, 2)), np.full_like(SAMPLE, 2))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000, 10**30])
+def test_threads_that_no_machine_has_are_refused(threads: int) -> None:
+    with pytest.raises(InputError, match="threads: this machine has"):
+        EngineOptions(threads=threads)

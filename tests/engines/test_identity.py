@@ -1,13 +1,17 @@
 """The sidecar: what was built is used again only where every part of its identity is the same."""
 
 import logging
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ptq_export.engines.identity import current, differences, kept, read_identity, stale_reasons, write_identity
-from ptq_export.errors import InputError
+from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.processor import instruction_sets
 
 HERE = current("ort", {"onnxruntime": "1.32.0"}, "ab" * 32, {"optimisation": "all"})
@@ -90,6 +94,56 @@ def test_in_a_folder_that_cannot_be_written_everyone_builds_a_file_of_his_own(
     first, second = (kept(path, HERE, Path.touch, "building it", "it is built") for _ in range(2))
     assert path.name == first.name == second.name and first != second and stale_reasons(first, HERE) == []
     assert caplog.messages == [f"{path.parent} cannot be written: it is built at every start"] * 2
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """Files of at most 20 kB: what a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    "error", [InputError("ONNX Runtime cannot load it: INVALID_PROTOBUF", "export it again"), None]
+)
+def test_without_any_room_the_disk_is_blamed(
+    error: Exception | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(path: Path) -> None:
+        path.write_bytes(bytes(20_000 if error else 20_001))
+        raise error or AssertionError("written past the limit")
+
+    path = tmp_path / "denoiser.fp32.plan"
+    with pytest.raises(EnvironmentMissing, match="File too large\nfree some disk space, or set TMPDIR"):
+        kept(path, HERE, build, "building it", "it is built")
+    assert caplog.messages == [f"{tmp_path}: File too large: it is built at every start"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_the_disk_s_is_told_as_it_is(tmp_path: Path) -> None:
+    def build(path: Path) -> None:
+        raise InputError("no such operator")
+
+    with pytest.raises(InputError, match="no such operator"):
+        kept(tmp_path / "denoiser.fp32.plan", HERE, build, "building it", "it is built")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
+def test_on_a_full_disk_the_engine_is_built_beside_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        path = tmp_path / "denoiser.fp32.plan"
+        found = kept(path, HERE, lambda file: file.write_bytes(bytes(100_000)), "building it", "it is built")
+        assert found.stat().st_size == 100_000 and found.name == path.name and stale_reasons(found, HERE) == []
+        assert caplog.messages == [f"{tmp_path}: No space left on device: it is built at every start"]
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_the_processor_is_known() -> None:

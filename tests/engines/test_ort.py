@@ -127,3 +127,13 @@ def test_a_folder_that_cannot_be_written_does_not_stop_serving(
     assert "cannot be written" in caplog.text
     del engine
     assert not folder.exists()
+
+
+def test_a_graph_that_fails_is_told_by_its_exception_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"], name="\x1b[2Jreshape")
+    inputs = [helper.make_tensor_value_info("x", 1, ["N"]), helper.make_tensor_value_info("shape", 7, ["K"])]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 1, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(Exception, match="reshape"):
+        OrtEngine.run_graph(model.SerializeToString(), {"x": np.zeros(3, np.float32), "shape": np.array([2])})
+    assert capfd.readouterr().err == ""

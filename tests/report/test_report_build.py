@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -189,3 +190,21 @@ def test_colour_samples_are_shown_in_colour(run: Path) -> None:
     sizes = [attributes["width"] for tag, attributes in page.elements if tag == "img"]
     assert sizes == ["96"] * 6
     assert "2 of 2 samples, 32 × 32 pixels" in text
+
+
+def test_no_name_of_a_file_becomes_markup_or_hides_what_it_says(run: Path) -> None:
+    evil = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>{{ 7 * 7 }}$x$\x1b[2J\u202e\n"
+    layers, manifest = (json.loads((run / f"{name}.json").read_text()) for name in ("layers", "manifest"))
+    for layer in layers["layers"]:
+        layer["name"] += evil
+    manifest["denoiser"]["notes"] = [evil]
+    for part in ("versions", "options"):
+        manifest[part][evil] = evil
+    manifest["command"] = manifest["denoiser"]["spec"] = evil
+    write_json(run / "layers.json", layers)
+    write_json(run / "manifest.json", manifest)
+    before = Page(build_report(synthetic_run.write_run(run.parent / "plain")).read_text(encoding="utf-8"))
+    text, page = page_of(run)
+    assert [tag for tag, _ in page.elements].count("script") == [tag for tag, _ in before.elements].count("script") == 1
+    assert not any(key.startswith("on") or value == "x" for _, found in page.elements for key, value in found.items())
+    assert "\x1b" not in text and "\u202e" not in text and "\\x1b[2J\\u202e" in text
