@@ -4,7 +4,7 @@ A convolution of kernel kh x kw is the product of a matrix of patches with one o
 there, and in the cache: what no engine has for nothing. So these times are bounds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
