@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptq_export.artifacts import write_json
-from ptq_export.benchmarks.products import Product, find_products, graph_ms, product_ms
-from ptq_export.calibrators.sites import find_sites
+from ptq_export.benchmarks.products import Product, events_ms, graph_ms, product_ms, product_of
+from ptq_export.calibrators.sites import Site, find_sites, hooked
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.scheme import TENSORRT
 
-__all__ = ["bound", "main"]
+__all__ = ["bound", "find_products", "main"]
 
 SCHEMA = 1
 WHAT = "a bound from single products and torch's float16 step, not an engine"
@@ -40,6 +40,22 @@ def bound(step_ms: float, int8_ms: float, float16_ms: float) -> float | None:
     longer than the step, so that nothing can be said."""
     rest_ms = step_ms - float16_ms
     return None if rest_ms <= 0 else step_ms / (rest_ms + int8_ms)
+
+
+def find_products(denoiser: Denoiser, sites: Sequence[Site]) -> dict[Product, int]:
+    """The products of the int8 layers among `sites`, for one sample, and how many layers have each."""
+    names = [site.name for site in sites if site.sees_sample and not site.keep_float]
+    layers = {name: denoiser.module.get_submodule(name) for name in names}
+    found: dict[Product, int] = {}
+
+    def record(name: str, inputs: Any, output: Tensor) -> None:
+        product = product_of(layers[name], output)
+        found[product] = found.get(product, 0) + 1
+
+    with torch.no_grad(), hooked(layers, record):
+        time = torch.zeros(1, dtype=torch.int64)
+        denoiser(torch.zeros(1, *denoiser.sample_shape), time, *denoiser.labels(1, 0))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +125,8 @@ def _measure(denoiser: Denoiser, products: Mapping[Product, int], batch: int) ->
 
 def _float16_steps(denoiser: Denoiser, batch: int) -> tuple[dict[str, float], dict[str, str]]:
     """Milliseconds of the whole step in float16, and why a way of running it did not work."""
-    module = copy.deepcopy(denoiser.module).half().cuda().to(memory_format=torch.channels_last)
+    module: nn.Module = copy.deepcopy(denoiser.module).half().cuda()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = torch.randn(batch, *denoiser.sample_shape, device="cuda", dtype=torch.float16)
     inputs = [sample, torch.full((batch,), 500, device="cuda"), *(it.cuda() for it in denoiser.labels(batch, 0))]
     found: dict[str, float] = {}
@@ -130,15 +147,12 @@ def _float16_steps(denoiser: Denoiser, batch: int) -> tuple[dict[str, float], di
 
 
 def _eager_ms(module: nn.Module, inputs: Sequence[Any]) -> float:
-    for _ in range(STEPS):
-        module(*inputs)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(STEPS):
-        module(*inputs)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / STEPS
+    def steps() -> None:
+        for _ in range(STEPS):
+            module(*inputs)
+
+    steps()
+    return events_ms(steps) / STEPS
 
 
 def _compiled_ms(module: nn.Module, inputs: Sequence[Any]) -> float:

@@ -4,18 +4,14 @@ A convolution of kernel kh x kw is the product of a matrix of patches with one o
 there, and in the cache: what no engine has for nothing. So these times are bounds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ptq_export.calibrators.sites import Site, hooked
-from ptq_export.denoiser import Denoiser
-
-__all__ = ["Product", "find_products", "graph_ms", "product_ms"]
+__all__ = ["Product", "events_ms", "graph_ms", "product_ms", "product_of"]
 
 MULTIPLE = 8  # of inner and columns, which torch's int8 product asks for
 LEAST_ROWS = 32
@@ -36,20 +32,11 @@ class Product:
         return self.rows * self.inner * self.columns
 
 
-def find_products(denoiser: Denoiser, sites: Sequence[Site]) -> dict[Product, int]:
-    """The products of the int8 layers among `sites`, for one sample, and how many layers have each."""
-    names = [site.name for site in sites if site.sees_sample and not site.keep_float]
-    layers = {name: denoiser.module.get_submodule(name) for name in names}
-    found: dict[Product, int] = {}
-
-    def record(name: str, inputs: Any, output: Tensor) -> None:
-        product = _product(layers[name], output)
-        found[product] = found.get(product, 0) + 1
-
-    with torch.no_grad(), hooked(layers, record):
-        time = torch.zeros(1, dtype=torch.int64)
-        denoiser(torch.zeros(1, *denoiser.sample_shape), time, *denoiser.labels(1, 0))
-    return found
+def product_of(layer: nn.Module, output: Tensor) -> Product:
+    """The product behind a convolution or linear that has made `output` of one sample."""
+    weight = layer.get_parameter("weight")
+    rows = output.shape[2:].numel() if isinstance(layer, nn.Conv2d) else output.shape[1:-1].numel()
+    return Product(rows, weight[0].numel(), weight.shape[0])
 
 
 def product_ms(product: Product, batch: int) -> Mapping[str, float]:
@@ -69,7 +56,7 @@ def product_ms(product: Product, batch: int) -> Mapping[str, float]:
 
 def graph_ms(call: Callable[[], object], repeats: int = REPEATS) -> float:
     """Median milliseconds of a call, launched as a CUDA graph of so many of them, by events around the graph."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARMUP):
@@ -78,18 +65,14 @@ def graph_ms(call: Callable[[], object], repeats: int = REPEATS) -> float:
     with torch.cuda.graph(graph, stream=stream):
         for _ in range(repeats):
             call()
-    times_ms = []
-    for _ in range(REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times_ms.append(begin.elapsed_time(end) / repeats)
-    return median(times_ms)
+    return median(events_ms(graph.replay) / repeats for _ in range(REPLAYS))
 
 
-def _product(layer: nn.Module, output: Tensor) -> Product:
-    weight = layer.get_parameter("weight")
-    rows = output.shape[2:].numel() if isinstance(layer, nn.Conv2d) else output.shape[1:-1].numel()
-    return Product(rows, weight[0].numel(), weight.shape[0])
+def events_ms(call: Callable[[], object]) -> float:
+    """Milliseconds between two events around a call."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))

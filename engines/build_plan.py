@@ -30,6 +30,7 @@ __all__ = [
     "Typing",
     "batch_sizes",
     "capability_names",
+    "load_plugins",
     "main",
     "timing_cache_file",
     "typings",
@@ -99,12 +100,12 @@ def main(
             return UNUSABLE
     started = time.monotonic()
     logger = logger or trt.Logger(trt.Logger.WARNING)
-    _load_plugins(trt, logger)
     try:
         builder = builder or trt.Builder(logger)
     except TypeError:  # what TensorRT's factory ends in without a CUDA device
         print(f"{options.package} {trt.__version__} finds no GPU", file=sys.stderr)
         return UNUSABLE
+    load_plugins(trt, logger)
     known = getattr(trt, "ComputeCapability", None)
     unknown = [name for name in options.compute_capability if not hasattr(known, name)]
     if unknown:
@@ -189,6 +190,13 @@ def typings(trt: Any, flags_first: bool = False) -> tuple[Typing, ...]:
     return next((ways for least, ways in VERSIONS if version >= least), ())
 
 
+def load_plugins(trt: Any, logger: Any) -> None:
+    """Register TensorRT's own plugins, of which the parser of 8.5 and 8.6 makes layers: a plan that has one is not
+    loaded without them. From TensorRT 10 on there are none in our plans, and the library is not loaded."""
+    if trt.__name__ != RTX and trt.__version__.startswith("8."):
+        trt.init_libnvinfer_plugins(logger, "")
+
+
 def timing_cache_file(folder: Path, package: str, version: str, device: str) -> Path:
     """What one device has measured with one version: another's is of no use to it."""
     return folder / f"timing-{re.sub(r'[^A-Za-z0-9.]+', '-', f'{package}-{version}-{device}')}.cache"
@@ -242,12 +250,6 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, in
         profile.set_shape(tensor.name, *[(batch, *tuple(tensor.shape)[1:]) for batch in batches])
     if dynamic:
         config.add_optimization_profile(profile)
-
-
-def _load_plugins(trt: Any, logger: Any) -> None:
-    """TensorRT's own plugins, of which the parser of 8.5 makes layers: a plan with one is not loaded without."""
-    if trt.__name__ != RTX and hasattr(trt, "init_libnvinfer_plugins"):
-        trt.init_libnvinfer_plugins(logger, "")
 
 
 def _take_native_norms(trt: Any, parser: Any) -> None:

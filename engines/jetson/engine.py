@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import build_plan
 from cuda_runtime import CudaError
 
 __all__ = ["EngineError", "Step"]
@@ -32,7 +33,7 @@ class Step:
         self._cuda = cuda
         self._graph: int | None = None
         logger = trt.Logger(trt.Logger.WARNING)
-        trt.init_libnvinfer_plugins(logger, "")  # TensorRT 8.5 and 8.6 make a plugin of an instance norm
+        build_plan.load_plugins(trt, logger)
         self._runtime = trt.Runtime(logger)
         engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:

@@ -33,7 +33,8 @@ def norm_as_reductions(graph: ir.Graph, node: ir.Node) -> None:
     rank, channels = len(x.shape), scale.const_value.size
     axes = list(range(2, rank))
 
-    def make(operator: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
+    def make(operator: str, *inputs: ir.Value) -> ir.Value:
+        attributes = {"axes": axes, "keepdims": 1} if operator == "ReduceMean" else {}
         made = ir.node(operator, list(inputs), attributes, metadata_props=dict(node.metadata_props))
         made.name = f"{node.name}_{len(new)}_{operator}{IN_FLOAT32}"
         made.outputs[0].name, made.outputs[0].type = f"{made.name}_value", x.type
@@ -46,8 +47,8 @@ def norm_as_reductions(graph: ir.Graph, node: ir.Node) -> None:
         return value
 
     new: list[ir.Node] = []
-    centred = make("Sub", x, make("ReduceMean", x, axes=axes, keepdims=1))
-    variance = make("ReduceMean", make("Mul", centred, centred), axes=axes, keepdims=1)
+    centred = make("Sub", x, make("ReduceMean", x))
+    variance = make("ReduceMean", make("Mul", centred, centred))
     epsilon = constant("epsilon", np.array(node.attributes.get_float("epsilon", EPSILON)))
     y = make("Div", centred, make("Sqrt", make("Add", variance, epsilon)))
     per_channel = (1, channels, *[1] * len(axes))

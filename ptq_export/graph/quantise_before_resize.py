@@ -54,13 +54,14 @@ def _grid(node: ir.Node) -> tuple[float, int] | None:
 def _quantise_input(graph: ir.Graph, resize: ir.Node, like: ir.Node) -> None:
     x, scale, zero_point = resize.inputs[0], *like.inputs[1:3]
     assert x is not None and scale is not None and zero_point is not None, "as _only_grid found them"
-    made: list[ir.Node] = []
-    value, kinds = x, (zero_point.dtype, x.dtype)
-    for operator, kind in zip(("QuantizeLinear", "DequantizeLinear"), kinds, strict=True):
-        node = ir.node(operator, [value, scale, zero_point], metadata_props=dict(resize.metadata_props))
-        node.name = f"{resize.name}_{operator}"
+    quantise, dequantise = (
+        ir.node(operator, [x, scale, zero_point], metadata_props=dict(resize.metadata_props))
+        for operator in ("QuantizeLinear", "DequantizeLinear")
+    )
+    dequantise.replace_input_with(0, quantise.outputs[0])
+    for node, kind in ((quantise, zero_point.type), (dequantise, x.type)):
+        node.name = f"{resize.name}_{node.op_type}"
         value = node.outputs[0]
-        value.name, value.shape, value.dtype = f"{node.name}_output", x.shape, kind
-        made.append(node)
-    resize.replace_input_with(0, value)
-    graph.insert_before(resize, made)
+        value.name, value.shape, value.type = f"{node.name}_output", x.shape, kind
+    resize.replace_input_with(0, dequantise.outputs[0])
+    graph.insert_before(resize, [quantise, dequantise])

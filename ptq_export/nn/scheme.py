@@ -3,7 +3,7 @@
 A scheme is a property of the target and is chosen before calibration: the simulation carries exactly its quantisers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,13 +56,13 @@ class Scheme:
     before_resize: bool = False
 
 
-PLACEMENTS: Mapping[str, str] = {"float-shortcuts": "float_shortcuts", "before-resize": "before_resize"}
+PLACEMENTS = ("float-shortcuts", "before-resize")
 """Choices of a scheme that only the device itself can judge, by the name that a user gives them."""
 
 
-def placed(scheme: Scheme, placements: Iterable[str]) -> Scheme:
+def placed(scheme: Scheme, placements: Collection[str]) -> Scheme:
     """`scheme` with these of `PLACEMENTS`."""
-    return replace(scheme, **{PLACEMENTS[name]: True for name in placements})
+    return replace(scheme, float_shortcuts="float-shortcuts" in placements, before_resize="before-resize" in placements)
 
 
 ORT_CPU = Scheme(

@@ -60,11 +60,12 @@ def check_tuning(job: Job) -> None:
     Raises:
         EnvironmentMissing: the target's engine is not of this machine, and nothing was measured yet.
     """
+    if job.options.tune is None or job.folder.has(TUNING):
+        return
     here, missing = availability(job.target.engine, job.engine_options)
-    if job.options.tune is not None and not here and not job.folder.has(TUNING):
-        raise EnvironmentMissing(
-            f"--tune measures {job.target.name}, which does not run here: {missing}", "leave it out"
-        )
+    if not here:
+        cause = f"--tune measures {job.target.name}, which does not run here: {missing}"
+        raise EnvironmentMissing(cause, "leave --tune out, or run this where it can be measured")
 
 
 def take_tuning(job: Job) -> None:
@@ -80,7 +81,7 @@ def take_tuning(job: Job) -> None:
         raise InputError(f"{job.folder.path / TUNING} is damaged or gone", "the same command makes the run again")
     chosen = value["chosen"]
     variant, reasons = open_variant(job, chosen["split_shortcut"]), chosen["float_layers"]
-    job.subject, job.placements = variant.subject, frozenset(chosen.get("placements", ()))
+    job.subject, job.placements = variant.subject, frozenset(chosen.get("placements", job.placements))
     job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
 
 
@@ -146,7 +147,8 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
     others = [Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)]
     if job.target.device == "gpu":
         shortcuts = _shortcuts(job, variant)
-        others += [Candidate("shortcuts of residual blocks", shortcuts, 0.0)] if shortcuts else []
+        if shortcuts and shortcuts not in {group.layers for group in groups}:
+            others.append(Candidate("shortcuts of residual blocks", shortcuts, 0.0))
         others.append(Candidate(BEFORE_RESIZE[BEFORE in start.placements], frozenset(), 0.0, BEFORE))
     return sorted([*groups, *others], key=lambda candidate: -candidate.expected_ms)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ptq_export.benchmarks.ceiling import bound, main
-from ptq_export.benchmarks.products import Product, find_products
+from ptq_export.benchmarks.ceiling import bound, find_products, main
+from ptq_export.benchmarks.products import Product
 from ptq_export.calibrators.sites import find_sites
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.nn.scheme import TENSORRT

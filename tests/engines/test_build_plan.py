@@ -71,13 +71,22 @@ def test_one_batch_alone_becomes_a_part_of_the_network(batch: str, found: int, p
     assert seen == [(found, profiles)] and (tmp_path / "net.plan").stat().st_size > 0
 
 
-def test_tensorrt_s_plugins_are_registered_before_a_plan_is_built_or_loaded() -> None:
-    registered: list[str] = []
-    trt = tensorrt("8.5.2")
-    trt.init_libnvinfer_plugins = lambda logger, name: registered.append(name)  # type: ignore[attr-defined]
-    build_plan._load_plugins(trt, None)
-    build_plan._load_plugins(tensorrt("1.7.1", RTX), None)  # which has none
-    assert registered == [""]
+@pytest.mark.parametrize(
+    ("trt", "registered"),
+    [
+        (tensorrt("8.5.2.2"), [""]),
+        (tensorrt("8.6.1"), [""]),
+        (tensorrt("10.3.0"), []),
+        (tensorrt("11.4.1"), []),
+        (tensorrt("1.7.1", RTX), []),
+    ],
+    ids=lambda value: getattr(value, "__version__", None),
+)
+def test_plugins_are_registered_where_the_parser_makes_layers_of_them(trt: Any, registered: list[str]) -> None:
+    found: list[str] = []
+    trt.init_libnvinfer_plugins = lambda logger, name: found.append(name)
+    build_plan.load_plugins(trt, None)
+    assert found == registered
 
 
 @with_rtx

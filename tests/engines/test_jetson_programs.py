@@ -267,6 +267,8 @@ def step_on(done: list[str], refuse: bool = False) -> Any:
         create_execution_context=lambda: context,
     )
     trt = SimpleNamespace(
+        __name__="tensorrt",
+        __version__="8.5.2",
         Logger=type("Logger", (), {"WARNING": 0, "__init__": lambda self, severity: None}),
         TensorIOMode=SimpleNamespace(INPUT="in"),
         init_libnvinfer_plugins=lambda logger, name: done.append("plugins"),

@@ -198,7 +198,8 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
     folder = run(replace(tiny.options(tmp_path / "tuned"), **OPTIONS, tune=20.0))
     value = read(folder / "tuning.json")
     tried = {row["what"] for row in value["trials"] + value["not_reached"]}
-    assert {"shortcuts of residual blocks", "quantisers before upsamplings, too"} <= tried and value["batch"] == 4
+    assert "quantisers before upsamplings, too" in tried and value["batch"] == 4
+    assert tried & {"shortcuts of residual blocks", "1x1 convolutions"}, "which are the same layers here"
     assert {batch for name, batch in Understudy.built if name == "choice.onnx"} == {4}
     before = "before-resize" in value["chosen"]["placements"]
     maker = "DequantizeLinear" if before else resizes(folder / "denoiser.fp16.onnx")[0][0]
