@@ -30,7 +30,7 @@ def require_uncompressed(path: Path) -> None:
     records, comment = _records(path)
     unpacked, size = sum(record.file_size for record in records), path.stat().st_size
     if unpacked > size or any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        sizes = f"from {_megabytes(size)} to {_megabytes(unpacked)}"
+        sizes = f"from {_size(size)} to {_size(unpacked)}"
         raise InputError(f"{path} unpacks {sizes}: torch writes each record once, uncompressed", _SAVE_AGAIN)
     if comment or min((record.header_offset for record in records), default=0):
         raise InputError(f"{path} is an archive inside another file, as torch never writes them", _SAVE_AGAIN)
@@ -63,7 +63,7 @@ def require_held(tensors: Mapping[str, Tensor], path: Path, size_bytes: int) -> 
             cause = f"{path}: the tensor {name} repeats few values up to the shape {list(tensor.shape)}"
             raise InputError(cause, "save contiguous tensors: tensor.clone()")
     if total > _SHARED * size_bytes:
-        cause = f"{path} has {_megabytes(size_bytes)}, but its tensors would take {_megabytes(total)}"
+        cause = f"{path} has {_size(size_bytes)}, but its tensors would take {_size(total)}"
         raise InputError(cause, "save contiguous tensors: tensor.clone()")
 
 
@@ -89,7 +89,7 @@ def require_memory(values: int, path: str) -> None:
         InputError: it has not.
     """
     if (size := 4 * values) > (memory := psutil.virtual_memory().total):
-        cause = f"{path}: one sample takes {_megabytes(size)} in the net's first layer, of {_megabytes(memory)} here"
+        cause = f"{path}: one sample takes {_size(size)} in the net's first layer, of {_size(memory)} here"
         raise InputError(cause, "give a smaller --resolution")
 
 
@@ -103,5 +103,5 @@ def _records(path: Path) -> tuple[list[zipfile.ZipInfo], bytes]:
         raise InputError(cause, "copy or download the file again and compare its sha256") from error
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.3g} MB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
