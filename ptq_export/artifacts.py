@@ -129,8 +129,10 @@ def _with_nulls(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, infinities: bool = False) -> dict[str, Any]:
     """Read a JSON object of finite numbers and 64-bit integers, each key once, of at most `MAX_JSON_BYTES`.
+
+    `infinities` lets `-Infinity` and `Infinity` pass, which diffusers writes into scheduler_config.json.
 
     Raises:
         InputError: the file is absent, damaged, or something else.
@@ -142,7 +144,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(
-            text, object_pairs_hook=_each_once, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded
+            text,
+            object_pairs_hook=_each_once,
+            parse_constant=_infinite if infinities else _refuse,
+            parse_float=_finite,
+            parse_int=_bounded,
         )
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be shown
@@ -165,6 +171,10 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _infinite(constant: str) -> float:
+    return _refuse(constant) if constant == "NaN" else float(constant)
 
 
 def _finite(text: str) -> float:

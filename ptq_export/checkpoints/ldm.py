@@ -140,6 +140,6 @@ def _schedule(
         schedule = schedule_of_betas(betas, schedule, path)
     schedule = with_schedule_of({"predict": flags.predict, **assume}, schedule)
     every = {key: value for key, value in flags.as_assumptions().items() if key in _ASSUMABLE} | described(schedule)
-    known = () if betas is None else ("betas", "timesteps")
-    known = tuple(SCHEDULE_KEYS) if weights.scheduler else known
+    by_file = ("betas", "timesteps") if betas is not None else ()
+    known = SCHEDULE_KEYS.keys() if weights.scheduler else set(by_file)
     return {key: value for key, value in every.items() if key not in known}, schedule

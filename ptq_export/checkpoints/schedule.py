@@ -17,7 +17,7 @@ _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 _SPACINGS = ("leading", "linspace", "trailing")
-_NOT_YET = {"timestep_type": "continuous", "use_flow_sigmas": True, "use_dynamic_shifting": True}
+_NOT_YET = {"use_dynamic_shifting": True}
 _FIELDS = (
     "num_train_timesteps",
     "beta_schedule",
@@ -58,7 +58,12 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
         known["trained_betas"] = tuple(betas)
         if known.get("num_train_timesteps", len(betas)) != len(betas):
             raise InputError(f"{path}: {len(betas)} trained_betas for {known['num_train_timesteps']} steps", _REMEDY)
-    settings = {name: value for name, value in config.items() if name not in _FIELDS and not name.startswith("_")}
+    settings = {
+        name: value
+        for name, value in config.items()
+        # -Infinity is DPM-Solver's default of lambda_min_clipped, and no manifest can hold it
+        if name not in _FIELDS and not name.startswith("_") and value not in (float("inf"), float("-inf"))
+    }
     schedule = NoiseSchedule(**known, scheduler=config.get("_class_name", ""), settings=settings)
     if settings.get("timestep_spacing", "leading") not in _SPACINGS:
         raise InputError(f"{path}: timestep_spacing = {settings['timestep_spacing']} is not known", _REMEDY)

@@ -102,6 +102,13 @@ SCHEDULERS: Mapping[str, str] = {
 """diffusers' scheduler classes of nets that are no denoisers of a variance-preserving process with T time-steps."""
 
 
+_SETTINGS: Mapping[tuple[str, object], str] = {
+    ("prediction_type", "flow_prediction"): _FLOW,
+    ("use_flow_sigmas", True): _FLOW,
+    ("timestep_type", "continuous"): _CONTINUOUS,
+}
+
+
 def refuse_strangers(weights: Weights) -> None:
     """Refuse a net that is known and not supported.
 
@@ -122,11 +129,9 @@ def refuse_scheduler(config: Mapping[str, object], path: str) -> None:
         InputError: naming the scheduler's class and the reason.
     """
     kind = str(config.get("_class_name", ""))
-    reason = SCHEDULERS.get(kind, "")
-    flow = config.get("prediction_type") in ("flow", "flow_prediction") or config.get("use_flow_sigmas") is True
-    if kind.startswith("Flow") or flow:
-        reason = _FLOW
-    elif config.get("timestep_type") == "continuous":
-        reason = _CONTINUOUS
+    reason, shown = SCHEDULERS.get(kind, _FLOW if kind.startswith("Flow") else ""), kind or "this scheduler"
+    for (name, value), why in _SETTINGS.items():
+        if config.get(name) == value:
+            reason, shown = why, f"{shown} with {name} = {value}"
     if reason:
-        raise InputError(f"{path}: a net of {kind or 'this scheduler'} {reason}, which is not supported", _REMEDY)
+        raise InputError(f"{path}: a net of {shown} {reason}, which is not supported", _REMEDY)

@@ -115,7 +115,7 @@ def read_scheduler(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return read_json(path)
+        return read_json(path, infinities=True)
     except InputError as error:
         raise InputError(
             f"--scheduler-config: {error.cause}", "give a scheduler_config.json as diffusers saves it"

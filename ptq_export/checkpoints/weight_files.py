@@ -68,7 +68,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: the file is absent or damaged.
     """
     try:
-        return read_json(path)
+        return read_json(path, infinities=True)
     except InputError as error:
         raise InputError(error.cause, _COPY_AGAIN) from error
     except (RecursionError, ValueError) as error:

@@ -1,15 +1,17 @@
 """What the user tells of a noise schedule: every format takes it, twice is refused, and the notes follow."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ddim_reference import State
-from diffusers import UNet2DModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 
 from ptq_export.checkpoints import load_checkpoint
-from ptq_export.checkpoints.told import with_schedule_of
+from ptq_export.checkpoints.told import read_scheduler, with_schedule_of
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
 from ptq_export.sampling import make_scheduler, sample_loop
@@ -104,3 +106,16 @@ def test_told_prediction_is_honoured_by_the_sampler(predict: str) -> None:
     x0 = {"eps": (noise - spread * output) / signal, "x0": output, "v": signal * noise - spread * output}[predict]
     made = sample_loop(lambda *_: output, scheduler, noise, 1)
     assert (made - x0).abs().max() < 1e-5
+
+
+def test_configuration_that_diffusers_saves_is_read(tmp_path: Path, unet: UNet2DModel) -> None:
+    """DPM-Solver's has -Infinity, which is no JSON: in a folder as from `--scheduler-config`."""
+    unet.save_pretrained(tmp_path)
+    DPMSolverMultistepScheduler(500).save_pretrained(tmp_path)
+    assert "-Infinity" in (tmp_path / "scheduler_config.json").read_text()
+    config = read_scheduler(tmp_path / "scheduler_config.json")
+    for denoiser in (load_checkpoint(str(tmp_path)), load_checkpoint("embedded:digits", scheduler=config)):
+        schedule = denoiser.schedule
+        assert schedule.num_train_timesteps == 500
+        kept = NoiseSchedule.from_json(json.loads(json.dumps(asdict(schedule), allow_nan=False)))
+        assert make_scheduler(kept, "dpm-solver++").config.lambda_min_clipped == float("-inf")
