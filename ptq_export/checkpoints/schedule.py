@@ -1,5 +1,6 @@
 """A diffusers scheduler configuration as a `NoiseSchedule`: honoured, or refused or noted by name, never dropped."""
 
+import math
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -58,12 +59,7 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
         known["trained_betas"] = tuple(betas)
         if known.get("num_train_timesteps", len(betas)) != len(betas):
             raise InputError(f"{path}: {len(betas)} trained_betas for {known['num_train_timesteps']} steps", _REMEDY)
-    settings = {
-        name: value
-        for name, value in config.items()
-        # -Infinity is DPM-Solver's default of lambda_min_clipped, and no manifest can hold it
-        if name not in _FIELDS and not name.startswith("_") and value not in (float("inf"), float("-inf"))
-    }
+    settings = _further(config, defaults, path)
     schedule = NoiseSchedule(**known, scheduler=config.get("_class_name", ""), settings=settings)
     if settings.get("timestep_spacing", "leading") not in _SPACINGS:
         raise InputError(f"{path}: timestep_spacing = {settings['timestep_spacing']} is not known", _REMEDY)
@@ -100,6 +96,17 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     parameters = signature(getattr(diffusers, name)).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+
+
+def _further(config: Mapping[str, Any], defaults: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The settings beside `_FIELDS`, without a default of minus infinity (`lambda_min_clipped`), which JSON lacks."""
+    settings = {name: value for name, value in config.items() if name not in _FIELDS and not name.startswith("_")}
+    endless = {name for name, value in settings.items() if isinstance(value, float) and not math.isfinite(value)}
+    for name in endless:
+        if settings[name] != defaults.get(name):
+            raise InputError(f"{path}: {name} = {settings[name]} is no number", _REMEDY)
+        del settings[name]
+    return settings
 
 
 def _is_sound(schedule: NoiseSchedule) -> bool:
