@@ -76,7 +76,7 @@ def _condition_values(graph: ir.Graph) -> set[ir.Value]:
     """Every value computed from the inputs `timestep` and `label` and from the sample's shape alone."""
     timed = {value for value in graph.inputs if value.name in INPUTS[1:]}
     for node in graph:
-        read = {value for value in node.inputs if _is_activation(value)}
+        read = {value for value in node.inputs if value is not None and _is_activation(value)}
         sized = node.op_type == "Shape" and all(value.name == INPUTS[0] for value in read)
         if sized or (read and read <= timed):
             timed.update(node.outputs)

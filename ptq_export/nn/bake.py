@@ -53,7 +53,7 @@ def is_plain(layer: nn.Module) -> bool:
     kind = type(layer)
     hooks = (layer._forward_pre_hooks, layer._forward_hooks)
     own = kind.forward not in (nn.Conv2d.forward, nn.Linear.forward) or "forward" in vars(layer)
-    own = own or (isinstance(layer, nn.Conv2d) and kind._conv_forward is not nn.Conv2d._conv_forward)
+    own = own or getattr(kind, "_conv_forward", None) not in (None, nn.Conv2d._conv_forward)
     return not own and not any(hooks) and isinstance(layer.weight, nn.Parameter)
 
 
@@ -94,7 +94,7 @@ def _materialise(module: nn.Module) -> None:
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
         elif isinstance(hook, prune.BasePruningMethod):
-            prune.remove(module, hook._tensor_name)
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
     for parameter in module.parameters(recurse=False):
         parameter.requires_grad_(False)
 
@@ -192,7 +192,7 @@ def _derivative(
     """The value `[O]` of `module` at zero, at one place of its output, and its derivative there `[O, *shape]`."""
     values, rows = [], []
     with torch.enable_grad():
-        for channels in torch.arange(outputs).split(ROWS):
+        for channels in torch.split(torch.arange(outputs), ROWS):
             x = torch.zeros((len(channels), *shape), requires_grad=True)
             y = module(x)[(torch.arange(len(channels)), channels, *place)]
             (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -203,7 +203,7 @@ def _derivative(
 
 def _filled(form: Form, weight: Tensor, bias: Tensor) -> Form:
     form.weight = nn.Parameter(weight.contiguous().clone(), requires_grad=False)
-    form.bias = nn.Parameter(bias.clone(), requires_grad=False) if bias.any() else None
+    form.register_parameter("bias", nn.Parameter(bias.clone(), requires_grad=False) if bias.any() else None)
     return form.eval()
 
 

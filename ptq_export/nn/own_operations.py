@@ -26,7 +26,7 @@ def own_operations(denoiser: Denoiser) -> dict[str, int]:
     found: dict[str, int] = {}
     with _running(denoiser.module) as stack:
 
-        class Counting(TorchDispatchMode):
+        class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 name = function._schema.name
                 if name in _CONVOLUTIONS or (name in _PRODUCTS and _reads(args, storages)):
@@ -35,7 +35,7 @@ def own_operations(denoiser: Denoiser) -> dict[str, int]:
                         found[path] = found.get(path, 0) + 1
                 return function(*args, **(kwargs or {}))
 
-        with Counting():
+        with Counting():  # type: ignore[no-untyped-call]
             denoiser(*(value[:1] for value in probe_inputs(denoiser)))
     return found
 

@@ -121,7 +121,7 @@ def _floor_db(job: Job) -> float:
 
 def _median_sqnr_db(job: Job) -> float:
     curves = read_part(job.folder.path, "fidelity.json")["curves"]
-    return median(curves[job.target.name]["sqnr_db"])
+    return float(median(curves[job.target.name]["sqnr_db"]))
 
 
 def _too_far(job: Job) -> str:

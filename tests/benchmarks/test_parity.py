@@ -169,3 +169,16 @@ def test_time_step_with_the_gap_is_the_one_that_fails() -> None:
     simulation = noise(30, 64).repeat(3, 1)
     engine = torch.cat([noise(30, 64), noise(27, 64), noise(30, 64)])
     assert [row.timestep for row in global_parity(curve(simulation), curve(engine)) if not row.ok] == [1]
+
+
+@pytest.mark.parametrize(("simulation_db", "engine_db", "ok"), [(140, 91, True), (140, 89, False), (89, 140, False)])
+def test_errors_that_float32_makes_itself_are_equal(simulation_db: float, engine_db: float, ok: bool) -> None:
+    [row] = global_parity(curve(noise(simulation_db, 64)), curve(noise(engine_db, 64)))
+    assert row.ok == ok
+
+
+def test_a_network_whose_output_is_zero_is_equal_to_itself() -> None:
+    zeros = torch.zeros(1, 64).double()
+    nothing = Curve((0,), zeros, zeros, (0.0,), (0.0,))
+    [row] = global_parity(nothing, nothing)
+    assert (row.ok, row.simulation_db, row.engine_db) == (True, 150.0, 150.0)

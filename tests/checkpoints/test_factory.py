@@ -10,10 +10,14 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.errors import InputError
 
 CODE = """
+import threading
 import torch
 from torch import nn
+from collections import namedtuple
 from types import SimpleNamespace
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+
+Answer = namedtuple("Answer", "logits eps")
 
 class Net(nn.Module):
     sample_shape = (1, 4, 4)
@@ -25,11 +29,28 @@ class Net(nn.Module):
 
     def forward(self, sample, timestep, label=None):
         eps = self.scale * sample + timestep.view(-1, 1, 1, 1).float()
-        answers = {"tensor": eps, "output": SimpleNamespace(sample=eps), "wide": torch.cat([eps, eps], 1)}
+        answers = {
+            "tensor": eps, "output": SimpleNamespace(sample=eps), "wide": torch.cat([eps, eps], 1),
+            "tuple": (eps, None), "dict": {"noise": eps, "step": 3}, "named": Answer(None, eps),
+            "two": {"eps": eps, "variance": eps}, "none": {"eps": 3},
+        }
         return answers[self.answer]
 
 plain = Net
 def output(): return Net("output")
+def tuple_(): return Net("tuple")
+def dict_(): return Net("dict")
+def named(): return Net("named")
+def two(): return Net("two")
+def none(): return Net("none")
+def locked():
+    net = Net()
+    net.lock = threading.Lock()
+    return net
+def by_dict():
+    net = Net()
+    net.forward = lambda batch: batch["sample"]
+    return net
 def wide(): return Net("wide")
 def nan(): return Net(weight=float("nan"))
 def denoiser():
@@ -58,7 +79,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-@pytest.mark.parametrize("factory", ["plain", "output"])
+@pytest.mark.parametrize("factory", ["plain", "output", "tuple_", "dict_", "named"])
 def test_module_is_called_as_sample_timestep(factory: str) -> None:
     denoiser = load_checkpoint(f"own_net:{factory}")
     sample = torch.ones(2, 1, 4, 4)
@@ -67,6 +88,14 @@ def test_module_is_called_as_sample_timestep(factory: str) -> None:
     assert denoiser.sample_shape == (1, 4, 4)
     assert not denoiser.module.training
     assert {(p.dtype, p.requires_grad) for p in denoiser.module.parameters()} == {(torch.float32, False)}
+
+
+@pytest.mark.parametrize(
+    ("factory", "part"),
+    [("output", "SimpleNamespace: its .sample"), ("tuple_", "tuple: its [0]"), ("dict_", "dict: its ['noise']")],
+)
+def test_the_part_of_an_answer_that_is_taken_is_told(factory: str, part: str) -> None:
+    assert f"the net answers a {part} is taken for its prediction" in load_checkpoint(f"own_net:{factory}").source.notes
 
 
 def test_source_of_a_module_tells_its_class_and_digest() -> None:
@@ -110,6 +139,10 @@ def test_only_the_schedule_can_be_assumed() -> None:
         ("own_net:unlike", "the net fails on a sample [2, 1, 4, 4]"),
         ("own_net:wide", "answers [2, 2, 4, 4] to a sample [2, 1, 4, 4]"),
         ("own_net:narrow", "answers [2, 1, 4, 4] to a sample [2, 1, 4, 4]"),
+        ("own_net:two", "answers a dict of 2 tensors (['eps'], ['variance'])"),
+        ("own_net:none", "answers a dict of no tensor"),
+        ("own_net:by_dict", "the net fails on a sample [2, 1, 4, 4]"),
+        ("own_net:locked", "the net cannot be copied"),
         ("own_net:nan", "holds NaN"),
         ("own_broken:make", "not today"),
     ],

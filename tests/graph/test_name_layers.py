@@ -58,3 +58,13 @@ def test_second_pass_and_a_graph_without_modules_stay_as_they_are() -> None:
         before = names(unchanged)
         assert not NameLayers()(unchanged).modified
         assert names(unchanged) == before
+
+
+def test_paths_of_torch_s_strict_trace_are_module_paths() -> None:
+    model = net()
+    for node in model.graph:
+        node.metadata_props[NAME_SCOPES] = repr(
+            ["", "net.__dict__['_modules']['blocks'].0.__dict__['_modules']['a']", "x"]
+        )
+    NameLayers()(model)
+    assert names(model)[0] == "net.blocks.0.a"

@@ -122,3 +122,24 @@ def test_the_int32_bias_keeps_the_float_bias_to_half_an_accumulator_step() -> No
 def test_the_integer_form_is_of_the_float_layers_kind(like: nn.Module) -> None:
     kind = QuantisedConv2d if isinstance(like, nn.Conv2d) else QuantisedLinear
     assert type(quantised_layer(layer_state(codes_of(like, False, False)), like)) is kind
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize("padding", [1, (1, 2)])
+def test_a_border_of_own_values_is_that_of_the_float_layer(mode: str, padding: int | tuple[int, int]) -> None:
+    like = conv(padding=padding, padding_mode=mode, stride=(1, 2))
+    learned = codes_of(like, channels=True, output=False)
+    layer = quantised_layer(layer_state(learned), like)
+    x = noise(2, 3, 6, 7)
+    steps = learned.input.scale.reshape(-1, 1, 1)
+    on_grid = ((x / steps).round().add(77).clamp(0, 255) - 77) * steps
+    with torch.no_grad():
+        weight = learned.codes * learned.scale.reshape(-1, 1, 1, 1)
+        like.weight.copy_(weight * learned.input.scale.max() / learned.input.scale.reshape(1, -1, 1, 1))
+    torch.testing.assert_close(layer(x), like(on_grid), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_takes_its_input_by_any_name() -> None:
+    like = conv()
+    layer, x = quantised_layer(layer_state(codes_of(like, channels=False, output=True)), like), noise(1, 3, 5, 5)
+    assert torch.equal(layer(input=x), layer(x)) and torch.equal(layer(x, scale=1.0), layer(hidden=x))

@@ -11,6 +11,9 @@ from watcher import Watcher
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
 from ptq_export.pipeline import run, sensitivity, verify
+from ptq_export.pipeline.float_layers import rank_layers
+from ptq_export.pipeline.proofs import below_floor, failures
+from ptq_export.pipeline.reopened import reopen, simulate
 
 ATTENTION = "*.attentions.*"
 
@@ -31,6 +34,16 @@ def test_layers_of_a_run_are_ranked_with_their_times(copied: Path, watcher: Watc
     artefacts = json.loads((copied / "manifest.json").read_text())["artefacts"]
     assert artefacts["sensitivity.png"]["sha256"] == sha256_file(copied / "sensitivity.png")
     assert "What each costs" in (copied / "report.html").read_text()
+
+
+def test_too_little_fidelity_fails_with_the_layers_that_make_the_noise(copied: Path, watcher: Watcher) -> None:
+    job = reopen(copied, watcher)
+    assert not below_floor(job) and failures(job) == []
+    job.options = replace(job.options, min_sqnr=60.0)
+    loudest = rank_layers(job, simulate(job))["layers"][0]
+    [failure] = failures(job)
+    assert below_floor(job) and "below 60 dB (--min-sqnr)" in failure
+    assert f"most of the noise is made by {loudest['name']} ({loudest['share']:.0%})" in failure
 
 
 def test_as_few_as_reach_the_wanted_sqnr_stay_float(finished: Path, tmp_path: Path, watcher: Watcher) -> None:

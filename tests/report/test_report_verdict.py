@@ -49,6 +49,12 @@ def test_the_headline_is_of_the_batch_that_was_judged() -> None:
     assert judged_step(latency)["batch"] == 1
 
 
+@pytest.mark.parametrize(("sqnr_db", "warned"), [(14.0, True), (24.9, True), (25.0, False), (None, False)])
+def test_images_that_will_differ_are_the_first_thing_said(sqnr_db: float | None, warned: bool) -> None:
+    said = sentence(manifest_with(median_sqnr_db=sqnr_db)["verdict"])
+    assert said.startswith("The images will differ from full precision's") == warned
+
+
 def test_gains_state_the_margin_where_it_is_known() -> None:
     step = {"speedup": {"ort-fp32": 1.93, "ort-fp32-unfolded": 0.5}, "speedup_spread": {"ort-fp32": {"margin": 0.012}}}
     assert gains(step) == "1.93× faster than ORT FP32 (± 1.2 %), 2.00× slower than ORT FP32 unfolded"
