@@ -22,15 +22,20 @@ logger = logging.getLogger(__name__)
 
 def cache_file(key: Mapping[str, Any]) -> Path:
     """Where the tuning of that machine and graph is kept."""
-    return _folder(os.environ.get("XDG_CACHE_HOME")) / "ptq-export" / "tune" / f"{digest(key)}.json"
+    return _folder() / "ptq-export" / "tune" / f"{digest(key)}.json"
 
 
-@cache
-def _folder(given: str | None) -> Path:
+def _folder() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(given) if given else Path.home() / ".cache"
     except RuntimeError:  # neither $HOME nor an entry among the users: a container's number
-        return lasting_folder()
+        return _of_this_process()
+
+
+@cache
+def _of_this_process() -> Path:
+    return lasting_folder()
 
 
 def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
