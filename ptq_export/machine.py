@@ -46,7 +46,7 @@ def total_memory_bytes() -> int:
     return min([*limits, *([] if soft == resource.RLIM_INFINITY else [soft])])
 
 
-def require_memory(size_bytes: float, what: str, remedy: str) -> None:
+def require_memory(size_bytes: int, what: str, remedy: str) -> None:
     """Refuse `what`, which needs that much memory, where there cannot be so much.
 
     Raises:
@@ -54,7 +54,7 @@ def require_memory(size_bytes: float, what: str, remedy: str) -> None:
     """
     if size_bytes > total_memory_bytes():
         found = total_memory_bytes() / 2**30
-        raise InputError(f"{what} would take {size_bytes / 2**30:,.0f} GiB of memory, there are {found:.1f}", remedy)
+        raise InputError(f"{what} would take {size_bytes >> 30:,} GiB of memory, there are {found:.1f}", remedy)
 
 
 def _cgroup_bytes(name: str) -> int | None:

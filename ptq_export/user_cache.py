@@ -14,12 +14,14 @@ __all__ = ["user_cache"]
 
 def user_cache() -> Path:
     """That folder, which may not be there yet."""
-    return _base(os.environ.get("XDG_CACHE_HOME")) / "ptq-export"
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(given) if given else Path.home() / ".cache"
+    except RuntimeError:  # neither $HOME nor an entry among the users
+        base = _of_this_process()
+    return base / "ptq-export"
 
 
 @cache
-def _base(given: str | None) -> Path:
-    try:
-        return Path(given) if given else Path.home() / ".cache"
-    except RuntimeError:  # neither $HOME nor an entry among the users
-        return lasting_folder()
+def _of_this_process() -> Path:
+    return lasting_folder()

@@ -188,6 +188,12 @@ def test_a_usage_error_is_named_on_stdout_under_json(tmp_path: Path) -> None:
     assert "--colour" in done.stderr and "see `ptq-export targets --help`" in done.stderr
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.onnx")
+    done = call("inspect", "net.onnx", cwd=tmp_path)
+    assert done.returncode == 2 and "net.onnx is neither a file nor a folder" in done.stderr
+
+
 SINKS = {
     "full disk": (">/dev/full", 2, "cannot be written to standard output: No space left on device"),
     "full disk, json": ("--json >/dev/full", 2, "cannot be written to standard output: No space left on device"),

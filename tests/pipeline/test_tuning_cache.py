@@ -1,6 +1,7 @@
 """A tuning is found again under its machine and graph, and nowhere else; damage is a miss, and said."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,14 @@ def test_a_folder_that_cannot_be_written_costs_the_memory_alone(cache: Path, cap
     remember(KEY, TUNING)
     assert recall(KEY) is None
     assert "this tuning is not kept for other runs: cannot write" in caplog.text
+
+
+def test_a_user_without_a_home_has_his_tuning_for_as_long_as_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # HOME unset, a user that only has a number
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    remember(KEY, TUNING)
+    assert recall(KEY) == TUNING
+    assert cache_file(KEY).is_relative_to(tempfile.gettempdir())
