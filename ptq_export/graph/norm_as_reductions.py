@@ -34,7 +34,7 @@ def norm_as_reductions(graph: ir.Graph, node: ir.Node) -> None:
     axes = list(range(2, rank))
 
     def make(operator: str, *inputs: ir.Value) -> ir.Value:
-        attributes = {"axes": axes, "keepdims": 1} if operator == "ReduceMean" else {}
+        attributes: dict[str, int | list[int]] = {"axes": axes, "keepdims": 1} if operator == "ReduceMean" else {}
         made = ir.node(operator, list(inputs), attributes, metadata_props=dict(node.metadata_props))
         made.name = f"{node.name}_{len(new)}_{operator}{IN_FLOAT32}"
         made.outputs[0].name, made.outputs[0].type = f"{made.name}_value", x.type
