@@ -174,7 +174,8 @@ def _inclusive(total: int, steps: int) -> list[int]:
 
 def _downwards(total: int, steps: int) -> list[int]:
     """S time-steps that end with T - 1, at a fractional stride, cut to whole ones (lucidrains)."""
-    return torch.linspace(-1, total - 1, steps + 1).int().tolist()[1:]
+    kept: list[int] = torch.linspace(-1, total - 1, steps + 1).int().tolist()
+    return kept[1:]
 
 
 KEPT: dict[str, Callable[[int, int], list[int]]] = {

@@ -135,7 +135,7 @@ def test_schedule_that_cannot_be_expressed_is_refused(changes: dict[str, Any], f
 def test_scheduler_of_another_family_is_refused_by_name(folder: Path) -> None:
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}))
-    assert "FlowMatchEulerDiscreteScheduler predicts the velocity of a flow" in _refusal(folder).cause
+    assert "a net of FlowMatchEulerDiscreteScheduler predicts the velocity of a flow" in _refusal(folder).cause
 
 
 def test_missing_sample_size_becomes_an_assumption_that_resolution_replaces(folder: Path) -> None:
