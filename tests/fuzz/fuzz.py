@@ -42,13 +42,17 @@ class Fault(Exception):
     """A reader took too long, or too much memory."""
 
 
-def run(name: str, seconds: float, first_seed: int = 0, kept: Path | None = None) -> Counter[str]:
-    """Fuzz a reader for so long; how often it `read` and `refused`, `total` of both.
+def run(
+    name: str, seconds: float, first_seed: int = 0, kept: Path | None = None, at_once: int = AT_ONCE
+) -> Counter[str]:
+    """Fuzz a reader for so long, or with `at_once` files where that is 0 seconds; how often it `read` and `refused`,
+    `total` of both.
 
     Raises:
         Exception: whatever it raised, on the smallest input that was found; the file is written to `kept`.
     """
-    reader, counts, ends = READERS[name], Counter[str](), time.monotonic() + seconds
+    reader, counts = READERS[name], Counter[str]()
+    ends = time.monotonic() + seconds if seconds else float("inf")
     started_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory(prefix="ptq-export-fuzz-") as place:
         seeds, work = Path(place, "seeds"), Path(place, "work")
@@ -59,7 +63,7 @@ def run(name: str, seconds: float, first_seed: int = 0, kept: Path | None = None
             raise Fault(f"{name}: the seeds themselves are refused")
 
         @settings(
-            max_examples=AT_ONCE,
+            max_examples=at_once,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -78,9 +82,10 @@ def run(name: str, seconds: float, first_seed: int = 0, kept: Path | None = None
                 counts["lost"] += 1
                 raise Fault(f"{name} took more than a gigabyte")
 
-        while time.monotonic() < ends:
-            seed(first_seed)(one)()
+        seed(first_seed)(one)()
+        while seconds and time.monotonic() < ends:
             first_seed += 1
+            seed(first_seed)(one)()
             gc.collect()
     if kept is not None:
         kept.unlink(missing_ok=True)

@@ -6,5 +6,5 @@ from fuzz import READERS, run
 
 @pytest.mark.parametrize("reader", READERS)
 def test_damaged_files_are_read_or_refused(reader: str) -> None:
-    counts = run(reader, 1.0)
-    assert counts["total"] == counts["read"] + counts["refused"] > 5
+    counts = run(reader, 0, at_once=25)
+    assert counts["total"] == counts["read"] + counts["refused"] > 20
