@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ptq_export.artifacts import sha256_file
 from ptq_export.cli import app
 from ptq_export.options import PRESETS, Options
 
@@ -253,15 +254,17 @@ def test_run_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path:
 
 
 def test_disk_that_fills_up_is_named_and_what_was_finished_stays_whole(tmp_path: Path) -> None:
+    room = 3_000_000  # between the float graph and the larger one with the time embedding as a table
+
     def fill_up() -> None:  # the kernel refuses to write more than that into a file, as a full disk would
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
     done = ptq_export(*LEAST, "--rounding", "nearest", "--out", "run", cwd=tmp_path, before=fill_up)
     assert done.returncode == 2, done.stderr
-    assert "cannot write run/units/000.safetensors: File too large" in done.stderr and "Traceback" not in done.stderr
-    found = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert {path.name for path in found} >= {"request.json", "pairs.safetensors"}
-    assert [path.name for path in found if path.name.startswith(".") or path.stat().st_size == 20_000] == []
+    assert "cannot write run/denoiser.fp32.onnx: File too large" in done.stderr and "Traceback" not in done.stderr
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*ledger, "ledger.json", "request.json"])
+    assert ledger == {name: sha256_file(tmp_path / "run" / name) for name in ["denoiser.fp32-unfolded.onnx"]}
 
 
 @pytest.mark.parametrize("content", ["absent", "no archive", "other shape", "time-step past T"])
