@@ -16,6 +16,8 @@ TYPED := $(VENV)/typed
 
 TESTS ?= tests/engines/test_saturation.py
 AVX2 := $(CURDIR)/$(VENV)/avx2
+# A process per core, each with one thread; a file's tests stay together and share what they have made.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-all test-avx2 lint clean
 
@@ -23,10 +25,10 @@ demo: $(VENV)/installed
 	$(BIN)/ptq-export --ckpt embedded:digits --target ort-int8 --out runs/demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # QEMU's own processor has AVX2 and nothing newer; below -L lies what a program finds instead of this machine's files.
 test-avx2: $(VENV)/dev
