@@ -1,7 +1,6 @@
 """Nothing that stands in a file or an argument reaches a terminal as anything but text."""
 
 import json
-import logging
 import os
 import pty
 import subprocess
@@ -47,19 +46,18 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     return out + err
 
 
-def test_results_notes_errors_traces_and_logs_drive_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_notes_errors_and_traces_drive_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(Output(verbose=2))
     screen.facts({EVIL: EVIL, "more": {EVIL: [EVIL]}})
     screen.result({}, {"Layers": [["layer", EVIL], [EVIL, EVIL]]})
     screen.note(EVIL)
     screen.error(InputError(EVIL, EVIL))
-    logging.getLogger("ptq_export.test").warning(EVIL)
     text = shown(capsys)
     assert text.count("\\x1b[2J") >= 9 and text.count("\\u202e") >= 9
     assert [mark for mark in DRIVES if mark in text] == []
 
 
-def test_progress_on_a_pipe_drives_no_terminal() -> None:
+def test_progress_and_logs_on_a_pipe_drive_no_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
     text = (done.stdout + done.stderr).decode("utf-8", "surrogatepass")
     assert text.count("\\x1b[2J") >= 4 and [mark for mark in DRIVES if mark in text] == []
