@@ -66,7 +66,11 @@ def test_block_runs(block: Block, folders: dict[str, Path]) -> None:
     interpreter = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[block.language]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [*interpreter, block.text], cwd=folders[block.page], env={**os.environ, "PATH": path}, capture_output=True, text=True
+        [*interpreter, block.text],
+        cwd=folders[block.page],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 

@@ -66,8 +66,10 @@ def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
         reference, engine = (tensors[name].astype(np.float64) for name in ("reference", "engine"))
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}", "make the run again, in a new folder") from error
-    if reference.ndim != 4 or reference.shape != engine.shape or not len(reference):
+    if reference.ndim != 4 or reference.shape != engine.shape or not reference.size:
         raise InputError(f"{path} does not hold two equal sets of images [K, C, H, W]", "make the run again")
+    if not (np.isfinite(reference).all() and np.isfinite(engine).all()):
+        raise InputError(f"{path} holds images with NaN or infinite values", "make the run again")
     span = max(high - low, np.finfo(np.float32).tiny)
     difference = np.abs(engine - reference) / span
     gain = _gain(difference)

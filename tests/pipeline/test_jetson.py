@@ -122,7 +122,7 @@ def test_jetpack_5_computes_what_was_proved_and_what_the_simulation_computes(xav
 
 
 def test_jetpack_5_quantises_every_weight_to_its_learned_codes(xavier: Path) -> None:
-    layers = quantised_modules(simulate(reopen(xavier, SILENT)))
+    layers = quantised_modules(simulate(reopen(xavier, SILENT, tiny.SPEC)))
     path = xavier / "jetson" / "denoiser.onnx"
     nodes = {node.name: node for node in load_model(path).graph}
     assert len(layers) > 20

@@ -13,7 +13,8 @@ from watcher import Watcher
 from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.tuning import Candidate, Choice
-from ptq_export.errors import InputError
+from ptq_export.engines import availability
+from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import run, verify
 from ptq_export.pipeline.run import prepare
@@ -146,13 +147,12 @@ def test_a_search_that_ended_early_serves_no_longer_one(tmp_path: Path, watcher:
     ("changed", "message"),
     [
         (
-            {"target": "trt-int8", "tune": 5.0},
-            "--tune measures engines on the CPU.*\nit serves ort-int8, openvino-int8",
+            {"target": "jetson-int8", "tune": 5.0},
+            "jetson-int8 is for another\nit serves ort-int8, openvino-int8, trt-int8",
         ),
-        ({"target": "jetson-int8", "tune": 5.0}, "jetson-int8 runs on a GPU"),
         ({"tune_loss": 1.0}, "--tune-loss bounds what --tune may choose\ngive --tune SECONDS too"),
     ],
-    ids=["tensorrt", "jetson", "loss alone"],
+    ids=["jetson", "loss alone"],
 )
 def test_what_cannot_be_tuned_is_refused_and_leaves_nothing(
     changed: dict[str, Any], message: str, tmp_path: Path
@@ -160,6 +160,14 @@ def test_what_cannot_be_tuned_is_refused_and_leaves_nothing(
     with pytest.raises(InputError, match=message):
         run(replace(tiny.options(tmp_path / "run"), **changed))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(availability("trt")[0], reason="TensorRT and a GPU are here")
+def test_what_cannot_be_measured_here_is_said_before_work_begins(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(EnvironmentMissing, match="--tune measures trt-int8, which does not run here"):
+        run(replace(tiny.options(out), target="trt-int8", tune=5.0))
+    assert sorted(path.name for path in out.iterdir()) == ["request.json"]
 
 
 def test_the_bench_changes_races_and_weighs_the_real_engine(tmp_path: Path, watcher: Watcher) -> None:

@@ -67,6 +67,14 @@ def test_gallery_amplifies_the_difference_and_states_psnr(tmp_path: Path) -> Non
     assert set(np.unique(pixels(gallery.pairs[1].difference))) == {163}
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "samples.safetensors"
+    save_file({"reference": np.zeros((1, 1, 8, 8)), "engine": np.full((1, 1, 8, 8), value)}, path)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        load_gallery(path)
+
+
 def test_sets_of_different_shapes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.safetensors"
     save_file({"reference": np.zeros((2, 1, 8, 8)), "engine": np.zeros((1, 1, 8, 8))}, path)
