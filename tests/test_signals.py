@@ -31,13 +31,20 @@ with ends_on_signals():
 """
 
 
+def hear() -> None:
+    """Undo what `nohup`, or a shell without job control, does to signals: a command that is started so ignores them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Running:
     """The script at work, with a folder for temporary files of its own."""
 
     def __init__(self, work: str, folder: Path, script: str = SCRIPT) -> None:
         environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-c", script, work], env=environment, text=True, **pipes)
+        command = [sys.executable, "-c", script, work]
+        self.process = subprocess.Popen(command, env=environment, text=True, preexec_fn=hear, **pipes)
         assert self.process.stdout is not None and self.process.stdout.readline() == "ready\n"
         time.sleep(0.3)
 
@@ -105,7 +112,8 @@ def start(folder: Path, *more: object) -> "subprocess.Popen[str]":
     arguments = ("--ckpt", CHECKPOINT, "--resolution", 16, "--effort", "quick", "--threads", 1, "--out", folder / "run")
     command = [sys.executable, "-m", "ptq_export", *map(str, (*arguments, *more))]
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, preexec_fn=hear, **pipes)
 
 
 def test_the_command_hears_while_it_is_still_importing(tmp_path: Path) -> None:
