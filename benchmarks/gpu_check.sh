@@ -168,7 +168,8 @@ from pathlib import Path
 from ptq_export import Options
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.run import prepare
-from ptq_export.pipeline.stages import SILENT, calibration_pairs, export_graphs, quantised
+from ptq_export.pipeline.graphs import export_graphs
+from ptq_export.pipeline.stages import SILENT, calibration_pairs, quantised
 from ptq_export.pipeline.tensorrt import check_graph
 
 target, device, run, batch = sys.argv[1:]
@@ -195,7 +196,7 @@ from ptq_export.engines.available import build_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.graph.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
-from ptq_export.pipeline.stages import export_graph, fold_time
+from ptq_export.pipeline.graphs import export_graph, fold_time
 
 target, kind, run, batch, out = sys.argv[1:]
 denoiser = load_checkpoint("random:ddim-cifar10")

@@ -13,7 +13,8 @@ from ptq_export.graph.single_file import save_model
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.scheme import placed
 from ptq_export.options import Options
-from ptq_export.pipeline.stages import export_graph, float_sites, fold_time, given
+from ptq_export.pipeline.graphs import export_graph, fold_time
+from ptq_export.pipeline.stages import float_sites, given
 from ptq_export.targets import find_target
 
 __all__ = ["export", "quantise"]

@@ -25,6 +25,7 @@ from ptq_export.options import Options
 from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.graphs import export_float, export_graphs
 from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.proofs import below_floor, build, check_layers, failures, prove
@@ -33,8 +34,6 @@ from ptq_export.pipeline.stages import (
     Job,
     Progress,
     calibration_pairs,
-    export_float,
-    export_graphs,
     given,
     load_denoiser,
     open_job,

@@ -1,19 +1,16 @@
 """The arrows of the main job: each leaves its result in the run folder, and is skipped where that stands already."""
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
 
-import onnx_ir as ir
 from torch import nn
 
 from ptq_export.artifacts import write_json
-from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
@@ -25,22 +22,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.available import availability
 from ptq_export.engines.base import EngineOptions
-from ptq_export.graph.audit import check_codes
-from ptq_export.graph.constant_shapes import ConstantShapes
-from ptq_export.graph.drop_neutral import DropNeutral
-from ptq_export.graph.drop_weight_zero_points import DropWeightZeroPoints
-from ptq_export.graph.export import export_module
-from ptq_export.graph.fold_padding import FoldPadding
-from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
-from ptq_export.graph.opset_17 import Opset17
-from ptq_export.graph.pin_layout import PinLayout
-from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
-from ptq_export.graph.single_file import load_model, save_model
-from ptq_export.graph.strip_metadata import StripMetadata
-from ptq_export.graph.transpose_keys import TransposeKeys
-from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.interface import INPUTS
 from ptq_export.jetpack import JetPack
 from ptq_export.machine import most_threads, require_memory
 from ptq_export.nn.bake import bake_weights
@@ -55,7 +37,7 @@ from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
 from ptq_export.sampling import visited_timesteps
 from ptq_export.schemas import read_part
-from ptq_export.targets import FP16, FP32, FP32_UNFOLDED, Target, find_target
+from ptq_export.targets import Target, find_target
 
 __all__ = [
     "ASKED",
@@ -67,13 +49,8 @@ __all__ = [
     "Job",
     "Progress",
     "calibration_pairs",
-    "export_float",
-    "export_graph",
-    "export_graphs",
     "float_sites",
-    "fold_time",
     "given",
-    "lay_out",
     "load_denoiser",
     "open_job",
     "quantised",
@@ -84,7 +61,6 @@ PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
 TIMINGS = "timings.json"
 CHECKED = "tensorrt.json"
-TABLE_SHARE = 0.1
 VALUES_PER_NUMBER = 128  # activations of a U-Net, per number of a sample
 BYTES_PER_STEP = 4 * 1024  # a row of the table of the time embedding
 PAIRS_BATCH = {"cpu": 16, "cuda": 256}
@@ -300,85 +276,6 @@ def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
     state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
     folder.save_tensors(QUANTISED, state)
     return model
-
-
-def export_float(job: Job) -> None:
-    """Write the float graphs: before calibration, so that a network that cannot be exported costs none.
-
-    Raises:
-        InputError: it cannot be; the line of its code is named.
-    """
-    denoiser, folder, half = job.denoiser, job.folder, job.carrier == "float16"
-    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
-        with job.stage("ONNX export, float"):
-            graph = export_graph(denoiser, denoiser.module)
-            _save(folder, FP32_UNFOLDED, graph)
-            fold_time(graph, denoiser)
-            _save(folder, FP32, graph)
-            if half:
-                _save(folder, FP16, HalfPrecision()(graph).model)
-
-
-def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
-    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes proved equal to the
-    simulation's."""
-    export_float(job)
-    denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
-    if not folder.has(int8):
-        with job.stage("ONNX export"):
-            graph = export_graph(denoiser, simulation)
-            fold_time(graph, denoiser)
-            lay_out(graph, job.scheme)
-            if job.carrier == "float16":
-                graph = HalfPrecision()(graph).model
-            elif job.jetpack is not None:
-                graph = Opset17()(graph).model
-            graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
-            graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
-            _save(folder, int8, graph)
-    graph = load_model(folder.path / int8)
-    check_codes(graph, quantised_modules(simulation))
-    return graph
-
-
-def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
-    """The graph of `module`, the denoiser's own or its simulation."""
-    graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
-    StripMetadata()(graph)
-    ConstantShapes()(graph)
-    TransposeKeys()(graph)
-    DropNeutral()(graph)
-    FoldPadding()(graph)
-    NameLayers()(graph)
-    graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
-    if denoiser.classes is not None:
-        graph.metadata_props[CLASSES] = str(denoiser.classes)
-    graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
-    graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
-    return graph
-
-
-def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
-    """Replace the time embedding by a table; per block only if that stays a small part of the int8 engine.
-
-    That has about one byte per parameter.
-    """
-    table_bytes = int(TABLE_SHARE * sum(parameter.numel() for parameter in denoiser.module.parameters()))
-    FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
-
-
-def lay_out(graph: ir.Model, scheme: Scheme) -> None:
-    """Give a quantised graph the form in which the engines of `scheme` run it best."""
-    PinLayout()(graph)
-    if not scheme.weight_zero_point:
-        DropWeightZeroPoints()(graph)
-    if scheme.before_resize:
-        QuantiseBeforeResize()(graph)
-
-
-def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
-    save_model(graph, folder.path / name)
-    folder.keep(name)
 
 
 def _unit_file(index: int) -> str:

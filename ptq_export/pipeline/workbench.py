@@ -39,7 +39,8 @@ from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.pipeline.float_layers import few_held_out
-from ptq_export.pipeline.stages import ASKED, Job, export_graph, fold_time, lay_out
+from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
+from ptq_export.pipeline.stages import ASKED, Job
 from ptq_export.scratch import scratch_folder
 
 __all__ = ["JobBench", "Variant", "open_variant", "renamed", "tuning_batch"]

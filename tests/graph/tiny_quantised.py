@@ -11,7 +11,7 @@ from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantis
 from ptq_export.calibrators.sites import find_sites
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.nn.scheme import Scheme
-from ptq_export.pipeline.stages import export_graph
+from ptq_export.pipeline.graphs import export_graph
 
 __all__ = ["denoiser", "export", "int8_layers"]
 

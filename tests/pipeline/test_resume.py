@@ -16,8 +16,9 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks import parity
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.pipeline import run
+from ptq_export.pipeline.graphs import export_graphs
 from ptq_export.pipeline.run import prepare
-from ptq_export.pipeline.stages import calibration_pairs, export_graphs, quantised
+from ptq_export.pipeline.stages import calibration_pairs, quantised
 
 KILLED = """
 import os, signal, sys

@@ -1,0 +1,114 @@
+"""The ONNX files of a run, from the denoiser and its simulation, each in the form that its engines run best."""
+
+import json
+from dataclasses import asdict
+
+import onnx_ir as ir
+from torch import nn
+
+from ptq_export.benchmarks.environment import package_versions
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.denoiser import Denoiser
+from ptq_export.graph.audit import check_codes
+from ptq_export.graph.constant_shapes import ConstantShapes
+from ptq_export.graph.drop_neutral import DropNeutral
+from ptq_export.graph.drop_weight_zero_points import DropWeightZeroPoints
+from ptq_export.graph.export import export_module
+from ptq_export.graph.fold_padding import FoldPadding
+from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
+from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.opset_17 import Opset17
+from ptq_export.graph.pin_layout import PinLayout
+from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
+from ptq_export.graph.single_file import load_model, save_model
+from ptq_export.graph.strip_metadata import StripMetadata
+from ptq_export.graph.transpose_keys import TransposeKeys
+from ptq_export.interface import CLASSES, TRAIN_TIMESTEPS
+from ptq_export.nn.scheme import Scheme
+from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.stages import QUANTISED, Job
+from ptq_export.targets import FP16, FP32, FP32_UNFOLDED
+
+__all__ = ["export_float", "export_graph", "export_graphs", "fold_time", "lay_out"]
+
+TABLE_SHARE = 0.1
+
+
+def export_float(job: Job) -> None:
+    """Write the float graphs: before calibration, so that a network that cannot be exported costs none.
+
+    Raises:
+        InputError: it cannot be; the line of its code is named.
+    """
+    denoiser, folder, half = job.denoiser, job.folder, job.carrier == "float16"
+    if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
+        with job.stage("ONNX export, float"):
+            graph = export_graph(denoiser, denoiser.module)
+            _save(folder, FP32_UNFOLDED, graph)
+            fold_time(graph, denoiser)
+            _save(folder, FP32, graph)
+            if half:
+                _save(folder, FP16, HalfPrecision()(graph).model)
+
+
+def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
+    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes proved equal to the
+    simulation's."""
+    export_float(job)
+    denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
+    if not folder.has(int8):
+        with job.stage("ONNX export"):
+            graph = export_graph(denoiser, simulation)
+            fold_time(graph, denoiser)
+            lay_out(graph, job.scheme)
+            if job.carrier == "float16":
+                graph = HalfPrecision()(graph).model
+            elif job.jetpack is not None:
+                graph = Opset17()(graph).model
+            graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
+            graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
+            _save(folder, int8, graph)
+    graph = load_model(folder.path / int8)
+    check_codes(graph, quantised_modules(simulation))
+    return graph
+
+
+def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
+    """The graph of `module`, the denoiser's own or its simulation."""
+    graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
+    StripMetadata()(graph)
+    ConstantShapes()(graph)
+    TransposeKeys()(graph)
+    DropNeutral()(graph)
+    FoldPadding()(graph)
+    NameLayers()(graph)
+    graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
+    if denoiser.classes is not None:
+        graph.metadata_props[CLASSES] = str(denoiser.classes)
+    graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
+    graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
+    return graph
+
+
+def fold_time(graph: ir.Model, denoiser: Denoiser) -> None:
+    """Replace the time embedding by a table; per block only if that stays a small part of the int8 engine.
+
+    That has about one byte per parameter.
+    """
+    table_bytes = int(TABLE_SHARE * sum(parameter.numel() for parameter in denoiser.module.parameters()))
+    FoldTimeEmbedding(denoiser.schedule.num_train_timesteps, max_table_bytes=table_bytes)(graph)
+
+
+def lay_out(graph: ir.Model, scheme: Scheme) -> None:
+    """Give a quantised graph the form in which the engines of `scheme` run it best."""
+    PinLayout()(graph)
+    if not scheme.weight_zero_point:
+        DropWeightZeroPoints()(graph)
+    if scheme.before_resize:
+        QuantiseBeforeResize()(graph)
+
+
+def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
+    save_model(graph, folder.path / name)
+    folder.keep(name)
