@@ -150,7 +150,7 @@ def tensorrt_table(tensorrt: Json) -> Rows:
 
 def _builder(package: str, plan: Json) -> str:
     """`TensorRT-RTX 1.7` for the package tensorrt_rtx 1.7.1.116."""
-    name = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}[package]
+    name = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}.get(package, package)
     return f"{name} {'.'.join(plan['version'].split('.')[:2])}"
 
 
@@ -159,10 +159,9 @@ def _stored(plan: Json) -> str:
     told, weights = f"a plan of {size(plan['size_bytes'])}", plan.get("weights")
     if weights is None:
         return told
-    found = weights["as_int8"] + weights["as_float16"]
-    if not found:
+    found, per_weight = weights["as_int8"] + weights["as_float16"], weights["bytes_per_weight"]
+    if not found or per_weight is None:
         return f"{told}; none of its {weights['count']:,} int8 weights was found there"
-    per_weight = weights["bytes_per_weight"]
     unit = "byte" if per_weight == 1 else "bytes"
     return f"{told}, {per_weight:.2f} {unit} per int8 weight ({found:,} of {weights['count']:,} found there)"
 
