@@ -162,3 +162,10 @@ def test_a_plan_is_said_to_be_accepted_and_what_an_int8_weight_takes_in_it(
     ours, own = rows[2][1], rows[3][1]
     assert ours.startswith("accepted by the TensorRT-RTX 1.7 parser and builder: a plan of ") and ours.endswith(said)
     assert own.startswith("accepted by the TensorRT 10.12 parser and builder: ") and "int8" not in own
+
+
+def test_a_plan_of_an_unknown_package_or_without_a_figure_is_shown_as_it_is() -> None:
+    weights = {"count": 8, "as_int8": 8, "as_float16": 0, "bytes_per_weight": None}
+    plans = {"another": {"version": "1.2.3", "size_bytes": 9, "warnings": [], "weights": weights}}
+    rows = tables.tensorrt_table({"rules": ["a"], "findings": [], "plans": plans, "refusals": {}})
+    assert "accepted by the another 1.2 parser" in rows[2][1] and rows[2][1].endswith("weights was found there")
