@@ -42,8 +42,10 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
     Raises:
         InputError: not a variance-preserving schedule with fixed betas, or values out of range.
     """
-    refuse_scheduler(config, path)
     kind = config.get("_class_name", "the scheduler")
+    if not isinstance(kind, str):
+        raise InputError(f"{path}: _class_name is a {type(kind).__name__}, not the name of a scheduler", _REMEDY)
+    refuse_scheduler(config, path)
     defaults = _defaults(config)
     if "beta_schedule" not in config and "beta_schedule" not in defaults:
         raise InputError(f"{path}: {kind} has no beta_schedule, so it is no DDPM noise schedule", _REMEDY)
@@ -55,7 +57,9 @@ def noise_schedule(config: Mapping[str, Any], path: str) -> NoiseSchedule:
         del known["variance_type"]
     if config.get("_class_name"):
         known.setdefault("clip_sample", False)
-    if isinstance(betas := known.get("trained_betas"), list):
+    if (betas := known.get("trained_betas")) is not None:
+        if not isinstance(betas, list) or not betas or not all(type(beta) in (int, float) for beta in betas):
+            raise InputError(f"{path}: trained_betas are no list of numbers", _REMEDY)
         known["trained_betas"] = tuple(betas)
         if known.get("num_train_timesteps", len(betas)) != len(betas):
             raise InputError(f"{path}: {len(betas)} trained_betas for {known['num_train_timesteps']} steps", _REMEDY)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from ptq_export.artifacts import atomic_path, inside
 from ptq_export.errors import InputError
@@ -39,7 +39,12 @@ def build_report(run: Path) -> Path:
     low, high = ((parts["fidelity"] or {}).get("psnr") or {}).get("range", (-1.0, 1.0))
     gallery = load_gallery(samples, low, high) if samples.exists() else None
     page = _environment().get_template("report.html.j2")
-    html = page.render(_context(parts), gallery=gallery, run_name=run.resolve().name, **parts)
+    try:
+        html = page.render(_context(parts), gallery=gallery, run_name=run.resolve().name, **parts)
+    except UndefinedError as error:  # a field that older versions may leave out
+        raise InputError(
+            f"{run}: the report shows a field that is absent: {error.message}", "make the run again"
+        ) from error
     target = run / REPORT_FILE
     with atomic_path(target) as path:
         path.write_text(html, encoding="utf-8", newline="\n")

@@ -208,3 +208,11 @@ def test_no_name_of_a_file_becomes_markup_or_hides_what_it_says(run: Path) -> No
     assert [tag for tag, _ in page.elements].count("script") == [tag for tag, _ in before.elements].count("script") == 1
     assert not any(key.startswith("on") or value == "x" for _, found in page.elements for key, value in found.items())
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b[2J\\u202e" in text
+
+
+def test_a_field_that_the_page_shows_and_the_file_leaves_out_is_named(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    del next(iter(manifest["artefacts"].values()))["size_bytes"]
+    write_json(run / "manifest.json", manifest)
+    with pytest.raises(InputError, match="size_bytes"):
+        build_report(run)
