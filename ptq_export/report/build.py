@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,17 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     for function in (units.count, units.decibel, units.duration, units.milliseconds, units.percent, units.size):
-        environment.filters[function.__name__] = function
+        environment.filters[function.__name__] = partial(_present, function)
     environment.filters["sampler"] = units.sampler_label
     environment.filters["precision"] = units.precision_label
     environment.filters["sha256_base64"] = _sha256_base64
     environment.globals.update(charts=charts, tables=tables, gains=verdict.gains, layer_map=layer_map)
     return environment
+
+
+def _present(show: Callable[[Any], str], value: Any) -> str:
+    """A field that a file leaves out is shown as one that is null."""
+    return show(None if isinstance(value, StrictUndefined) else value)
 
 
 def _shown(value: Any) -> Any:

@@ -210,9 +210,12 @@ def test_no_name_of_a_file_becomes_markup_or_hides_what_it_says(run: Path) -> No
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b[2J\\u202e" in text
 
 
-def test_a_field_that_the_page_shows_and_the_file_leaves_out_is_named(run: Path) -> None:
+def test_figures_that_a_file_leaves_out_are_shown_as_absent_and_other_fields_are_named(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
-    del next(iter(manifest["artefacts"].values()))["size_bytes"]
+    del next(iter(manifest["artefacts"].values()))["size_bytes"], manifest["denoiser"]["parameters"]
     write_json(run / "manifest.json", manifest)
-    with pytest.raises(InputError, match="size_bytes"):
+    assert build_report(run).is_file()
+    del manifest["denoiser"]["format"]
+    write_json(run / "manifest.json", manifest)
+    with pytest.raises(InputError, match="format"):
         build_report(run)
