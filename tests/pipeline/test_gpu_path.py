@@ -184,7 +184,7 @@ def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(
     assert weights["as_int8"] == weights["count"] > 0
     # What is quantised before the upsampling is a residual sum, and its other operand is on no grid.
     assert {row["rule"] for row in checked["findings"]} == {"residual"}
-    assert verify(folder, SILENT)["parity"] > 20
+    assert verify(folder, SILENT, tiny.SPEC)["parity"] > 20
 
 
 @pytest.mark.slow
@@ -210,7 +210,3 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
 
 
 @pytest.mark.skipif(missing_rtx_gpu() is None, reason="there is a GPU here")
-def test_tuning_for_a_gpu_that_is_not_here_is_refused_before_work_begins(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentMissing, match="--tune measures trt-rtx-int8, which does not run here"):
-        run(replace(tiny.options(tmp_path / "run"), **OPTIONS, tune=60.0))
-    assert not list((tmp_path / "run").glob("*.safetensors"))
