@@ -22,7 +22,7 @@ from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
 from ptq_export.engines.plan import RTX
 from ptq_export.engines.rtx_gpu import missing_rtx_gpu
-from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.errors import GateFailed
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, tune, verify
 from ptq_export.pipeline.stages import SILENT
 
@@ -207,6 +207,3 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
     maker = "DequantizeLinear" if before else resizes(folder / "denoiser.fp16.onnx")[0][0]
     assert resizes(folder / "denoiser.trt-rtx-int8.onnx")[0][0] == maker
     assert read(folder / "manifest.json")["verdict"]["ok"]
-
-
-@pytest.mark.skipif(missing_rtx_gpu() is None, reason="there is a GPU here")
