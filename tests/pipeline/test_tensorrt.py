@@ -19,7 +19,7 @@ from ptq_export.engines.plan_weights import StoredWeights
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
-from ptq_export.pipeline import bench, load_engine, run, sample, tensorrt, verify
+from ptq_export.pipeline import bench, graphs, load_engine, run, sample, tensorrt, verify
 from ptq_export.pipeline.stages import SILENT
 
 NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16}
@@ -209,7 +209,7 @@ def test_a_graph_that_breaks_a_rule_fails_the_run(tmp_path: Path, monkeypatch: p
                     value.const_value = ir.tensor(np.int8(3), name=value.name)
             return ir.passes.PassResult(model, modified=True)
 
-    monkeypatch.setattr("ptq_export.pipeline.stages.HalfPrecision", Shifted)
+    monkeypatch.setattr(graphs, "HalfPrecision", Shifted)
     options = replace(tiny.options(tmp_path / "trt"), target="trt-rtx-int8", **NEAREST)
     monkeypatch.setattr(tensorrt, "find_spec", lambda _: None)
     with pytest.raises(GateFailed, match=r"zero-point: (.|\n)*zero point 3"):
