@@ -6,10 +6,10 @@ import onnxruntime
 import pytest
 from graph_models import Array, model_bytes, noise, ops, shaped
 
-from ptq_export.engines.ort_operators import library, register
+from ptq_export.engines.ort_operators import register
 from ptq_export.graph.channels_last import ChannelsLast
 
-pytestmark = pytest.mark.skipif(library() is None, reason="the operators were not compiled: no C++ compiler")
+pytestmark = pytest.mark.usefixtures("operators")
 
 C, STEP = 8, 0.05
 CONSTANTS = f"""
