@@ -76,12 +76,13 @@ struct Normalisation {
   std::vector<float> slope, intercept;
 };
 
-struct GroupNorm {
+class GroupNorm {
+ public:
   explicit GroupNorm(const Node& node)
-      : groups(static_cast<size_t>(node.integer("groups", 1, std::numeric_limits<std::int32_t>::max()))),
-        epsilon(node.number("epsilon")),
-        zero_point(static_cast<float>(node.integer("zero_point", 0, 255))),
-        activated(node.integer("silu", 0, 1) != 0) {}
+      : groups_(static_cast<size_t>(node.integer("groups", 1, std::numeric_limits<std::int32_t>::max()))),
+        epsilon_(node.number("epsilon")),
+        zero_point_(static_cast<float>(node.integer("zero_point", 0, 255))),
+        silu_(node.integer("silu", 0, 1) != 0) {}
 
   // The codes of x normalised; inputs `first` to `first` + 2 are gamma, beta and the gain of what is quantised.
   template <class Sum, class Number>
@@ -91,17 +92,17 @@ struct GroupNorm {
     if (x.size == 0) return;
     const Vector gamma(call, first, layout), beta(call, first + 1, layout);
     const float* gain = call.channel_input(first + 2, layout.channels);
-    const auto normalised =
-        normalisation(call, layout, moments_of<Sum>(call, layout, x.data), numbers, gamma, beta);
-    if (activated) return quantise<true>(call, layout, x.data, normalised, gain, y);
+    const auto moments = moments_of<Sum>(call, layout, x.data);
+    const auto normalised = normalisation(call, layout, moments, numbers, gamma, beta);
+    if (silu_) return quantise<true>(call, layout, x.data, normalised, gain, y);
     quantise<false>(call, layout, x.data, normalised, gain, y);
   }
 
  private:
   Normalisation normalisation(const Call& call, const Layout& layout, const Moments& moments, const Numbers& numbers,
                               const Vector& gamma, const Vector& beta) const {
-    if (layout.channels % groups != 0) call.fail("the groups do not divide the channels");
-    const size_t width = layout.channels / groups, vectors = layout.images * layout.channels;
+    if (layout.channels % groups_ != 0) call.fail("the groups do not divide the channels");
+    const size_t width = layout.channels / groups_, vectors = layout.images * layout.channels;
     const double rows = static_cast<double>(layout.rows), count = rows * static_cast<double>(width);
     const auto gain = [&](size_t i) { return numbers.gain[i]; };
     const auto offset = [&](size_t i) { return numbers.offset[i] + numbers.shift[i]; };
@@ -114,7 +115,7 @@ struct GroupNorm {
         square += g * g * moments.squares[i] + 2.0 * g * o * moments.sums[i] + rows * o * o;
       }
       const double mean = sum / count, variance = std::max(0.0, square / count - mean * mean);
-      const double inverse = 1.0 / std::sqrt(variance + epsilon);
+      const double inverse = 1.0 / std::sqrt(variance + epsilon_);
       for (size_t i = first; i < first + width; ++i) {
         const double scale = inverse * gamma[i];
         result.slope[i] = static_cast<float>(scale * gain(i));
@@ -124,23 +125,23 @@ struct GroupNorm {
     return result;
   }
 
-  template <bool kActivated, class Number>
+  template <bool kSilu, class Number>
   void quantise(const Call& call, const Layout& layout, const Number* x, const Normalisation& normalised,
                 const float* gain, uint8_t* y) const {
     fill_images(call, layout, y, [&](size_t image) {
       const float* slope = normalised.slope.data() + image * layout.channels;
       const float* intercept = normalised.intercept.data() + image * layout.channels;
-      return [=, zero_point = zero_point](size_t i, size_t c) INLINED {
+      return [=, zero_point = zero_point_](size_t i, size_t c) INLINED {
         const float value = static_cast<float>(x[i]) * slope[c] + intercept[c];
-        return code_of((kActivated ? silu(value) : value) * gain[c], zero_point);
+        return code_of((kSilu ? silu(value) : value) * gain[c], zero_point);
       };
     });
   }
 
-  size_t groups;
-  double epsilon;
-  float zero_point;
-  bool activated;
+  size_t groups_;
+  double epsilon_;
+  float zero_point_;
+  bool silu_;
 };
 
 }  // namespace channels_last

@@ -28,9 +28,9 @@ struct Layout {
 
   size_t tasks() const { return images * blocks; }
   size_t image(size_t task) const { return task / blocks; }
-  size_t first_row(size_t task) const { return image(task) * rows + task % blocks * block_rows; }
   size_t task_rows(size_t task) const { return std::min(block_rows, rows - task % blocks * block_rows); }
-  size_t first(size_t task) const { return first_row(task) * channels; }
+  // The first value of a task.
+  size_t first(size_t task) const { return (image(task) * rows + task % blocks * block_rows) * channels; }
 
   size_t images = 0, rows = 0, channels = 0, block_rows = 0, blocks = 0;
 };
