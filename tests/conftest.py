@@ -22,10 +22,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def operators() -> Path:
     """Our operators for ONNX Runtime. A test skips only where nothing could have compiled them: else it fails."""
-    from ptq_export.engines import ort_operators  # the cache folder is set by then
+    from ptq_export.engines.ort import operators as compiled  # the cache folder is set by then
 
-    library = ort_operators.library()
-    if library is None and ort_operators.compiler() is None:
+    library = compiled.library()
+    if library is None and compiled.compiler() is None:
         pytest.skip("no C++ compiler")
-    assert library is not None, ort_operators.missing_operators()
+    assert library is not None, compiled.missing_operators()
     return library

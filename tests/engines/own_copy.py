@@ -6,7 +6,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from ptq_export.engines.ort_operators import ISA
+from ptq_export.engines.ort.operators import ISA
 
 __all__ = ["loaded"]
 

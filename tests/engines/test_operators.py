@@ -16,8 +16,8 @@ from operator_nets import exact
 from operator_nets import run as run_net
 from own_copy import loaded
 
-from ptq_export.engines import ort_operators
-from ptq_export.engines.identity import current
+from ptq_export.engines.build_cache import current
+from ptq_export.engines.ort import operators as ort_operators
 from ptq_export.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("operators")

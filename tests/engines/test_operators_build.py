@@ -11,7 +11,7 @@ from hostile_nets import make_case
 from operator_nets import exact, run
 from own_copy import loaded
 
-from ptq_export.engines import ort_operators
+from ptq_export.engines.ort import operators as ort_operators
 
 ROOT = Path(__file__).parents[2]
 [EXTENSION] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
@@ -51,11 +51,11 @@ def test_every_compiler_makes_operators_that_compute_what_numpy_computes(
 @pytest.fixture
 def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an installation whose optional extension was not compiled."""
-    (tmp_path / "channels_last").mkdir()
-    monkeypatch.setattr(ort_operators, "__file__", str(tmp_path / "ort_operators.py"))
+    (tmp_path / "custom_ops").mkdir()
+    monkeypatch.setattr(ort_operators, "__file__", str(tmp_path / "operators.py"))
     monkeypatch.setattr(ort_operators, "library", ort_operators.library.__wrapped__)
     monkeypatch.delenv("CXX", raising=False)
-    return tmp_path / "channels_last"
+    return tmp_path / "custom_ops"
 
 
 @pytest.mark.usefixtures("nothing_compiled")

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from graph_models import Array, model_bytes, noise, ops, shaped
 
-from ptq_export.engines.ort_operators import register
-from ptq_export.graph.channels_last import ChannelsLast
+from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.engines.ort.operators import register
 
 pytestmark = pytest.mark.usefixtures("operators")
 
