@@ -1,6 +1,6 @@
 // A loop compiled for several instruction sets, and run for the best that the processor has.
 //
-// GCC 11 knows neither the names x86-64-v2 ... v4 nor clones of templates: every set is a function with an attribute.
+// What a set has is listed, and asked for, piece by piece: GCC 11 (Ubuntu 22.04) cannot dispatch on names like x86-64-v4.
 #pragma once
 
 #include <string>
