@@ -1,6 +1,6 @@
 // A loop compiled for several instruction sets, and run for the best that the processor has.
 //
-// What a set has is listed, and asked for, piece by piece: GCC 11 (Ubuntu 22.04) cannot dispatch on names like x86-64-v4.
+// What a set has is listed and asked for piece by piece: GCC 11 (Ubuntu 22.04) cannot dispatch on x86-64-v4.
 #pragma once
 
 #include <string>
