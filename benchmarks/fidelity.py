@@ -112,10 +112,13 @@ def step_error(
 ) -> float:
     """The error that the candidate's eps adds to x_{t-1} by one update of `sample`, relative to |x_{t-1}|."""
     scheduler = make_scheduler(schedule)
-    scheduler.set_timesteps(steps)
-    exact, moved = (
-        scheduler.step(eps, timestep, sample, return_dict=False)[0].double() for eps in (reference_eps, candidate_eps)
-    )
+
+    def previous(eps: Tensor) -> Tensor:
+        scheduler.set_timesteps(steps)  # anew: some count their steps
+        made: Tensor = scheduler.step(eps, timestep, sample, return_dict=False)[0]
+        return made.double()
+
+    exact, moved = previous(reference_eps), previous(candidate_eps)
     return float((moved - exact).norm() / exact.norm())
 
 

@@ -23,7 +23,9 @@ __all__ = [
     "label",
 ]
 
-SAMPLE, TIMESTEP, LABEL = "sample", "timestep", "label"
+SAMPLE = "sample"
+TIMESTEP = "timestep"
+LABEL = "label"
 OUTPUT = "eps"
 
 INPUTS = "inputs"

@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 HOMES = {
     "ptq_export": "ptq_export",
@@ -27,7 +25,6 @@ MODULES = {
     for folder in HOMES
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
-every_module = pytest.mark.parametrize("name", MODULES)
 
 
 def imports(name: str) -> set[str]:
@@ -60,9 +57,9 @@ def may_import(importer: str, imported: str) -> bool:
     return within(imported, own) or not within(imported, LIBRARY + TOP)
 
 
-@every_module
-def test_imports_follow_the_arrows(name: str) -> None:
-    assert [imported for imported in sorted(imports(name)) if not may_import(name, imported)] == []
+def test_imports_follow_the_arrows() -> None:
+    pairs = ((name, imported) for name in MODULES for imported in sorted(imports(name)))
+    assert [f"{name} imports {imported}" for name, imported in pairs if not may_import(name, imported)] == []
 
 
 def test_no_module_is_named_like_something_imported() -> None:
@@ -73,23 +70,31 @@ def test_no_module_is_named_like_something_imported() -> None:
     assert imported & own == set()
 
 
-@every_module
-def test_no_fixed_absolute_path(name: str) -> None:
-    texts = [node.value for node in ast.walk(MODULES[name]) if isinstance(node, ast.Constant)]
-    assert [text for text in texts if isinstance(text, str) and ABSOLUTE.match(text)] == []
+def test_no_fixed_absolute_path() -> None:
+    nodes = (
+        (name, node) for name, tree in MODULES.items() for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    )
+    assert [
+        f"{name}: {node.value}" for name, node in nodes if isinstance(node.value, str) and ABSOLUTE.match(node.value)
+    ] == []
 
 
-@every_module
-def test_module_says_what_it_is_and_what_it_offers(name: str) -> None:
-    tree = MODULES[name]
-    assert ast.get_docstring(tree), "no module docstring"
+def test_every_module_says_what_it_is_and_what_it_offers() -> None:
+    assert [f"{name}: {fault}" for name, tree in MODULES.items() for fault in faults(name, tree)] == []
+
+
+def faults(name: str, tree: ast.Module) -> list[str]:
+    """What a reader misses at the head of a module."""
+    found = [] if ast.get_docstring(tree) else ["no module docstring"]
     if name.endswith("__main__") or len(tree.body) == 1:
-        return
-    assert declared(tree) is not None, "no __all__"
-    assert sorted(set(declared(tree) or []) - defined(tree)) == [], "__all__ names what is not there"
+        return found
+    names = declared(tree)
+    if names is None:
+        return [*found, "no __all__"]
     public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    missing = {text for text in public if not text.startswith("_")} - {*(declared(tree) or []), "main"}
-    assert sorted(missing) == [], "public, but not in __all__"
+    missing = {text for text in public if not text.startswith("_")} - {*names, "main"}
+    found += [f"__all__ names {text}, which is not there" for text in sorted(set(names) - defined(tree))]
+    return found + [f"{text} is public, but not in __all__" for text in sorted(missing)]
 
 
 def declared(tree: ast.Module) -> list[str] | None:
