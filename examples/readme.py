@@ -1,0 +1,109 @@
+"""Make the README's picture and table from one finished run, so that neither can contradict the other.
+
+    python examples/readme.py runs/demo      (after `make demo`; needs Chromium)
+
+The picture is the top of the run's own `report.html`. Both carry the sha256 of the run's manifest: the picture in a PNG
+text called `manifest`, the table in the comment above it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from ptq_export.artifacts import atomic_path, sha256_file
+from ptq_export.report.units import decibel, milliseconds, ratio, sampler_label
+from ptq_export.report.verdict import judge
+from ptq_export.schemas import read_part
+
+__all__ = ["block", "main", "replace_block", "take_picture"]
+
+Json = Mapping[str, Any]
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- demo: ", "<!-- /demo -->"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+WIDTH_PX, HEIGHT_PX = 1160, 1478
+
+
+def block(run: Path) -> str:
+    """The README's lines between the comments, both included, from the JSON files of `run`."""
+    manifest, latency, fidelity = (read_part(run, f"{name}.json") for name in ("manifest", "latency", "fidelity"))
+    comment = f"{BEGIN}written by examples/readme.py, manifest {sha256_file(run / 'manifest.json')} -->"
+    table = [["`make demo`", "int8", "FP32"], ["---"] * 3]
+    table += [_step(step) for step in latency["steps"]]
+    table += [_psnr(fidelity["psnr"], manifest["target"]), _layers(manifest["verdict"])]
+    rows = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([comment, *rows, "", _measured(manifest, latency), END])
+
+
+def _step(step: Json) -> list[str]:
+    """One batch size: median of the engine and of its first baseline."""
+    engine, baseline, *_ = (milliseconds(timing["median_ms"]) for timing in step["candidates"].values())
+    faster = ratio(next(iter(step["speedup"].values())))
+    return [f"one denoising step, batch {step['batch']}, median", f"**{engine} ms** ({faster})", f"{baseline} ms"]
+
+
+def _psnr(psnr: Json, target: str) -> list[str]:
+    found, ceiling = (decibel(psnr["values"][name]["mean_db"]) for name in (target, "ceiling"))
+    title = f"same-noise PSNR of {psnr['samples']} samples, {psnr['steps']} {sampler_label(psnr['sampler'])} steps"
+    return [title, f"{found} dB (with exact weights: {ceiling} dB)", ""]
+
+
+def _layers(verdict: Json) -> list[str]:
+    return ["layers that run int8 in the engine", f"{verdict['int8_layers']} of {verdict['layers']}", ""]
+
+
+def _measured(manifest: Json, latency: Json) -> str:
+    """Where and when, and why a timing does not count, if it does not."""
+    machine = manifest["environment"]
+    told = f"Measured on {machine['cpu']}, {machine['threads']} threads, {manifest['created'][:10]}."
+    judged = judge(manifest, latency)
+    return " ".join([told] if judged.badge == "PASS" else [told, f"{judged.badge}: {'; '.join(judged.reasons)}."])
+
+
+def replace_block(page: Path, text: str) -> None:
+    """Put `text` in the place of what stands between the comments in `page`."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise SystemExit(f"{page} has no lines {BEGIN}… --> and {END}")
+    with atomic_path(page) as path:
+        path.write_text(f"{before}{text}{after}", encoding="utf-8")
+
+
+def take_picture(run: Path, picture: Path) -> None:
+    """Write the top of `run`'s report, in its light colours, as a PNG that names the manifest."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise SystemExit("no Chromium: apt-get install chromium, or another of " + ", ".join(BROWSERS))
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        flags = ["--headless", "--hide-scrollbars", "--disable-gpu", f"--user-data-dir={folder}/profile"]
+        flags += ["--no-sandbox"] if os.geteuid() == 0 else []
+        page = (run / "report.html").resolve().as_uri()
+        command = [browser, *flags, f"--window-size={WIDTH_PX},{HEIGHT_PX}", f"--screenshot={shot}", page]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        told = PngImagePlugin.PngInfo()
+        told.add_text("manifest", sha256_file(run / "manifest.json"))
+        with atomic_path(picture) as path:
+            Image.open(shot).convert("RGB").quantize(256).save(path, format="PNG", optimize=True, pnginfo=told)
+
+
+def main() -> None:
+    """Both, from the run folder on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="a finished run folder, as `make demo` writes it")
+    run = parser.parse_args().run
+    text = block(run)
+    take_picture(run, ROOT / "examples" / "report.png")
+    replace_block(ROOT / "README.md", text)
+
+
+if __name__ == "__main__":
+    main()
