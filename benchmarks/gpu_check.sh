@@ -189,12 +189,12 @@ import json
 import sys
 from pathlib import Path
 
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.gpu_clock import measure_gpu_steps
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.gpu_clock import measure_gpu_steps
 from ptq_export.checkpoints import load_checkpoint
-from ptq_export.engines.available import build_engine
+from ptq_export.engines.registry import build_engine
 from ptq_export.engines.base import EngineOptions
-from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.pipeline.graphs import export_graph, fold_time
 

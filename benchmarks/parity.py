@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptq_export.benchmarks.fidelity import Curve, finite_db, sqnr_db, sqnr_gap_db
-from ptq_export.benchmarks.stats import student_95
+from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.graph.extract import extract_module
 from ptq_export.interface import INPUTS
 from ptq_export.nn.calls import tensor_arguments

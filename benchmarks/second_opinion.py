@@ -38,7 +38,7 @@ from safetensors.numpy import load_file
 from ptq_export.artifacts import inside, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
-from ptq_export.benchmarks.stats import student_95
+from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 from ptq_export.graph.single_file import read_proto
 from ptq_export.provenance import sidecar_path, was_built_here

@@ -18,7 +18,7 @@ from ptq_export.machine import physical_cores, require_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ptq_export.engines.layers import LayerRecord
+    from ptq_export.engines.exported_layers import LayerRecord
     from ptq_export.engines.unet import EngineUNet
 
 __all__ = ["DeviceTiming", "Engine", "EngineOptions", "GpuEngine", "Signature"]
@@ -95,7 +95,7 @@ class DeviceTiming:
 class Engine(ABC):
     """A built denoiser with its `signature`.
 
-    The kinds that the registry (`ptq_export.engines.available`) builds are called with
+    The kinds that the registry (`ptq_export.engines.registry`) builds are called with
     `(source, cache, options, sha256)`: the ONNX file, the folder for what can be kept of the build, `EngineOptions`,
     and the digest that the file must have.
     """

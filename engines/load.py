@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ptq_export.artifacts import inside
-from ptq_export.engines.available import build_engine
 from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.registry import build_engine
 from ptq_export.errors import InputError
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import find_target

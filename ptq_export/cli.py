@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from ptq_export import __version__
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
-from ptq_export.engines.available import require_checker
+from ptq_export.engines.registry import require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling

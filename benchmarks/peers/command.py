@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptq_export.artifacts import write_json
-from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.peers.accuracy import Judge
 from ptq_export.benchmarks.peers.estimate import Work, estimate_s
@@ -40,6 +39,7 @@ from ptq_export.benchmarks.peers.subject import Subject, open_subject
 from ptq_export.benchmarks.peers.tables import tables
 from ptq_export.benchmarks.peers.worker import PeerFailed, Worker
 from ptq_export.benchmarks.peers.workshop import Workshop
+from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.console import Output, Screen
 from ptq_export.errors import GateFailed, PtqExportError
 from ptq_export.pipeline.stages import Progress

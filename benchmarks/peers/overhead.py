@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.loop import LoopOverhead, measure_overhead
 from ptq_export.benchmarks.peers.speed import LOOP_STEPS
 from ptq_export.benchmarks.peers.subject import Own, Subject
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.loop import LoopOverhead, measure_overhead
 from ptq_export.denoiser import draw_labels
-from ptq_export.engines.available import build_engine
 from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.registry import build_engine
 from ptq_export.targets import find_target
 
 __all__ = ["loop_overhead"]

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptq_export.benchmarks.environment import Environment
-from ptq_export.benchmarks.loop import LoopOverhead
 from ptq_export.benchmarks.peers.accuracy import Score, margin_db
 from ptq_export.benchmarks.peers.peer import Entry
 from ptq_export.benchmarks.peers.runtimes import RUNTIMES
 from ptq_export.benchmarks.peers.speed import Speed
-from ptq_export.benchmarks.stats import compare
+from ptq_export.benchmarks.timing.loop import LoopOverhead
+from ptq_export.benchmarks.timing.stats import compare
 
 __all__ = ["Overhead", "Results", "by_fidelity"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ptq_export.benchmarks.peers.runtimes import Opened
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 
 __all__ = ["open_ort"]
 

@@ -13,7 +13,7 @@ from torch import nn
 from ptq_export.benchmarks.peers.runtimes import Call, Opened
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.interface import INPUTS
-from ptq_export.pipeline.reopened import reopen
+from ptq_export.pipeline.commands.reopened import reopen
 from ptq_export.pipeline.stages import SILENT
 
 __all__ = ["network", "open_compiled", "open_eager"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from ptq_export.benchmarks.peers.subject import Subject
-from ptq_export.engines.available import availability
+from ptq_export.engines.registry import availability
 
 __all__ = ["RUNTIMES", "Call", "Opened", "Runtime"]
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ptq_export.benchmarks.clock import Protocol, interleave
 from ptq_export.benchmarks.peers.peer import Entry
 from ptq_export.benchmarks.peers.session import Session
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.benchmarks.peers.worker import PeerFailed
 from ptq_export.benchmarks.peers.workshop import Workshop
-from ptq_export.benchmarks.stats import Latency
+from ptq_export.benchmarks.timing.clock import Protocol, interleave
+from ptq_export.benchmarks.timing.stats import Latency
 
 __all__ = ["LOOP_STEPS", "Speed", "image_s", "measure_speed"]
 

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 
 from ptq_export.artifacts import inside, sha256_file
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.engines.layers import open_graph
+from ptq_export.engines.exported_layers import open_graph
 from ptq_export.errors import InputError
 from ptq_export.interface import INPUTS
-from ptq_export.pipeline.reopened import finished_manifest, read_schedule
+from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.schemas import read_part
 from ptq_export.targets import FP32
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from ptq_export.errors import GateFailed
-from ptq_export.graph.name_layers import LAYER_OPS
+from ptq_export.graph.passes.name_layers import LAYER_OPS
 from ptq_export.nn.layers import QuantisedLayer
 
 __all__ = ["check_codes"]

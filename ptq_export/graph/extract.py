@@ -4,7 +4,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ptq_export.errors import GateFailed
-from ptq_export.graph.name_layers import LAYER_OPS
+from ptq_export.graph.passes.name_layers import LAYER_OPS
 from ptq_export.graph.scopes import belongs_to, module_path
 from ptq_export.interface import INPUTS
 

@@ -5,7 +5,7 @@ import re
 
 import onnx_ir as ir
 
-from ptq_export.graph.strip_metadata import NAME_SCOPES
+from ptq_export.graph.passes.strip_metadata import NAME_SCOPES
 
 __all__ = ["belongs_to", "module_path"]
 

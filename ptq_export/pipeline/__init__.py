@@ -1,12 +1,12 @@
 """The main job and what one does with its run folders; the command line and the Python API call nothing else."""
 
 from ptq_export.engines import load_engine
-from ptq_export.pipeline.after import bench, compare, inspect, sample, verify
 from ptq_export.pipeline.api import export, quantise
+from ptq_export.pipeline.commands.after import bench, compare, inspect, sample, verify
+from ptq_export.pipeline.commands.sensitivity import sensitivity
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.jetson import build_bundle
 from ptq_export.pipeline.run import run
-from ptq_export.pipeline.sensitivity import sensitivity
 from ptq_export.pipeline.stages import Progress
 
 __all__ = [

@@ -10,20 +10,20 @@ from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes
-from ptq_export.graph.constant_shapes import ConstantShapes
-from ptq_export.graph.drop_neutral import DropNeutral
-from ptq_export.graph.drop_weight_zero_points import DropWeightZeroPoints
 from ptq_export.graph.export import export_module
-from ptq_export.graph.fold_padding import FoldPadding
-from ptq_export.graph.fold_time_embedding import FoldTimeEmbedding
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
-from ptq_export.graph.opset_17 import Opset17
-from ptq_export.graph.pin_layout import PinLayout
-from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
+from ptq_export.graph.passes.constant_shapes import ConstantShapes
+from ptq_export.graph.passes.drop_neutral import DropNeutral
+from ptq_export.graph.passes.drop_weight_zero_points import DropWeightZeroPoints
+from ptq_export.graph.passes.fold_padding import FoldPadding
+from ptq_export.graph.passes.fold_time_embedding import FoldTimeEmbedding
+from ptq_export.graph.passes.half_precision import HalfPrecision
+from ptq_export.graph.passes.name_layers import NameLayers
+from ptq_export.graph.passes.opset_17 import Opset17
+from ptq_export.graph.passes.pin_layout import PinLayout
+from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
+from ptq_export.graph.passes.strip_metadata import StripMetadata
+from ptq_export.graph.passes.transpose_keys import TransposeKeys
 from ptq_export.graph.single_file import load_model, save_model
-from ptq_export.graph.strip_metadata import StripMetadata
-from ptq_export.graph.transpose_keys import TransposeKeys
 from ptq_export.interface import CLASSES, TRAIN_TIMESTEPS
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pipeline.folder import RunFolder

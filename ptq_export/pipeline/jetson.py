@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path, sha256_file
 from ptq_export.benchmarks.environment import package_versions
-from ptq_export.engines import build_plan
-from ptq_export.engines.trt_plan import batch_range
+from ptq_export.engines.trt import build_plan
+from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
-from ptq_export.graph.opset_17 import Opset17
-from ptq_export.graph.requantise_weights import RequantiseWeights
+from ptq_export.graph.passes.opset_17 import Opset17
+from ptq_export.graph.passes.requantise_weights import RequantiseWeights
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.stages import Job
@@ -32,7 +32,7 @@ SCHEMA = 2
 BUNDLE = "jetson"
 DESCRIPTION, GRAPH, BASELINE, SCRIPT = "bundle.json", "denoiser.onnx", "baseline.onnx", "build.py"
 BUILDER = Path(str(build_plan.__file__))
-DEVICE_FILES = BUILDER.parent / "jetson"
+DEVICE_FILES = BUILDER.parents[1] / "jetson"
 
 
 def write_bundle(job: Job, jetpack: JetPack, graph: ir.Model) -> None:

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from ptq_export.benchmarks.chart import plot_latency
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.energy import energy_meter
 from ptq_export.benchmarks.environment import describe_environment
-from ptq_export.benchmarks.gpu_clock import GpuStep, measure_gpu_steps
-from ptq_export.benchmarks.latency import LatencyReport, StepLatency, measure_steps
-from ptq_export.benchmarks.loop import LoopLatency, measure_loop
-from ptq_export.benchmarks.memory import peak_memory_bytes
-from ptq_export.engines.available import availability, load_files
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.energy import energy_meter
+from ptq_export.benchmarks.timing.gpu_clock import GpuStep, measure_gpu_steps
+from ptq_export.benchmarks.timing.latency import LatencyReport, StepLatency, measure_steps
+from ptq_export.benchmarks.timing.loop import LoopLatency, measure_loop
+from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
-from ptq_export.engines.gpu import describe_gpu
-from ptq_export.engines.trt_plan import batch_range
+from ptq_export.engines.cuda.driver import describe_gpu
+from ptq_export.engines.registry import availability, load_files
+from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
 from ptq_export.report.verdict import judged_step

@@ -20,11 +20,11 @@ from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.device import exact_floats, find_device
-from ptq_export.engines.available import build_engine, engine_class
 from ptq_export.engines.base import Engine
-from ptq_export.engines.layers import asked_layers
-from ptq_export.engines.plan import RTX
-from ptq_export.graph.merge_projections import MERGED
+from ptq_export.engines.exported_layers import asked_layers
+from ptq_export.engines.registry import build_engine, engine_class
+from ptq_export.engines.trt.plan import RTX
+from ptq_export.graph.passes.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.pipeline.float_layers import SENSITIVITY
 from ptq_export.pipeline.stages import Job, given

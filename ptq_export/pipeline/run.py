@@ -19,7 +19,7 @@ from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.available import availability, require_checker
+from ptq_export.engines.registry import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.estimate import require_resources
@@ -41,7 +41,7 @@ from ptq_export.pipeline.stages import (
 )
 from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tune import check_tuning, tune
+from ptq_export.pipeline.tuning.tune import check_tuning, tune
 from ptq_export.report import build_report
 from ptq_export.sampling import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part

@@ -20,8 +20,8 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.available import availability
 from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.registry import availability
 from ptq_export.interface import INPUTS
 from ptq_export.jetpack import JetPack
 from ptq_export.machine import most_threads, require_memory

@@ -10,15 +10,15 @@ from typing import Any
 import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path
-from ptq_export.engines import build_plan
-from ptq_export.engines.available import KINDS, availability
-from ptq_export.engines.gpu import count_gpus, describe_gpu
-from ptq_export.engines.identity import sidecar_path, write_identity
-from ptq_export.engines.plan import RTX, Plan, make_plan
-from ptq_export.engines.plan_weights import stored_weights
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, builder_settings, plan_name
+from ptq_export.engines.build_cache import sidecar_path, write_identity
+from ptq_export.engines.cuda.driver import count_gpus, describe_gpu
+from ptq_export.engines.registry import KINDS, availability
+from ptq_export.engines.trt import build_plan
+from ptq_export.engines.trt.plan import RTX, Plan, make_plan
+from ptq_export.engines.trt.plan_weights import stored_weights
+from ptq_export.engines.trt.reuse import PlanRequest, batch_range, builder_settings, plan_name
+from ptq_export.engines.trt.rules import RULES, lint
 from ptq_export.errors import EnvironmentMissing, GateFailed
-from ptq_export.graph.tensorrt_rules import RULES, lint
 from ptq_export.pipeline.stages import CHECKED, Job
 from ptq_export.schemas import read_part
 from ptq_export.scratch import scratch_folder

@@ -9,10 +9,13 @@ import pytest
 import torch
 from ablation_net import tiny
 
-from ptq_export.benchmarks import ablation, ablation_score, ablation_study, ablation_summary
-from ptq_export.benchmarks.ablation import calibrate, collect, main
-from ptq_export.benchmarks.ablation_settings import Setting
-from ptq_export.benchmarks.remembering import remembering
+from ptq_export.benchmarks.ablation import command as ablation
+from ptq_export.benchmarks.ablation import score as ablation_score
+from ptq_export.benchmarks.ablation import study as ablation_study
+from ptq_export.benchmarks.ablation import summary as ablation_summary
+from ptq_export.benchmarks.ablation.command import calibrate, collect, main
+from ptq_export.benchmarks.ablation.settings import Setting
+from ptq_export.benchmarks.memoised import remembering
 from ptq_export.calibrators.pairs import collect_pairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.timesteps import POLICIES

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ptq_export.benchmarks.ablation_plot import COLUMNS, plot_ablation
-from ptq_export.benchmarks.ablation_score import Score
-from ptq_export.benchmarks.ablation_settings import FACTORS, every_setting
-from ptq_export.benchmarks.ablation_summary import Outcome, summarise
+from ptq_export.benchmarks.ablation.plot import COLUMNS, plot_ablation
+from ptq_export.benchmarks.ablation.score import Score
+from ptq_export.benchmarks.ablation.settings import FACTORS, every_setting
+from ptq_export.benchmarks.ablation.summary import Outcome, summarise
 
 
 def ablation(seeds: int) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from ablation_net import tiny
 
-from ptq_export.benchmarks import ablation_score
-from ptq_export.benchmarks.ablation_score import fid_of_samples, full_precision, score
+from ptq_export.benchmarks.ablation import score as ablation_score
+from ptq_export.benchmarks.ablation.score import fid_of_samples, full_precision, score
 from ptq_export.benchmarks.same_noise import psnr_db
 from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ptq_export.benchmarks.ablation_settings import FACTORS, FID_SETTINGS, MIDDLE, every_setting
+from ptq_export.benchmarks.ablation.settings import FACTORS, FID_SETTINGS, MIDDLE, every_setting
 from ptq_export.calibrators.ranges import METRICS
 from ptq_export.calibrators.timesteps import NDTC_MEAN, NDTC_STD, POLICIES, find_policy
 from ptq_export.options import Options

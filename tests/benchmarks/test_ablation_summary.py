@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ptq_export.benchmarks.ablation_score import Score
-from ptq_export.benchmarks.ablation_settings import FACTORS, MIDDLE, Setting
-from ptq_export.benchmarks.ablation_summary import Outcome, summarise, tables
+from ptq_export.benchmarks.ablation.score import Score
+from ptq_export.benchmarks.ablation.settings import FACTORS, MIDDLE, Setting
+from ptq_export.benchmarks.ablation.summary import Outcome, summarise, tables
 
 L1 = Setting(metric="l1")
 

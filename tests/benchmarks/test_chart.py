@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 
 from ptq_export.benchmarks.chart import DOTS_PER_INCH, plot_latency
-from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.environment import describe_environment
-from ptq_export.benchmarks.latency import LatencyReport, StepLatency
-from ptq_export.benchmarks.stats import Latency, judge
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.latency import LatencyReport, StepLatency
+from ptq_export.benchmarks.timing.stats import Latency, judge
 
 
 def test_chart_is_a_png_for_twice_the_density_and_nothing_else_stays(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ptq_export.benchmarks.clock import Protocol, call_order, interleave
+from ptq_export.benchmarks.timing.clock import Protocol, call_order, interleave
 
 
 @pytest.mark.parametrize("names", ["ab", "abc", "abcd", "abcde"])

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ptq_export.benchmarks import energy
-from ptq_export.benchmarks.energy import energy_meter, integrate_mj
-from ptq_export.engines.gpu import count_gpus, describe_gpu, missing_gpu
+from ptq_export.benchmarks.timing import energy
+from ptq_export.benchmarks.timing.energy import energy_meter, integrate_mj
+from ptq_export.engines.cuda.driver import count_gpus, describe_gpu, missing_gpu
 
 
 def test_power_is_added_up_by_trapezoids() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptq_export.engines.gpu import count_gpus
+from ptq_export.engines.cuda.driver import count_gpus
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.sh"
 without_gpu = pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU here")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.gpu_clock import GpuStep, Timed, measure_gpu_steps
-from ptq_export.benchmarks.stats import Latency
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.gpu_clock import GpuStep, Timed, measure_gpu_steps
+from ptq_export.benchmarks.timing.stats import Latency
 from ptq_export.engines.base import DeviceTiming, GpuEngine, Signature
-from ptq_export.engines.layers import LayerRecord
+from ptq_export.engines.exported_layers import LayerRecord
 
 PROTOCOL = Protocol(warmup=2, min_rounds=12, min_seconds=0)
 

@@ -3,9 +3,9 @@ import json
 import torch
 from torch import Tensor
 
-from ptq_export.benchmarks.clock import Protocol
 from ptq_export.benchmarks.environment import describe_environment
-from ptq_export.benchmarks.latency import LatencyReport, measure_steps
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.latency import LatencyReport, measure_steps
 
 QUICK = Protocol(warmup=1, min_rounds=4, min_seconds=0)
 

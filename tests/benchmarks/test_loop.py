@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.loop import measure_loop, measure_overhead
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.loop import measure_loop, measure_overhead
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine, Signature
 

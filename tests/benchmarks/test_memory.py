@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptq_export.benchmarks.memory import peak_memory_bytes
+from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.errors import PtqExportError
 
 ENGINES = """

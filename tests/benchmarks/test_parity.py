@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ptq_export.benchmarks.fidelity import Curve
 from ptq_export.benchmarks.parity import LocalParity, global_parity, local_parity
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.graph.export import export_module
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, LayerCodes, layer_state, quantised_layer
 
 STEP = 0.125

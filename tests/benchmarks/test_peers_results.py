@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from ptq_export.benchmarks.environment import describe_environment
-from ptq_export.benchmarks.loop import LoopOverhead
 from ptq_export.benchmarks.peers.accuracy import Score
 from ptq_export.benchmarks.peers.peer import Entry
 from ptq_export.benchmarks.peers.plot import plot_peers
 from ptq_export.benchmarks.peers.results import Overhead, Results
 from ptq_export.benchmarks.peers.speed import Speed, image_s
 from ptq_export.benchmarks.peers.tables import tables
-from ptq_export.benchmarks.stats import Latency
+from ptq_export.benchmarks.timing.loop import LoopOverhead
+from ptq_export.benchmarks.timing.stats import Latency
 
 OURS, PEER, FLOAT = "ptq-export ort-int8", "ort minmax", "float, ONNX Runtime"
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ptq_export.benchmarks.stats import MIN_ROUNDS, Interval, Latency, compare, judge, median_speedup, student_95
+from ptq_export.benchmarks.timing.stats import MIN_ROUNDS, Interval, Latency, compare, judge, median_speedup, student_95
 
 
 def noisy(median_ms: float, spread: float, rounds: int = 60, seed: int = 0) -> Latency:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.stats import Latency, median_speedup
-from ptq_export.benchmarks.tuning import BRIEF, Candidate, Choice, Limits, Outcome, Race, gain, search
+from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.stats import Latency, median_speedup
+from ptq_export.pipeline.tuning.race import BRIEF, Candidate, Choice, Limits, Outcome, Race, gain, search
 
 START = Choice(split_shortcut=False)
 

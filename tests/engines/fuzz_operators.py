@@ -23,7 +23,7 @@ from operator_nets import exact, run
 
 __all__ = ["Finding", "compiler", "fuzz"]
 
-SOURCES = Path(__file__).parents[2] / "engines" / "channels_last"
+SOURCES = Path(__file__).parents[2] / "engines" / "ort" / "custom_ops"
 FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 ISAS = ("avx512", "avx2", "baseline")

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptq_export.engines import build_plan
+from ptq_export.engines.trt import build_plan
 
 BUILDER = Path(str(build_plan.__file__))
-FOLDER = BUILDER.parent / "jetson"
+FOLDER = BUILDER.parents[1] / "jetson"
 PROGRAMS = [BUILDER, *sorted(FOLDER.glob("*.py"))]
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ptq_export.graph.twins import CONTRIB
+from ptq_export.engines.ort.nhwc_values import CONTRIB
 
 __all__ = ["Layer", "wrong_in_openvino", "wrong_in_ort"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptq_export.engines import KINDS, Engine, availability, build_engine
-from ptq_export.engines.gpu import count_gpus, missing_gpu
+from ptq_export.engines.cuda.driver import count_gpus, missing_gpu
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import TARGETS
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from convolutions import SIZE, Stack, quantised
 
-from ptq_export.engines import build_plan
-from ptq_export.engines.build_plan import RTX, Typing, timing_cache_file, typings
+from ptq_export.engines.trt import build_plan
+from ptq_export.engines.trt.build_plan import RTX, Typing, timing_cache_file, typings
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 

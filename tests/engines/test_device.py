@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ptq_export.engines import device
-from ptq_export.engines.device import Block, Event, Graph, Stream, free_bytes, runtime_version
-from ptq_export.engines.gpu import count_gpus, missing_gpu
+from ptq_export.engines.cuda import runtime as device
+from ptq_export.engines.cuda.driver import count_gpus, missing_gpu
+from ptq_export.engines.cuda.runtime import Block, Event, Graph, Stream, free_bytes, runtime_version
 from ptq_export.errors import EnvironmentMissing
 
 with_gpu = pytest.mark.skipif(count_gpus() == 0, reason=missing_gpu())

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from ptq_export.engines.gpu import count_gpus, describe_gpu, missing_gpu
+from ptq_export.engines.cuda.driver import count_gpus, describe_gpu, missing_gpu
 from ptq_export.errors import EnvironmentMissing
 
 without_gpu = pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU here")

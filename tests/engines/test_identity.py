@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ptq_export.engines.identity import current, differences, kept, read_identity, stale_reasons, write_identity
+from ptq_export.engines.build_cache import current, differences, kept, read_identity, stale_reasons, write_identity
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.processor import instruction_sets
 

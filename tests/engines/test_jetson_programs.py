@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from on_device import FOLDER, PROGRAMS, program
 
-from ptq_export.engines.gpu import count_gpus, missing_gpu
+from ptq_export.engines.cuda.driver import count_gpus, missing_gpu
 
 NAMES = {path.stem for path in PROGRAMS}
 # Came after Python 3.8, and would only be missed when it is called.

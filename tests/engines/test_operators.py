@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from operator_nets import exact
 from operator_nets import run as run_net
 
-from ptq_export.engines import ort_operators
-from ptq_export.engines.identity import current
+from ptq_export.engines.build_cache import current
+from ptq_export.engines.ort import operators as ort_operators
 from ptq_export.errors import InputError
 
 pytestmark = pytest.mark.skipif(

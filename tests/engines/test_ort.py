@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions, Signature
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 
-from ptq_export.engines import ort_bound
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.ort_bound import BoundModel, Buffers, Region, bind
-from ptq_export.engines.ort_session import CPU, Level, open_session, session_settings
+from ptq_export.engines.ort.gpu import bound as ort_bound
+from ptq_export.engines.ort.gpu.bound import BoundModel, Buffers, Region, bind
+from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]

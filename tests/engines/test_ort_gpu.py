@@ -9,13 +9,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ptq_export.engines import availability, build_engine, ort_gpu, ort_tensors
+from ptq_export.engines import availability, build_engine
 from ptq_export.engines.base import EngineOptions, Signature
-from ptq_export.engines.identity import read_identity, write_identity
-from ptq_export.engines.layers import LayerRecord, asked_layers
-from ptq_export.engines.ort_gpu import RECORD, OrtCudaEngine, OrtTrtEngine, taken_layers, tensorrt_options
-from ptq_export.engines.ort_providers import CUDA, TENSORRT, provider_error, tensorrt_version
-from ptq_export.engines.ort_session import CPU, Level, Provider, SessionEngine, open_session, session_settings
+from ptq_export.engines.build_cache import read_identity, write_identity
+from ptq_export.engines.exported_layers import LayerRecord, asked_layers
+from ptq_export.engines.ort.gpu import engine as ort_gpu
+from ptq_export.engines.ort.gpu import tensors as ort_tensors
+from ptq_export.engines.ort.gpu.engine import RECORD, OrtCudaEngine, OrtTrtEngine, taken_layers, tensorrt_options
+from ptq_export.engines.ort.gpu.providers import CUDA, TENSORRT, provider_error, tensorrt_version
+from ptq_export.engines.ort.session import CPU, Level, Provider, SessionEngine, open_session, session_settings
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import find_target
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from ptq_export.denoiser import UNetEps
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.layers import LayerRecord
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import InputError
 
 

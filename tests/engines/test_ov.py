@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from layer_net import Net
 
-from ptq_export.engines.available import availability
 from ptq_export.engines.base import EngineOptions, Signature
-from ptq_export.engines.layers import LayerRecord
+from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.engines.registry import availability
 from ptq_export.errors import InputError
 
 pytest.importorskip("openvino")
-from ptq_export.engines.ov import BATCHES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
+from ptq_export.engines.ov.engine import BATCHES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
 
 Write = Callable[..., Path]
 ONE = EngineOptions(threads=1)

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 from convolutions import SIZE, Stack, quantised
 
-from ptq_export.engines.plan import RTX, make_plan
-from ptq_export.engines.plan_weights import StoredWeights, stored_weights
+from ptq_export.engines.trt.plan import RTX, make_plan
+from ptq_export.engines.trt.plan_weights import StoredWeights, stored_weights
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import HalfPrecision
+from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from ptq_export.engines import rtx_gpu
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.rtx_gpu import is_rtx, missing_rtx_gpu, other_gpu, serves
+from ptq_export.engines.cuda.driver import Gpu
+from ptq_export.engines.trt import rtx_gpu
+from ptq_export.engines.trt.rtx_gpu import is_rtx, missing_rtx_gpu, other_gpu, serves
 
 
 @pytest.mark.parametrize(

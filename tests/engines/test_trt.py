@@ -11,15 +11,15 @@ import torch
 from convolutions import SIZE, Stack, quantised
 
 from ptq_export.engines import EngineOptions, availability, build_engine
-from ptq_export.engines.gpu import count_gpus
-from ptq_export.engines.plan import RTX
-from ptq_export.engines.trt import TrtEngine, TrtRtxEngine, _of_fixed_shapes
-from ptq_export.engines.trt_callbacks import messages_to, profiler_of
-from ptq_export.engines.trt_session import Session
+from ptq_export.engines.cuda.driver import count_gpus
+from ptq_export.engines.trt.callbacks import messages_to, profiler_of
+from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, _of_fixed_shapes
+from ptq_export.engines.trt.plan import RTX
+from ptq_export.engines.trt.session import Session
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.half_precision import HalfPrecision
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 

@@ -12,12 +12,12 @@ import pytest
 from convolutions import SIZE, Stack, quantised
 from onnx import TensorProto, helper, numpy_helper
 
-from ptq_export.engines.plan import RTX
-from ptq_export.engines.trt_layers import EngineLayer, executed_layers, layer_times_ms, parse_inspector
+from ptq_export.engines.trt.layers import EngineLayer, executed_layers, layer_times_ms, parse_inspector
+from ptq_export.engines.trt.plan import RTX
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.half_precision import HalfPrecision
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 

@@ -13,14 +13,14 @@ from convolutions import SIZE, Stack, quantised
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.identity import differences, read_identity, stale_reasons, workshop, write_identity
-from ptq_export.engines.plan import RTX, BuilderSettings
-from ptq_export.engines.trt_plan import PlanRequest, batch_range, fitted, plan_name, ready_plan
+from ptq_export.engines.build_cache import differences, read_identity, stale_reasons, workshop, write_identity
+from ptq_export.engines.cuda.driver import Gpu
+from ptq_export.engines.trt.plan import RTX, BuilderSettings
+from ptq_export.engines.trt.reuse import PlanRequest, batch_range, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.half_precision import HalfPrecision
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptq_export.engines import trt_session
-from ptq_export.engines.trt_session import Session
+from ptq_export.engines.trt import session as trt_session
+from ptq_export.engines.trt.session import Session
 from ptq_export.errors import EnvironmentMissing
 
 CALLER, OWN = 3, 7

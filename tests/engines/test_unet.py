@@ -20,7 +20,7 @@ from diffusers import (
 from torch import nn
 
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]

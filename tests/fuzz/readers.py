@@ -22,13 +22,13 @@ from ptq_export.artifacts import write_json
 from ptq_export.calibrators.pairs import load_pairs
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
-from ptq_export.engines.identity import current, read_identity, write_identity
+from ptq_export.engines.build_cache import current, read_identity, write_identity
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Options
-from ptq_export.pipeline.after import compare, inspect
+from ptq_export.pipeline.commands.after import compare, inspect
+from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.reopened import finished_manifest, read_schedule
 from ptq_export.report import build_report
 from ptq_export.schemas import MANIFEST, read_options, read_part
 

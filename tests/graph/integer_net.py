@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptq_export.graph.export import export_module
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 
 CHANNELS = 4

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from graph_models import Array, model_bytes, noise, ops, shaped
 
-from ptq_export.engines.ort_operators import library, register
-from ptq_export.graph.channels_last import ChannelsLast
+from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.engines.ort.operators import library, register
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the operators were not compiled: no C++ compiler")
 

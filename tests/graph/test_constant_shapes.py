@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from graph_models import noise, ops, parse, run
 
-from ptq_export.graph.constant_shapes import ConstantShapes
+from ptq_export.graph.passes.constant_shapes import ConstantShapes
 
 NET = """
 <ir_version: 10, opset_import: ["": 18]>

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ptq_export.graph.drop_neutral import DropNeutral
+from ptq_export.graph.passes.drop_neutral import DropNeutral
 
 
 def model(operator: str, constant: np.ndarray, swapped: bool = False) -> ir.Model:

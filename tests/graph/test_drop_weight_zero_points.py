@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from graph_models import parse
 
-from ptq_export.graph.drop_weight_zero_points import DropWeightZeroPoints
+from ptq_export.graph.passes.drop_weight_zero_points import DropWeightZeroPoints
 
 NET = """
 <ir_version: 10, opset_import: ["": 18]>

@@ -7,7 +7,7 @@ from graph_models import model_bytes
 from integer_net import CHANNELS, integer_net
 from torch import Tensor
 
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import GateFailed
 from ptq_export.graph.extract import extract_module
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from onnxruntime import InferenceSession
 
-from ptq_export.graph.fold_padding import FoldPadding
+from ptq_export.graph.passes.fold_padding import FoldPadding
 
 HEAD = '<ir_version: 10, opset_import: ["" : 18]>\ng (float[1,2,4,4] x) => (float[1,2,H,W] y)'
 BODY = "p = Pad (x, pads, zero)  y = Conv <strides = [2, 2]> (p, w)"

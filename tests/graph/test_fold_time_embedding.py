@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from graph_models import TIME_NET, Array, model_bytes, noise, ops, parse, run, unet
 
-from ptq_export.graph.fold_time_embedding import ACCEPTED_TIMESTEPS, FoldTimeEmbedding
+from ptq_export.graph.passes.fold_time_embedding import ACCEPTED_TIMESTEPS, FoldTimeEmbedding
 
 T = 1000
 FIXED_AND_DYNAMIC = [(None, 1), (None, 3), (1, 1), pytest.param(3, 3, marks=pytest.mark.slow)]

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from graph_models import shaped
 
-from ptq_export.graph.group_norm import GroupNorm, match_group_norm
+from ptq_export.engines.ort.group_norm import GroupNorm, match_group_norm
 
 NORM = """<ir_version: 10, opset_import: ["": 18]>
 net (float[N,4,2,2] x, float[N,4,1,1] scale, float[N,4,1,1] shift) => (float[N,4,2,2] y)

@@ -10,8 +10,8 @@ from torch import nn
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.export import export_module
-from ptq_export.graph.half_precision import OPSET, HalfPrecision
-from ptq_export.graph.name_layers import NameLayers
+from ptq_export.graph.passes.half_precision import OPSET, HalfPrecision
+from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, QuantisedLayer
 from ptq_export.nn.scheme import TENSORRT
 

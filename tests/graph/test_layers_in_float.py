@@ -9,7 +9,7 @@ import pytest
 import tiny_quantised
 from graph_models import noise, ops, run
 
-from ptq_export.graph.float_layers import FloatLayers
+from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, Scheme
 
 SCHEMES = pytest.mark.parametrize("scheme", [ORT_CPU, OPENVINO], ids=lambda scheme: scheme.name)

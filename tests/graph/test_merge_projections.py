@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from graph_models import Array, model_bytes, noise, ops, parse
 
-from ptq_export.graph.merge_projections import MergeProjections
+from ptq_export.graph.passes.merge_projections import MergeProjections
 
 RESULTS = "float[N,1] a, float[N,3] b, float[N,2] c"
 HEADS = f"""

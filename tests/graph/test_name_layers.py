@@ -4,8 +4,8 @@ import onnx_ir as ir
 from graph_models import TinyNet, export, parse
 from integer_net import integer_net
 
-from ptq_export.graph.name_layers import NameLayers
-from ptq_export.graph.strip_metadata import NAME_SCOPES
+from ptq_export.graph.passes.name_layers import NameLayers
+from ptq_export.graph.passes.strip_metadata import NAME_SCOPES
 
 NET = """
 <ir_version: 10, opset_import: ["": 18]>

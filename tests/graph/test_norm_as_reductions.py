@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 from graph_models import parse, run
 
-from ptq_export.engines.build_plan import FLOAT32
+from ptq_export.engines.trt.build_plan import FLOAT32
 from ptq_export.errors import GateFailed
-from ptq_export.graph.norm_as_reductions import IN_FLOAT32, norm_as_reductions
+from ptq_export.graph.passes.norm_as_reductions import IN_FLOAT32, norm_as_reductions
 
 T = np.zeros(2, np.int64)
 NET = """

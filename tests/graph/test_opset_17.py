@@ -7,7 +7,7 @@ import pytest
 from graph_models import noise, parse, run, unet
 
 from ptq_export.errors import GateFailed
-from ptq_export.graph.opset_17 import Opset17
+from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.scopes import module_path
 
 NET = """

@@ -5,7 +5,7 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 
-from ptq_export.graph.pin_layout import PinLayout
+from ptq_export.graph.passes.pin_layout import PinLayout
 
 PER_CHANNEL = """<ir_version: 10, opset_import: ["": 18]>
 net (uint8[N,2,2,2] x) => (float[N,2,2,2] y)

@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 from onnxruntime import InferenceSession
 
-from ptq_export.graph.half_precision import HalfPrecision
-from ptq_export.graph.quantise_before_resize import QuantiseBeforeResize
-from ptq_export.graph.tensorrt_rules import lint
+from ptq_export.engines.trt.rules import lint
+from ptq_export.graph.passes.half_precision import HalfPrecision
+from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\ng (float[N,16,4,4] x) => (float[N,16,H,W] y)'
 MODE = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'

@@ -9,8 +9,8 @@ from graph_models import noise, ops, parse, run
 from onnx import helper
 
 from ptq_export.errors import GateFailed
-from ptq_export.graph import requantise_weights
-from ptq_export.graph.requantise_weights import RequantiseWeights
+from ptq_export.graph.passes import requantise_weights
+from ptq_export.graph.passes.requantise_weights import RequantiseWeights
 
 NET = """
 <ir_version: 8, opset_import: ["": 17]>

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 from graph_models import model_bytes, parse, unet
 
-from ptq_export.graph.strip_metadata import NAME_SCOPES, StripMetadata
+from ptq_export.graph.passes.strip_metadata import NAME_SCOPES, StripMetadata
 
 
 def test_no_path_of_this_machine_is_left() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from ptq_export.graph.tensorrt_rules import RULES, lint
+from ptq_export.engines.trt.rules import RULES, lint
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 INPUT = "g (float16[N,16,8,8] x, float16[N,16,8,8] r) => (float16[N,16,8,8] y)"

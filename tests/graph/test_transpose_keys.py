@@ -8,9 +8,9 @@ from graph_models import model_bytes, noise, ops, shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq_export.graph.constant_shapes import ConstantShapes
 from ptq_export.graph.export import export_module
-from ptq_export.graph.transpose_keys import TransposeKeys
+from ptq_export.graph.passes.constant_shapes import ConstantShapes
+from ptq_export.graph.passes.transpose_keys import TransposeKeys
 
 THREE = """<ir_version: 10, opset_import: ["": 18]>
 net (float[N,2,3,4] x) => (float[N,2,4,3] y)

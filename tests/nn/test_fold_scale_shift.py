@@ -8,9 +8,9 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
-from ptq_export.graph.constant_shapes import ConstantShapes
-from ptq_export.graph.drop_neutral import DropNeutral
 from ptq_export.graph.export import export_module
+from ptq_export.graph.passes.constant_shapes import ConstantShapes
+from ptq_export.graph.passes.drop_neutral import DropNeutral
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.sampling import initial_noise
 

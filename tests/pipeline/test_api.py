@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import export, quantise

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from ptq_export.calibrators.sites import Unit
-from ptq_export.pipeline.candidates import LayerTimes, Work, find_work, group_candidates
+from ptq_export.pipeline.tuning.candidates import LayerTimes, Work, find_work, group_candidates
 
 WIDE, DEEP = (
     Work("3x3 convolution", (32, 32, 3, 3), (8, 8), 4096),

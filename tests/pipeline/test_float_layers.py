@@ -11,9 +11,9 @@ from watcher import Watcher
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
 from ptq_export.pipeline import run, sensitivity, verify
+from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.float_layers import rank_layers
 from ptq_export.pipeline.proofs import below_floor, failures
-from ptq_export.pipeline.reopened import reopen, simulate
 
 ATTENTION = "*.attentions.*"
 

@@ -15,16 +15,17 @@ import tiny
 import torch
 
 from ptq_export.engines import KINDS
-from ptq_export.engines.available import EngineKind
 from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
-from ptq_export.engines.gpu import Gpu
-from ptq_export.engines.layers import LayerRecord, asked_layers
-from ptq_export.engines.ort import OrtEngine
-from ptq_export.engines.plan import RTX
-from ptq_export.engines.rtx_gpu import missing_rtx_gpu
+from ptq_export.engines.cuda.driver import Gpu
+from ptq_export.engines.exported_layers import LayerRecord, asked_layers
+from ptq_export.engines.ort.engine import OrtEngine
+from ptq_export.engines.registry import EngineKind
+from ptq_export.engines.trt.plan import RTX
+from ptq_export.engines.trt.rtx_gpu import missing_rtx_gpu
 from ptq_export.errors import GateFailed
-from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, tune, verify
+from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
 from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.tuning import tune
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}

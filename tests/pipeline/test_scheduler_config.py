@@ -10,7 +10,7 @@ from watcher import Watcher
 
 from ptq_export.errors import InputError
 from ptq_export.options import Options
-from ptq_export.pipeline.reopened import reopen
+from ptq_export.pipeline.commands.reopened import reopen
 from ptq_export.pipeline.run import prepare
 
 CKPT = Path(__file__).parents[1] / "data" / "ddim_tiny.pt"

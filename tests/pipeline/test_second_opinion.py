@@ -16,7 +16,7 @@ import torch
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks import second_opinion
 from ptq_export.benchmarks.second_opinion import RunFiles, judge, main
-from ptq_export.engines.identity import current, write_identity
+from ptq_export.engines.build_cache import current, write_identity
 from ptq_export.errors import InputError
 from ptq_export.pipeline import run
 

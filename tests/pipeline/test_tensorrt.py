@@ -12,10 +12,10 @@ import pytest
 import tiny
 
 from ptq_export.artifacts import sha256_file
-from ptq_export.engines import available
-from ptq_export.engines.available import availability
-from ptq_export.engines.plan import RTX
-from ptq_export.engines.plan_weights import StoredWeights
+from ptq_export.engines import registry as available
+from ptq_export.engines.registry import availability
+from ptq_export.engines.trt.plan import RTX
+from ptq_export.engines.trt.plan_weights import StoredWeights
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling

@@ -11,17 +11,17 @@ import tiny
 from watcher import Watcher
 
 from ptq_export.artifacts import read_json
-from ptq_export.benchmarks.clock import Protocol
-from ptq_export.benchmarks.tuning import Candidate, Choice
+from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import run, verify
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import Job, calibration_pairs
-from ptq_export.pipeline.tune import tune, tuning_key
-from ptq_export.pipeline.tuning_cache import cache_file, remember
-from ptq_export.pipeline.workbench import JobBench, renamed
+from ptq_export.pipeline.tuning.cache import cache_file, remember
+from ptq_export.pipeline.tuning.race import Candidate, Choice
+from ptq_export.pipeline.tuning.tune import tune, tuning_key
+from ptq_export.pipeline.tuning.workbench import JobBench, renamed
 
 ATTENTION = "unet.mid_block.attentions.0"
 SHORTCUT = "unet.up_blocks.0.resnets.0.conv_shortcut"

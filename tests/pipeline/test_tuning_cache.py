@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ptq_export.pipeline.tuning_cache import cache_file, recall, remember
+from ptq_export.pipeline.tuning.cache import cache_file, recall, remember
 
 KEY: dict[str, Any] = {"machine": {"cpu": "one", "isa": ("avx2",)}, "graph": {"checkpoint_sha256": "ab"}}
 TUNING = {

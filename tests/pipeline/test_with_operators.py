@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from ptq_export.engines import ort_operators
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort import operators as ort_operators
+from ptq_export.engines.ort.engine import OrtEngine
 
 INT8 = "denoiser.ort-int8.onnx"
 

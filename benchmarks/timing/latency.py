@@ -1,0 +1,113 @@
+"""Latency per denoising step, candidate against baselines, and everything else that `latency.json` holds.
+
+    python -m ptq_export.benchmarks.timing.latency RUN
+
+measures a finished run folder again, on this machine: it is `ptq-export bench RUN`.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq_export.benchmarks.environment import Environment
+from ptq_export.benchmarks.timing.clock import Protocol, interleave
+from ptq_export.benchmarks.timing.loop import LoopLatency
+from ptq_export.benchmarks.timing.stats import Latency, Verdict, judge
+from ptq_export.sampling import EpsModel, initial_noise
+
+__all__ = ["LatencyReport", "StepLatency", "main", "measure_steps"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StepLatency:
+    """One denoising step at one batch size, all candidates in the same rounds; the first is the one to judge."""
+
+    batch: int
+    candidates: Mapping[str, Latency]
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `steps` in `latency.json`."""
+        candidates = {name: latency.to_json() for name, latency in self.candidates.items()}
+        return {"batch": self.batch, "candidates": candidates} | self.verdict.to_json()
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """The content of `latency.json`; `gpu` holds what only a GPU's clock tells (`gpu_clock.GpuStep`, as JSON), and
+    the verdict is that of `judged_batch`."""
+
+    environment: Environment
+    protocol: Protocol
+    steps: Sequence[StepLatency]
+    loops: Sequence[LoopLatency]
+    size_bytes: Mapping[str, int]
+    peak_memory_bytes: Mapping[str, int | None]
+    judged_batch: int
+    gpu: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's JSON object."""
+        return {
+            "schema": SCHEMA,
+            "environment": self.environment.to_json(),
+            "protocol": self.protocol.to_json(),
+            "steps": [step.to_json() for step in self.steps],
+            "loops": [loop.to_json() for loop in self.loops],
+            "size_bytes": dict(self.size_bytes),
+            "peak_memory_bytes": dict(self.peak_memory_bytes),
+            "judged_batch": self.judged_batch,
+        } | ({"gpu": list(self.gpu)} if self.gpu else {})
+
+
+def measure_steps(
+    engines: Mapping[str, EpsModel],
+    batches: Sequence[int],
+    sample_shape: tuple[int, int, int],
+    protocol: Protocol,
+    timesteps: Sequence[int],
+    classes: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> list[StepLatency]:
+    """Time one denoising step of every engine at every batch size.
+
+    The engines get the same standard normal sample `[batch, C, H, W]`, labels of all `classes` if they have any, and
+    walk through the same `timesteps`, one per round.
+    """
+    results = []
+    for index, batch in enumerate(batches):
+        sample = initial_noise((batch, *sample_shape), seed=batch)
+        label = () if classes is None else (torch.arange(batch) % classes,)
+        calls = {name: _step_call(engine, sample, timesteps, *label) for name, engine in engines.items()}
+        with torch.no_grad():
+            latencies = interleave(calls, protocol, _part(progress, index, len(batches)))
+        results.append(StepLatency(batch, latencies, judge(latencies)))
+    return results
+
+
+def main() -> None:
+    """The command `ptq-export bench` under this module's name."""
+    # By name: as a program this module stands above the command line, as a library below it.
+    command_line = import_module("ptq_export.cli")
+    command_line.app(["bench", *sys.argv[1:]], prog_name="ptq-export")
+
+
+def _step_call(engine: EpsModel, sample: Tensor, timesteps: Sequence[int], *label: Tensor) -> Callable[[], object]:
+    times = itertools.cycle([torch.full((len(sample),), t, dtype=torch.int64) for t in timesteps])
+    return lambda: engine(sample, next(times), *label)
+
+
+def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:
+    return None if progress is None else lambda done: progress((index + done) / count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""ONNX Runtime: on the CPU with operators of our own, and on NVIDIA GPUs through its providers."""

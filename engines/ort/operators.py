@@ -1,0 +1,75 @@
+"""This package's own operators for ONNX Runtime (`engines/ort/custom_ops`): compiled at installation where a C++
+compiler is, and used wherever they are there.
+
+The exported graph has none of them: an engine rewrites it when it is built (`ptq_export.engines.ort.channels_last`).
+The library has loops for several instruction sets and takes the best that the processor has; the environment variable
+`PTQ_EXPORT_ISA` (avx512, avx2 or baseline, read when the library is loaded) picks others, to see what they compute and
+how fast. No engine depends on it.
+"""
+
+import logging
+import os
+from functools import cache
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime
+
+from ptq_export.artifacts import sha256_file
+from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.errors import InputError
+
+__all__ = ["library", "library_version", "missing_operators", "register", "with_operators"]
+
+logger = logging.getLogger(__name__)
+ISA = "PTQ_EXPORT_ISA"
+
+
+@cache
+def library() -> Path | None:
+    """The compiled operators; None where they were not compiled or this ONNX Runtime cannot load them.
+
+    Raises:
+        InputError: `PTQ_EXPORT_ISA` names no instruction set of this processor.
+    """
+    found = next(Path(__file__).parent.glob("custom_ops/operators.*"), None)
+    if found is None:
+        return None
+    try:
+        onnxruntime.SessionOptions().register_custom_ops_library(str(found))
+    except Exception as error:  # ONNX Runtime's own exceptions have no base class of theirs.
+        if ISA in str(error):
+            raise InputError(str(error), f"unset {ISA}, or set it to one of them") from error
+        logger.warning("%s is not used: %s", found.name, error)
+        return None
+    if os.environ.get(ISA):
+        logger.warning("%s=%s: the operators take the loops for that instruction set", ISA, os.environ[ISA])
+    return found
+
+
+def library_version() -> str:
+    """What an engine that was built with the operators depends on: their digest; `none` without them."""
+    found = library()
+    return "none" if found is None else sha256_file(found)
+
+
+def missing_operators() -> str:
+    """What is missing where the operators are; empty where they are there."""
+    if library() is not None:
+        return ""
+    return "the int8 step is slower than it could be: install a C++ compiler, then this package again"
+
+
+def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """`settings`, which now know the operators, if they are there."""
+    found = library()
+    if found is not None:
+        settings.register_custom_ops_library(str(found))
+    return settings
+
+
+def with_operators(graph: ir.Model) -> bytes | None:
+    """The graph with this package's operators, serialised; None where they are absent or nothing is to gain."""
+    if library() is None or not ChannelsLast()(graph).modified:
+        return None
+    return bytes(ir.to_proto(graph).SerializeToString())

@@ -1,0 +1,180 @@
+"""TensorRT, and TensorRT for RTX: the plan is built once in a process of its own, kept, and loaded from then on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
+from ptq_export.engines.build_cache import verified_sha256, workshop
+from ptq_export.engines.cuda.driver import describe_gpu
+from ptq_export.engines.cuda.runtime import free_bytes
+from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.engines.signature import read_signature
+from ptq_export.engines.trt.layers import executed_layers, layer_times_ms
+from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan, make_plan_here
+from ptq_export.engines.trt.reuse import PlanRequest, batch_range, builder_settings, fitted, ready_plan
+from ptq_export.engines.trt.rtx_gpu import other_gpu, serves
+from ptq_export.engines.trt.session import Session
+from ptq_export.errors import InputError
+from ptq_export.interface import INPUTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TrtEngine", "TrtRtxEngine"]
+
+BRIEF = 1  # builder level of parts that are run once: their arithmetic is the same, their speed is nobody's concern
+
+
+class TrtEngine(GpuEngine):
+    """A denoiser on TensorRT, on the first GPU that this process sees.
+
+    More samples than the plan's largest batch are computed in parts; fewer than its least are made as many.
+    """
+
+    package: ClassVar[str] = "tensorrt"
+
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
+        """Load the plan of `source` (ONNX), from beside it or from the folder `cache`, or build it there.
+
+        Raises:
+            InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
+            EnvironmentMissing: there is no GPU, or a plan that is of another device cannot be built again here.
+            GateFailed: TensorRT refuses the graph.
+        """
+        self.options = options or EngineOptions()
+        self.source = source
+        onnx_sha256 = verified_sha256(source, sha256)
+        super().__init__(read_signature(source, self.options.batch))
+        gpu = describe_gpu()
+        trt = import_module(self.package)
+        settings = builder_settings(self.options)
+        self._batches = batch_range(self.options)
+        request = PlanRequest(
+            self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu, self.options.trusted
+        )
+        self.plan_path = ready_plan(request, cache)
+        before = free_bytes()
+        self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
+        self._session.run(self._feeds(*self._nothing()), False)
+        self._gpu_bytes = before - free_bytes()
+
+    @property
+    def gpu_bytes(self) -> int:
+        return self._gpu_bytes
+
+    def run(
+        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        arguments, parts = fitted((sample, timestep, *label), self._batches)
+        eps = np.empty((len(arguments[0]), self.signature.channels, *self.sample_shape[1:]), np.float32)
+        for part in parts:
+            eps[part] = self._session.run(self._feeds(*(value[part] for value in arguments)), self._graphs)
+        return eps[: len(sample)]
+
+    def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
+        import torch
+
+        if sample.device.index != 0:
+            raise InputError(f"the sample is on {sample.device}, this engine on cuda:0", "move it there")
+        channels, height, width = self.signature.channels, *self.sample_shape[1:]
+        arguments, parts = fitted((sample, timestep, *label), self._batches)
+        eps = torch.empty((len(arguments[0]), channels, height, width), dtype=torch.float32, device=sample.device)
+        stream = torch.cuda.current_stream(sample.device).cuda_stream
+        for part in parts:
+            tensors = self._feeds(*(value[part] for value in arguments))
+            addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+            addresses[self._session.output] = eps[part].data_ptr()
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            self._session.enqueue(addresses, shapes, stream, self._graphs)
+        return eps[: len(sample)]
+
+    def timed_step(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[], DeviceTiming]:
+        return self._session.timed_step(self._feeds(sample, timestep, *label), graph)
+
+    def step_loop(
+        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
+    ) -> Callable[[int], None]:
+        return self._session.step_loop(self._feeds(sample, timestep, *label), graph)
+
+    def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
+        return executed_layers(self.source, self._session.inspect(), expected)
+
+    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+        times_ms = self._session.layer_times_ms(self._feeds(*inputs))
+        return layer_times_ms(self.source, self._session.inspect(), times_ms)
+
+    @classmethod
+    def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        source, plan = workshop() / "part.onnx", workshop() / "part.plan"
+        source.write_bytes(_of_fixed_shapes(model, inputs))
+        cls._make_part(source, plan)
+        result = Session(import_module(cls.package), plan.name, plan.read_bytes()).run(inputs, False)
+        return result.astype(np.float32)
+
+    @classmethod
+    def _make_part(cls, source: Path, plan: Path) -> None:
+        """In this process: parts are many, and small enough not to crash the builder."""
+        make_plan_here(import_module(cls.package), source, plan, BuilderSettings(BRIEF))
+
+    @property
+    def _graphs(self) -> bool:
+        return self.options.cuda_graphs
+
+    @staticmethod
+    def _feeds(*arguments: Any) -> dict[str, Any]:
+        return dict(zip(INPUTS, arguments, strict=False))
+
+    def _nothing(self) -> list[NDArray[Any]]:
+        """Arguments of the smallest batch, to have everything allocated."""
+        batch = self._batches[0]
+        zeros = np.zeros(batch, np.int64)
+        sample = np.zeros((batch, *self.sample_shape), np.float32)
+        return [sample, zeros] if self.signature.classes is None else [sample, zeros, zeros]
+
+
+class TrtRtxEngine(TrtEngine):
+    """A denoiser on TensorRT for RTX, which finishes a plan for the GPU at hand when it is loaded."""
+
+    package: ClassVar[str] = RTX
+
+    def __init__(
+        self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
+    ) -> None:
+        """As for TensorRT.
+
+        Raises:
+            EnvironmentMissing: the GPU here is none of those that the plan is for.
+        """
+        missing = other_gpu(options or EngineOptions())
+        if missing is not None:
+            raise missing
+        super().__init__(source, cache, options, sha256)
+
+    @classmethod
+    def _make_part(cls, source: Path, plan: Path) -> None:
+        """In a process of its own: some graphs crash this builder. A part serves the GPU here and is not kept."""
+        capability = describe_gpu().capability
+        named = () if serves(capability, ()) else (f"{capability[0]}.{capability[1]}",)
+        settings = BuilderSettings(BRIEF, compute_capabilities=named)
+        make_plan(cls.package, source, plan, (1, 1, 1), settings=settings)
+
+
+def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """The graph for inputs of exactly these shapes."""
+    proto = onnx.load_from_string(model)
+    for value in proto.graph.input:
+        if value.name in inputs:
+            for size, dimension in zip(inputs[value.name].shape, value.type.tensor_type.shape.dim, strict=True):
+                dimension.dim_value = size
+    fixed: bytes = proto.SerializeToString()
+    return fixed

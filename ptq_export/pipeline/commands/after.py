@@ -1,0 +1,223 @@
+"""What one does with a finished run: time it again, sample from it, verify it where it will serve, inspect, compare."""
+
+from dataclasses import asdict, fields
+from math import prod
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptq_export.artifacts import inside, sha256_file
+from ptq_export.benchmarks.parity import local_parity
+from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.sites import find_units
+from ptq_export.checkpoints import load_checkpoint
+from ptq_export.denoiser import draw_labels
+from ptq_export.engines.load import load_engine
+from ptq_export.engines.registry import engine_class
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.graph.audit import check_codes
+from ptq_export.graph.single_file import load_model
+from ptq_export.machine import require_memory, total_memory_bytes
+from ptq_export.options import Sampling
+from ptq_export.pipeline.commands.reopened import (
+    finished_manifest,
+    network_missing,
+    read_schedule,
+    reopen,
+    reopen_engine,
+    simulate,
+)
+from ptq_export.pipeline.latency import measure_latency, timing_verdict
+from ptq_export.pipeline.proofs import any_batch
+from ptq_export.pipeline.stages import Job, Progress
+from ptq_export.report import build_report
+from ptq_export.report.images import sample_grid
+from ptq_export.sampling import initial_noise, make_scheduler, sample_loop, sampler_notes, visited_timesteps
+
+__all__ = ["bench", "compare", "inspect", "sample", "verify"]
+
+BYTES_PER_DRAWN = 32  # per number of a sample: float32 before, after and behind a step, float64 for the picture
+
+
+def bench(run: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the latency of a run again, on this machine; its latency files, manifest and report follow.
+
+    Its network is not loaded. The new files and the manifest become true together: killed at any point, the run is
+    whole, with the old figures or the new.
+
+    Raises:
+        EnvironmentMissing: this machine cannot run the engine.
+    """
+    with reopen_engine(run, progress) as job:
+        manifest = finished_manifest(run)
+        load_engine(run)
+        with job.folder.amending(manifest):
+            latency = measure_latency(job)
+            manifest["verdict"] |= timing_verdict(latency)
+        build_report(run)
+    return latency
+
+
+def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
+    """Draw samples from the engine and write them as one grid picture (PNG).
+
+    Raises:
+        InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
+    """
+    _require_picture(sampling.picture)
+    manifest = finished_manifest(run)
+    schedule = read_schedule(manifest, run)
+    scheduler = make_scheduler(schedule, sampling.sampler)
+    times = visited_timesteps(schedule, sampling.steps, sampling.sampler)
+    notes = sampler_notes(schedule, sampling.steps, sampling.sampler)
+    engine = load_engine(run)
+    each = BYTES_PER_DRAWN * prod(engine.sample_shape)
+    fewer = f"give fewer: --count {total_memory_bytes() // each} at most"
+    require_memory(each * sampling.count, f"--count {sampling.count}", fewer)
+    noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
+    label = _labels(engine.signature.classes, sampling)
+    for note in notes:
+        progress.message(note)
+    progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", len(times))
+    model = any_batch(engine)
+    images = sample_loop(
+        model, scheduler, noise, sampling.steps, *label, callback=lambda _: progress.advance(), seed=sampling.seed
+    )
+    low, high = schedule.sample_range or (images.min().item(), images.max().item())
+    sample_grid(images.double().numpy(), sampling.picture, low, high)
+    facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
+    told = {"label": label[0].tolist() if label else None, "timesteps": times, "range": [low, high], "notes": notes}
+    return {"run": str(run), **facts, **told}
+
+
+def _require_picture(path: Path) -> None:
+    """Refuse at once what samples cannot be written to in the end: a device, say, would be replaced by a file."""
+    if path.suffix.lower() not in ("", ".png"):
+        raise InputError(f"{path} would hold a PNG picture under another name", "give -o a name that ends in .png")
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file", "give -o another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "give -o a file in another folder") from error
+
+
+def _labels(classes: int | None, sampling: Sampling) -> tuple[torch.Tensor, ...]:
+    if sampling.label is None:
+        return draw_labels(classes, sampling.count, sampling.seed)
+    if classes is None:
+        raise InputError("this engine has no classes", "leave out --class")
+    if sampling.label >= classes:
+        raise InputError(f"class {sampling.label} is out of range", f"this engine knows the classes 0..{classes - 1}")
+    return (torch.full((sampling.count,), sampling.label),)
+
+
+def verify(run: Path, progress: Progress, ckpt: str | None = None) -> dict[str, Any]:
+    """Identity, hashes, codes and local parity again, on the machine that will serve the engine.
+
+    `ckpt` names the run's checkpoint in place of the manifest. Code that the manifest names is not run: then, or where
+    the checkpoint is not on this machine, codes and parity are left out, and `not_proved` says so.
+
+    Raises:
+        GateFailed: a file is damaged, or the engine differs from the simulation here. (The graph of an engine that
+            needs a GPU is executed by ONNX Runtime.)
+    """
+    missing = network_missing(run, ckpt)
+    with reopen_engine(run, progress) if missing else reopen(run, progress, ckpt) as job:
+        files = _check_hashes(run, progress)
+        if job.runs_here:
+            load_engine(run)
+        facts: dict[str, Any] = {"run": str(run), "files": files}
+        if missing:
+            told = f"that the engine computes what was calibrated: {missing} (--ckpt)"
+            return facts | {"layers_with_equal_codes": None, "parity": None, "not_proved": told}
+        return facts | _prove_again(job, progress)
+
+
+def _check_hashes(run: Path, progress: Progress) -> int:
+    """How many files the manifest names, all of them in the folder and whole."""
+    artefacts = finished_manifest(run)["artefacts"]
+    progress.stage("hashes", len(artefacts))
+    for name, entry in artefacts.items():
+        path = inside(run, name)
+        found = sha256_file(path) if path.is_file() else "absent"
+        if found != entry["sha256"]:
+            raise GateFailed(f"{name} is damaged: sha256 {found}, the manifest says {entry['sha256']}", "copy it again")
+        progress.advance()
+    return len(artefacts)
+
+
+def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
+    """Codes and local parity."""
+    reference, simulation = job.subject.module, simulate(job)
+    units = find_units(reference, job.sites)
+    graph = load_model(job.folder.path / job.target.onnx)
+    layers = quantised_modules(simulation)
+    check_codes(graph, layers)
+    modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
+    noise = initial_noise((4, *job.denoiser.sample_shape), 0)
+    times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
+    inputs = (noise, times, *job.denoiser.labels(4, 0))
+    progress.stage("parity, layer by layer", None)
+    run_graph = engine_class(job.prover).run_graph
+    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs, job.carrier)
+    differing = [row.block for row in rows if not row.ok]
+    if differing:
+        raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")
+    return {"layers_with_equal_codes": len(layers), "parity": len(rows)}
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What a run folder, an ONNX file or a checkpoint holds."""
+    if (path / "manifest.json").is_file():
+        manifest = finished_manifest(path)
+        keys = ("command", "created", "target", "denoiser", "scheme", "verdict", "versions", "artefacts")
+        return {key: manifest[key] for key in keys}
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is neither a file nor a folder", "a pipe would be waited for")
+    if path.suffix == ".onnx":
+        return _inspect_onnx(path)
+    source = load_checkpoint(str(path)).source
+    return {field.name: getattr(source, field.name) for field in fields(source)}
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Two runs side by side: the options in which they differ, and the figures of both."""
+    a, b = finished_manifest(first), finished_manifest(second)
+    keys = sorted({*a["options"], *b["options"]} - {"out"})
+    options = {
+        key: [a["options"].get(key), b["options"].get(key)]
+        for key in keys
+        if a["options"].get(key) != b["options"].get(key)
+    }
+    figures = ("speedup", "psnr_db", "median_sqnr_db", "int8_layers")
+    return {
+        "options": options,
+        "same_checkpoint": a["denoiser"]["sha256"] == b["denoiser"]["sha256"],
+        "figures": {key: [a["verdict"][key], b["verdict"][key]] for key in figures},
+    }
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    model = load_model(path)
+    operators: dict[str, int] = {}
+    for node in model.graph:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    weights: dict[str, int] = {}
+    for tensor in tensors:
+        weights[str(tensor.dtype)] = weights.get(str(tensor.dtype), 0) + int(np.prod(tensor.shape.numpy()))
+    return {
+        "inputs": {value.name: str(value.shape) for value in model.graph.inputs},
+        "outputs": {value.name: str(value.shape) for value in model.graph.outputs},
+        "opset": model.opset_imports.get(""),
+        "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
+        "weights": weights,
+        "metadata": dict(model.metadata_props),
+        "sha256": sha256_file(path),
+    }
