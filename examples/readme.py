@@ -2,8 +2,8 @@
 
     python examples/readme.py runs/demo      (after `make demo`; needs Chromium)
 
-The picture is the top of the run's own `report.html`. Both carry the sha256 of the run's manifest: the picture in a PNG
-text called `manifest`, the table in the comment above it.
+The picture is the top of the run's own `report.html`: verdict, latency, samples, without the tables. Both carry the
+sha256 of the run's manifest: the picture in a PNG text called `manifest`, the table in the comment above it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops, PngImagePlugin
 
 from ptq_export.artifacts import atomic_path, sha256_file
 from ptq_export.errors import InputError
@@ -29,7 +29,10 @@ Json = Mapping[str, Any]
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- demo: ", "<!-- /demo -->"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTH_PX, HEIGHT_PX = 1160, 1478
+WIDTH_PX, HEIGHT_PX, MARGIN_PX = 1160, 3000, 24
+SHORT = """<style>
+#latency > .columns ~ *, #samples > .scroll ~ *, #samples ~ *, footer { display: none !important }
+</style></head>"""
 
 
 def block(run: Path) -> str:
@@ -93,13 +96,21 @@ def take_picture(run: Path, picture: Path) -> None:
         shot = Path(folder) / "shot.png"
         flags = ["--headless", "--hide-scrollbars", "--disable-gpu", f"--user-data-dir={folder}/profile"]
         flags += ["--no-sandbox"] if os.geteuid() == 0 else []
-        page = (run / "report.html").resolve().as_uri()
-        command = [browser, *flags, f"--window-size={WIDTH_PX},{HEIGHT_PX}", f"--screenshot={shot}", page]
+        page, report = Path(folder) / "page.html", (run / "report.html").read_text(encoding="utf-8")
+        page.write_text(report.replace("</head>", SHORT, 1), encoding="utf-8")
+        command = [browser, *flags, f"--window-size={WIDTH_PX},{HEIGHT_PX}", f"--screenshot={shot}", page.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         told = PngImagePlugin.PngInfo()
         told.add_text("manifest", sha256_file(run / "manifest.json"))
         with atomic_path(picture) as path:
-            Image.open(shot).convert("RGB").quantize(256).save(path, format="PNG", optimize=True, pnginfo=told)
+            _trimmed(Image.open(shot).convert("RGB")).quantize(256).save(path, "PNG", optimize=True, pnginfo=told)
+
+
+def _trimmed(shot: Image.Image) -> Image.Image:
+    """Without the empty rows below the page's content, but for a margin."""
+    paper = Image.new("RGB", shot.size, shot.getpixel((0, shot.height - 1)))
+    _, _, _, bottom = ImageChops.difference(shot, paper).getbbox() or (0, 0, 0, shot.height)
+    return shot.crop((0, 0, shot.width, min(shot.height, bottom + MARGIN_PX)))
 
 
 def main() -> None:
