@@ -10,15 +10,9 @@ from PIL import Image
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "report"), str(ROOT / "examples")]
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "examples"))
 from readme import block, replace_block  # noqa: E402
-from synthetic_run import write_run  # noqa: E402
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "demo")
 
 
 def amend(path: Path, change: dict[str, object]) -> None:
