@@ -26,7 +26,9 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 from ptq_export.nn.drop_variance import drop_variance
+from ptq_export.nn.probe import blank, noise
 from ptq_export.nn.scheme import TENSORRT
+from ptq_export.pairs import Pairs
 
 __all__ = ["bound", "find_products", "main"]
 
@@ -53,8 +55,7 @@ def find_products(denoiser: Denoiser, sites: Sequence[Site]) -> dict[Product, in
         found[product] = found.get(product, 0) + 1
 
     with torch.no_grad(), hooked(layers, record):
-        time = torch.zeros(1, dtype=torch.int64)
-        denoiser(torch.zeros(1, *denoiser.sample_shape), time, *denoiser.labels(1, 0))
+        blank(denoiser).through(denoiser)
     return found
 
 
@@ -127,14 +128,15 @@ def _float16_steps(denoiser: Denoiser, batch: int) -> tuple[dict[str, float], di
     """Milliseconds of the whole step in float16, and why a way of running it did not work."""
     module: nn.Module = copy.deepcopy(denoiser.module).half().cuda()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sample = torch.randn(batch, *denoiser.sample_shape, device="cuda", dtype=torch.float16)
-    inputs = [sample, torch.full((batch,), 500, device="cuda"), *(it.cuda() for it in denoiser.labels(batch, 0))]
+    feeds = noise(denoiser, batch, denoiser.schedule.num_train_timesteps // 2, 0).on(torch.device("cuda")).feeds
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in feeds.items()}
+    pairs = Pairs.of_feeds(halves)
     found: dict[str, float] = {}
     failed: dict[str, str] = {}
     ways: dict[str, Callable[[], float]] = {
-        "eager": lambda: _eager_ms(module, inputs),
-        "CUDA graph": lambda: graph_ms(lambda: module(*inputs), STEPS),
-        "compiled, CUDA graph": lambda: _compiled_ms(module, inputs),
+        "eager": lambda: _eager_ms(module, pairs),
+        "CUDA graph": lambda: graph_ms(lambda: pairs.through(module), STEPS),
+        "compiled, CUDA graph": lambda: _compiled_ms(module, pairs),
     }
     for name, way in ways.items():
         try:
@@ -146,18 +148,18 @@ def _float16_steps(denoiser: Denoiser, batch: int) -> tuple[dict[str, float], di
     return found, failed
 
 
-def _eager_ms(module: nn.Module, inputs: Sequence[Any]) -> float:
+def _eager_ms(module: nn.Module, pairs: Pairs) -> float:
     def steps() -> None:
         for _ in range(STEPS):
-            module(*inputs)
+            pairs.through(module)
 
     steps()
     return events_ms(steps) / STEPS
 
 
-def _compiled_ms(module: nn.Module, inputs: Sequence[Any]) -> float:
+def _compiled_ms(module: nn.Module, pairs: Pairs) -> float:
     compiled = torch.compile(module)
-    return graph_ms(lambda: compiled(*inputs), STEPS)
+    return graph_ms(lambda: pairs.through(compiled), STEPS)
 
 
 def _found(value: Mapping[str, Any]) -> list[str]:

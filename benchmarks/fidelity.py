@@ -1,10 +1,12 @@
-"""How far a candidate's eps is from the reference's, per time-step, on held-out pairs.
+"""How far a candidate's prediction is from the reference's, per time-step, on held-out pairs.
 
-Three figures per time-step t, over the pairs x_t of a full-precision DDIM trajectory:
+What is predicted (eps, v, x_0, a flow's velocity) is called eps below.
+
+Three figures per time-step t, over the pairs x_t of a full-precision trajectory:
 
     SQNR       10 log10( sum eps^2 / sum (eps - eps')^2 )
     bias       mean(eps' - eps) / rms(eps)
-    step error |x'_{t-1} - x_{t-1}| / |x_{t-1}|,  both from the same x_t by one DDIM update of the S-step loop
+    step error |x'_{t-1} - x_{t-1}| / |x_{t-1}|,  both from the same x_t by one update of the S-step loop
 
 Near t = 0 the eps of a clean image is small and its SQNR collapses for every method; the step error then says that
 the sample hardly moves.
@@ -18,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_export.benchmarks.held_out import HeldOut, batches
+from ptq_export.benchmarks.held_out import BATCH, HeldOut
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.sampling import EpsModel, eps_of, make_scheduler
+from ptq_export.pairs import Pairs
+from ptq_export.sampling import EpsModel, eps_of
+from ptq_export.schedulers import make_scheduler
 
 __all__ = ["Curve", "finite_db", "sqnr_db", "sqnr_gap_db", "sqnr_per_timestep", "step_error"]
 
@@ -31,7 +35,7 @@ DB_LIMIT = 150.0  # float32 resolves 144 dB
 class Curve:
     """A candidate's errors over `timesteps`; `signal` and `noise` are energies per pair, float64 `[T, N]`."""
 
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     signal: Tensor
     noise: Tensor
     bias: tuple[float, ...]
@@ -92,21 +96,21 @@ def sqnr_per_timestep(
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curve]:
     """The curve of every candidate on `held_out`, which has two samples per time-step or more."""
-    pairs, label = held_out.pairs, held_out.label
     rows: dict[str, list[_Row]] = {name: [] for name in candidates}
-    for index, (t, sample) in enumerate(pairs.items()):
-        eps = _eps(reference, sample, t, *label)
+    for index, (t, sample) in enumerate(held_out.pairs.items()):
+        pairs = Pairs(sample, held_out.schedule.timesteps([t] * len(sample)), held_out.conditions)
+        eps = _eps(reference, pairs)
         for name, candidate in candidates.items():
-            rows[name].append(_row(eps, _eps(candidate, sample, t, *label), sample, t, held_out))
+            rows[name].append(_row(eps, _eps(candidate, pairs), sample, t, held_out))
         if progress is not None:
-            progress((index + 1) / len(pairs))
-    return {name: _curve(tuple(pairs), values) for name, values in rows.items()}
+            progress((index + 1) / len(held_out.pairs))
+    return {name: _curve(tuple(held_out.pairs), values) for name, values in rows.items()}
 
 
 def step_error(
-    reference_eps: Tensor, candidate_eps: Tensor, sample: Tensor, timestep: int, schedule: NoiseSchedule, steps: int
+    reference_eps: Tensor, candidate_eps: Tensor, sample: Tensor, timestep: float, schedule: NoiseSchedule, steps: int
 ) -> float:
-    """The error that the candidate's eps adds to x_{t-1} by one DDIM update of `sample`, relative to |x_{t-1}|."""
+    """The error that the candidate's eps adds to x_{t-1} by one update of `sample`, relative to |x_{t-1}|."""
     scheduler = make_scheduler(schedule)
     scheduler.set_timesteps(steps)
     exact, moved = (
@@ -123,21 +127,20 @@ class _Row:
     step_error: float
 
 
-def _row(eps: Tensor, other: Tensor, sample: Tensor, timestep: int, held_out: HeldOut) -> _Row:
+def _row(eps: Tensor, other: Tensor, sample: Tensor, timestep: float, held_out: HeldOut) -> _Row:
     exact, error = eps.double().flatten(1), (other.double() - eps.double()).flatten(1)
     bias = (error.mean() / exact.square().mean().sqrt()).item()
     moved = step_error(eps, other, sample, timestep, held_out.schedule, held_out.steps)
     return _Row(exact.square().sum(1), error.square().sum(1), bias, moved)
 
 
-def _curve(timesteps: tuple[int, ...], rows: Sequence[_Row]) -> Curve:
+def _curve(timesteps: tuple[float, ...], rows: Sequence[_Row]) -> Curve:
     signal, noise = torch.stack([row.signal for row in rows]), torch.stack([row.noise for row in rows])
     return Curve(timesteps, signal, noise, tuple(row.bias for row in rows), tuple(row.step_error for row in rows))
 
 
-def _eps(model: EpsModel, sample: Tensor, timestep: int, *label: Tensor) -> Tensor:
-    time = torch.full((len(sample),), timestep, dtype=torch.int64)
-    return torch.cat([eps_of(model(*inputs), inputs[0]) for inputs in batches(sample, time, *label)])
+def _eps(model: EpsModel, pairs: Pairs) -> Tensor:
+    return torch.cat([eps_of(batch.through(model), batch.sample) for batch in pairs.batches(BATCH)])
 
 
 def _energy_ratio_db(above: Tensor, below: Tensor) -> tuple[list[float], list[float]]:

@@ -7,26 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
+from ptq_export.pairs import Pairs
 
-__all__ = ["remembering"]
-
-
-def remembering(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser with a memory that grows by every new (sample, timestep, label)."""
-    return replace(denoiser, module=_Remembering(denoiser.module))
+__all__ = ["memoised"]
 
 
-class _Remembering(nn.Module):
+def memoised(denoiser: Denoiser) -> Denoiser:
+    """The same denoiser with a memory that grows by every new (sample, timestep, conditions)."""
+    return replace(denoiser, module=_Memoised(denoiser.module))
+
+
+class _Memoised(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
         self.known: dict[bytes, Tensor] = {}
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        keys = [hashlib.blake2b(b"".join(map(_bytes, row))).digest() for row in zip(*inputs, strict=True)]
+    def forward(self, sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        """The module's output, row by row from memory where it is there."""
+        pairs = Pairs(sample, timestep, conditions)
+        columns = [value for _, value in sorted(pairs.feeds.items())]
+        keys = [hashlib.blake2b(b"".join(map(_bytes, row))).digest() for row in zip(*columns, strict=True)]
         fresh = [row for row, key in enumerate(keys) if key not in self.known]
         if fresh:
-            made = self.module(*(values[fresh] for values in inputs))
+            made = pairs.rows(torch.tensor(fresh)).through(self.module)
             self.known.update(zip((keys[row] for row in fresh), made, strict=True))
         return torch.stack([self.known[key] for key in keys])
 

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from ptq_export.benchmarks.fidelity import Curve, finite_db, sqnr_db, sqnr_gap_db
 from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.graph.extract import extract_module
-from ptq_export.interface import INPUTS
-from ptq_export.nn.calls import tensor_arguments
+from ptq_export.nn.calls import Call
 from ptq_export.nn.layers import QuantisedLayer
 from ptq_export.nn.scheme import Carrier
+from ptq_export.pairs import Pairs
 
 __all__ = ["GlobalParity", "LocalParity", "global_parity", "local_parity"]
 
@@ -69,7 +69,7 @@ class LocalParity:
 class GlobalParity:
     """SQNR against full precision of simulation and engine at one time-step."""
 
-    timestep: int
+    timestep: float
     simulation_db: float
     engine_db: float
     bound_db: float
@@ -87,26 +87,26 @@ def local_parity(
     graph: ir.Model,
     modules: Iterable[str],
     run_graph: RunGraph,
-    inputs: tuple[Tensor, ...],
+    pairs: Pairs,
     carrier: Carrier = "float32",
 ) -> list[LocalParity]:
     """Run every one of `modules` (paths of quantised layers and of blocks that hold them) alone in the engine.
 
-    `run_graph(onnx_bytes, inputs)` is the engine; `inputs` feed the simulation: the sample `[N, C, H, W]`, time-steps
-    `[N]`, and labels `[N]` where the network takes them. `reference` is the network in full precision. Engines whose
-    floats are of another type (`carrier`) see activations rounded to it, and so does the simulation.
+    `run_graph(onnx_bytes, inputs)` is the engine; `pairs` feed the simulation. `reference` is the network in full
+    precision. Engines whose floats are of another type (`carrier`) see activations rounded to it, and so does the
+    simulation.
     """
-    given = {key: value.numpy() for key, value in zip(INPUTS, inputs, strict=False)}
+    given = {name: value.numpy() for name, value in pairs.feeds.items()}
     names = list(modules)
     results = []
     for first in range(0, len(names), TRACED_AT_ONCE):
-        traced = _traced(simulation, names[first : first + TRACED_AT_ONCE], inputs)
-        for name, (arguments, expected) in traced.items():
+        traced = _traced(simulation, names[first : first + TRACED_AT_ONCE], pairs)
+        for name, (call, expected) in traced.items():
             if carrier == "float16":
-                arguments = tuple(value.half().float() if value.is_floating_point() else value for value in arguments)
-                expected = simulation.get_submodule(name)(*arguments)
-            quality_db = sqnr_db(reference.get_submodule(name)(*arguments), expected)
-            found = _run_alone(graph, name, arguments[0], given, run_graph)
+                call = call.map(lambda value: value.half().float() if value.is_floating_point() else value)
+                expected = call.again(simulation.get_submodule(name))
+            quality_db = sqnr_db(call.again(reference.get_submodule(name)), expected)
+            found = _run_alone(graph, name, call.tensors[0], given, run_graph)
             least_db, margin_db = BLOCK_BOUNDS_DB[carrier]
             bound_db = min(least_db, quality_db + margin_db)
             # The exporter merges a linear's reshapes with its neighbours': rows or heads, the order of values is the
@@ -148,24 +148,21 @@ def _float_type(value: ir.Value) -> type[np.floating[Any]]:
     return np.float16 if value.dtype == ir.DataType.FLOAT16 else np.float32
 
 
-def _traced(
-    simulation: nn.Module, names: Sequence[str], inputs: tuple[Tensor, ...]
-) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
-    """What each of the modules `names` reads and makes inside the simulation."""
-    seen: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
+def _traced(simulation: nn.Module, names: Sequence[str], pairs: Pairs) -> dict[str, tuple[Call, Tensor]]:
+    """What each of the modules `names` is called with and makes inside the simulation."""
+    seen: dict[str, tuple[Call, Tensor]] = {}
 
-    def hook(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[name] = arguments, output
+    def hook(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        seen[name] = Call.of(module, args, kwargs, output), output
 
     handles = [
         simulation.get_submodule(name).register_forward_hook(
-            lambda module, args, kwargs, output, name=name: hook(name, tensor_arguments(module, args, kwargs), output),
-            with_kwargs=True,
+            lambda module, args, kwargs, output, name=name: hook(name, module, args, kwargs, output), with_kwargs=True
         )
         for name in names
     ]
     try:
-        simulation(*inputs)
+        pairs.through(simulation)
     finally:
         for handle in handles:
             handle.remove()

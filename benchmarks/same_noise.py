@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from ptq_export.benchmarks.fidelity import finite_db
-from ptq_export.benchmarks.held_out import BATCH, batches
-from ptq_export.denoiser import NoiseSchedule
-from ptq_export.sampling import EpsModel, Step, make_scheduler, sample_loop, visited_timesteps
+from ptq_export.benchmarks.held_out import BATCH
+from ptq_export.conditions import UNCONDITIONAL, Conditions, batched
+from ptq_export.denoiser import Decoder, NoiseSchedule
+from ptq_export.sampling import EpsModel, Step, sample_loop
+from ptq_export.schedulers import make_scheduler, visited_timesteps
 
-__all__ = ["SameNoise", "final_samples", "psnr_db", "same_noise_psnr", "value_range"]
+__all__ = ["SameNoise", "decode", "final_samples", "psnr_db", "same_noise_psnr", "value_range"]
 
 PEAK = 2.0  # images live in [-1, 1]
+DECODED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class SameNoise:
-    """Final samples `[N, C, H, W]` of the reference and of every candidate from one noise.
+    """Final samples `[N, ...]` of the reference and of every candidate from one noise; images, where latents were
+    decoded.
 
     `images` is the range of samples whose schedule clips them; others, latents, have the range of the reference.
     """
@@ -53,12 +57,13 @@ def same_noise_psnr(
     schedule: NoiseSchedule,
     noise: Tensor,
     steps: int,
-    *label: Tensor,
-    sampler: str = "ddim",
+    conditions: Conditions = UNCONDITIONAL,
+    decoder: Decoder | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SameNoise:
-    """Sample `noise` `[N, C, H, W]` (of classes `label` `[N]`) to the end with every model; `progress` hears the share
-    done."""
+    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` to the end with every model, by the schedule's
+    own sampler, and decode what are latents; `progress` hears the share done."""
+    sampler = schedule.sampler
     calls = len(visited_timesteps(schedule, steps, sampler))
     total, done = (1 + len(candidates)) * math.ceil(len(noise) / BATCH) * calls, 0
 
@@ -69,11 +74,18 @@ def same_noise_psnr(
             progress(min(done / total, 1.0))
 
     def sample(model: EpsModel) -> Tensor:
-        return final_samples(model, schedule, noise, steps, *label, sampler=sampler, callback=count)
+        samples = final_samples(model, schedule, noise, steps, conditions, callback=count)
+        return samples if decoder is None else decode(decoder, samples)
 
     exact = sample(reference)
     samples = {name: sample(model) for name, model in candidates.items()}
-    return SameNoise(sampler, steps, exact, samples, schedule.sample_range)
+    return SameNoise(sampler, steps, exact, samples, (-1.0, 1.0) if decoder else schedule.sample_range)
+
+
+@torch.no_grad()
+def decode(decoder: Decoder, samples: Tensor) -> Tensor:
+    """Images `[N, C, H, W]` in [-1, 1] of latents `[N, ...]`, a few at a time."""
+    return torch.cat([decoder(chunk) for chunk in torch.split(samples, DECODED_AT_ONCE)]).clamp(-1, 1)
 
 
 def final_samples(
@@ -81,14 +93,15 @@ def final_samples(
     schedule: NoiseSchedule,
     noise: Tensor,
     steps: int,
-    *label: Tensor,
-    sampler: str = "ddim",
+    conditions: Conditions = UNCONDITIONAL,
     callback: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """x_0 of `noise` `[N, C, H, W]`, clamped to the range of images, if any; memory is bounded by batches of 64."""
+    """x_0 of `noise` `[N, *sample_shape]` by the schedule's own sampler, clamped to the range of images, if any;
+    memory is bounded by batches of 64."""
+    parts = zip(torch.split(noise, BATCH), batched(conditions, BATCH, len(noise)), strict=True)
     chunks = [
-        sample_loop(model, make_scheduler(schedule, sampler), chunk, steps, *given, callback=callback, seed=index)
-        for index, (chunk, *given) in enumerate(batches(noise, *label))
+        sample_loop(model, make_scheduler(schedule), chunk, steps, given, callback=callback, seed=index)
+        for index, (chunk, given) in enumerate(parts)
     ]
     samples = torch.cat(chunks)
     return samples if schedule.sample_range is None else samples.clamp(*schedule.sample_range)
@@ -100,7 +113,7 @@ def value_range(images: tuple[float, float] | None, reference: Tensor) -> tuple[
 
 
 def psnr_db(reference: Tensor, candidate: Tensor, peak: float = PEAK) -> list[float]:
-    """Peak signal to noise ratio of each sample of `[N, C, H, W]`; infinite where they are equal.
+    """Peak signal to noise ratio of each sample of `[N, ...]`; infinite where they are equal.
 
     `peak` is the distance of the greatest from the least value that a sample can have: 2 in [-1, 1].
     """

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ptq_export.calibrators.pairs import CalibrationPairs
-from ptq_export.nn.calls import tensor_arguments
+from ptq_export.nn.calls import Call
+from ptq_export.pairs import Pairs
 
 __all__ = ["BATCH", "Reference", "UnitData", "capture"]
 
@@ -17,15 +18,15 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class UnitData:
-    """Positional inputs of a unit (tensors with the samples first) and its output `[N, ...]`."""
+    """What a unit is called with, and its output `[N, ...]`."""
 
-    inputs: tuple[Tensor, ...]
+    call: Call
     output: Tensor
 
     @property
     def nbytes(self) -> int:
         """Memory of all of it."""
-        return sum(value.nbytes for value in (*self.inputs, self.output))
+        return sum(value.nbytes for value in (*self.call.tensors, self.output))
 
 
 class _Reached(Exception):
@@ -33,45 +34,39 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def capture(model: nn.Module, units: Sequence[str], pairs: CalibrationPairs) -> list[UnitData]:
+def capture(model: nn.Module, units: Sequence[str], pairs: Pairs) -> list[UnitData]:
     """The data of the `units` (module paths in execution order) inside `model`, over all pairs."""
-    inputs: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in units}
+    calls: dict[str, list[Call]] = {name: [] for name in units}
     outputs: dict[str, list[Tensor]] = {name: [] for name in units}
 
-    def hook(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs[name].append(arguments)
+    def hook(name: str, unit: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        calls[name].append(Call.of(unit, args, kwargs, output))
         outputs[name].append(output)
         if name == units[-1]:
             raise _Reached
 
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda unit, args, kwargs, made, name=name: hook(name, tensor_arguments(unit, args, kwargs), made),
-            with_kwargs=True,
+            lambda unit, args, kwargs, made, name=name: hook(name, unit, args, kwargs, made), with_kwargs=True
         )
         for name in units
     ]
     try:
-        for given in pairs.batches(BATCH):
+        for batch in pairs.batches(BATCH):
             try:
-                model(*given)
+                batch.through(model)
             except _Reached:
                 continue
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        UnitData(tuple(torch.cat(column) for column in zip(*inputs[name], strict=True)), torch.cat(outputs[name]))
-        for name in units
-    ]
+    return [UnitData(Call.join(calls[name]), torch.cat(outputs[name])) for name in units]
 
 
 class Reference:
     """The data of a float network's units, asked for in order: one pass serves as many as fit in `max_bytes`."""
 
-    def __init__(
-        self, model: nn.Module, units: Sequence[str], pairs: CalibrationPairs, max_bytes: int = MAX_BYTES
-    ) -> None:
+    def __init__(self, model: nn.Module, units: Sequence[str], pairs: Pairs, max_bytes: int = MAX_BYTES) -> None:
         self._model, self._units, self._pairs, self._max_bytes = model, list(units), pairs, max_bytes
         self._held: dict[str, UnitData] = {}
         self._bytes: list[int] = []
@@ -85,7 +80,7 @@ class Reference:
 
     def _fitting(self, first: int) -> list[str]:
         if not self._bytes:
-            one = CalibrationPairs(*self._pairs.inputs(slice(1)))
+            one = self._pairs.rows(slice(1))
             self._bytes = [data.nbytes * len(self._pairs) for data in capture(self._model, self._units, one)]
         last, total = first + 1, self._bytes[first]
         while last < len(self._units) and total + self._bytes[last] <= self._max_bytes:

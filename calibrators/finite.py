@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.pairs import Pairs
 
 __all__ = ["LARGEST", "require_finite_output", "require_usable"]
 
@@ -14,19 +15,19 @@ LARGEST = 1e15
 _REMEDY = "use an earlier checkpoint, or mend that layer: what is not a number cannot be calibrated"
 
 
-def require_finite_output(denoiser: Denoiser, sample: Tensor, timestep: Tensor, *label: Tensor) -> Tensor:
+def require_finite_output(denoiser: Denoiser, sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
     """The network's output, all of it finite.
 
     Raises:
         InputError: with the first layer that made a NaN or an infinite value, and the time-step.
     """
-    output = denoiser(sample, timestep, *label)
+    pairs = Pairs(sample, timestep, conditions)
+    output = pairs.through(denoiser)
     if output.isfinite().all():
         return output
     row = int((~output.isfinite().flatten(1).all(1)).nonzero()[0])
-    rows = slice(row, row + 1)
-    layer = _first_broken(denoiser, sample[rows], timestep[rows], *(value[rows] for value in label))
-    raise InputError(f"{layer} makes NaN or infinite values at time-step {int(timestep[row])}", _REMEDY)
+    layer = _first_broken(denoiser, pairs.rows(slice(row, row + 1)))
+    raise InputError(f"{layer} makes NaN or infinite values at time-step {timestep[row].item():g}", _REMEDY)
 
 
 def require_usable(name: str, x: Tensor, timestep: Tensor) -> None:
@@ -39,7 +40,7 @@ def require_usable(name: str, x: Tensor, timestep: Tensor) -> None:
     if largest <= LARGEST:
         return
     broken = ~(x.abs().flatten(1).amax(1) <= LARGEST) if len(x) == len(timestep) else torch.zeros(0)
-    when = f" at time-step {int(timestep[int(broken.nonzero()[0])])}" if len(broken) else ""
+    when = f" at time-step {timestep[int(broken.nonzero()[0])].item():g}" if len(broken) else ""
     if not largest.isfinite():
         raise InputError(f"{name} reads or makes NaN or infinite values{when}", _REMEDY)
     cause = (
@@ -48,7 +49,7 @@ def require_usable(name: str, x: Tensor, timestep: Tensor) -> None:
     raise InputError(cause, "the weights of the layer, or of the norm before it, are out of all proportion")
 
 
-def _first_broken(denoiser: Denoiser, *inputs: Tensor) -> str:
+def _first_broken(denoiser: Denoiser, pairs: Pairs) -> str:
     """The first module, the innermost of nested ones, that makes such a value in this evaluation."""
     found: list[str] = []
 
@@ -62,7 +63,7 @@ def _first_broken(denoiser: Denoiser, *inputs: Tensor) -> str:
         if name and not isinstance(module, nn.Identity)
     ]
     try:
-        denoiser(*inputs)
+        pairs.through(denoiser)
     finally:
         for handle in handles:
             handle.remove()

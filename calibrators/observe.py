@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.finite import require_usable
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.sites import hooked
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.scheme import Scheme
+from ptq_export.pairs import Pairs
 
 __all__ = ["Observation", "observe"]
 
@@ -28,7 +28,7 @@ class Observation:
 
 def observe(
     denoiser: Denoiser,
-    pairs: CalibrationPairs,
+    pairs: Pairs,
     names: tuple[str, ...],
     scheme: Scheme,
 ) -> dict[str, Observation]:
@@ -62,7 +62,7 @@ def _channelwise(layer: nn.Module, role: str, scheme: Scheme) -> bool:
 
 def _visit(
     denoiser: Denoiser,
-    pairs: CalibrationPairs,
+    pairs: Pairs,
     names: tuple[str, ...],
     scheme: Scheme,
     visit: Callable[[tuple[str, str], Tensor, Tensor], None],
@@ -76,6 +76,6 @@ def _visit(
             visit((name, "output"), output, timestep)
 
     with hooked(layers, hook), torch.no_grad():
-        for inputs in pairs.batches(BATCH):
-            timestep = inputs[1]
-            denoiser(*inputs)
+        for batch in pairs.batches(BATCH):
+            timestep = batch.timestep
+            batch.through(denoiser)

@@ -3,8 +3,7 @@
 PTQ4DM (arXiv:2211.15736), section 3: samples of the denoising process beat images and forward-diffused images.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,40 +14,18 @@ from torch import Tensor
 from ptq_export.calibrators.arrays import Array, read_arrays
 from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.timesteps import draw_step_indices
+from ptq_export.conditions import rows as rows_of
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS
-from ptq_export.sampling import Step, initial_noise, make_scheduler, sample_loop
+from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
+from ptq_export.pairs import Pairs
+from ptq_export.sampling import Step, initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler
 
-__all__ = ["CalibrationPairs", "collect_pairs", "load_pairs"]
+__all__ = ["collect_pairs", "load_pairs"]
 
-
-@dataclass(frozen=True)
-class CalibrationPairs:
-    """Inputs of the denoiser: `sample` `[N, C, H, W]` float32, `timestep` `[N]` int64 (original training steps), and
-    `label` `[N]` int64 where it is class-conditional."""
-
-    sample: Tensor
-    timestep: Tensor
-    label: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.sample)
-
-    def inputs(self, rows: Tensor | slice = slice(None)) -> tuple[Tensor, ...]:
-        """The arguments of the denoiser for some of the pairs, all by default."""
-        label = () if self.label is None else (self.label[rows],)
-        return (self.sample[rows], self.timestep[rows], *label)
-
-    def on(self, device: torch.device) -> "CalibrationPairs":
-        """The same pairs on `device`."""
-        return CalibrationPairs(*(value.to(device) for value in self.inputs()))
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """The arguments of the denoiser, `size` pairs at a time."""
-        for first in range(0, len(self), size):
-            yield self.inputs(slice(first, first + size))
+ONE_EACH = "must hold one integer per sample"
 
 
 @exact_floats()
@@ -60,11 +37,11 @@ def collect_pairs(
     seed: int,
     advance: Callable[[int], None],
     batch: int = 16,
-) -> CalibrationPairs:
-    """One pair from each of `count` trajectories of `steps` DDIM steps; `policy` draws the step of each.
+) -> Pairs:
+    """One pair from each of `count` trajectories of `steps` steps; `policy` draws the step of each.
 
-    The labels of a class-conditional denoiser are drawn from all its classes. The network alone computes on the
-    denoiser's device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
+    Conditions are drawn from the denoiser's examples, labels from all its classes. The network alone computes on its
+    device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
 
     `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed; where the
     sampler's rule visits more time-steps than `steps`, it is told of more.
@@ -76,8 +53,8 @@ def collect_pairs(
     scheduler.set_timesteps(steps)
     wanted = draw_step_indices(policy, scheduler.timesteps, denoiser.schedule.num_train_timesteps, count, seed)
     noise = initial_noise((count, *denoiser.sample_shape), seed)
-    labels = denoiser.labels(count, seed)
-    sample, timestep = torch.empty_like(noise), torch.empty(count, dtype=torch.int64)
+    conditions = denoiser.draw(count, seed)
+    sample, timestep = torch.empty_like(noise), denoiser.schedule.timesteps([0.0] * count)
     # Trajectories that end early share a batch: none runs on after its last wanted step.
     for rows in torch.split(wanted.argsort(stable=True), batch):
         needed = int(wanted[rows].max()) + 1
@@ -91,47 +68,63 @@ def collect_pairs(
             timestep[rows[hit]] = step.index if released else step.timestep
             advance(len(rows))
 
-        given = (label[rows] for label in labels)
         model = partial(require_finite_output, denoiser)
-        sample_loop(model, scheduler, noise[rows], steps, *given, callback=record, stop=needed)
+        given = rows_of(conditions, rows)
+        sample_loop(model, scheduler, noise[rows], steps, given, callback=record, stop=needed)
         advance(len(rows) * (len(scheduler.timesteps) - needed))
-    return CalibrationPairs(sample, timestep, *labels)
+    return Pairs(sample, timestep, conditions)
 
 
-def load_pairs(path: Path, denoiser: Denoiser) -> CalibrationPairs:
-    """Read pairs from `.safetensors` or `.npz`: arrays `sample` `[N, C, H, W]`, `timestep` `[N]`, and for
-    class-conditional denoisers `label` `[N]`.
+def load_pairs(path: Path, denoiser: Denoiser) -> Pairs:
+    """Read pairs from `.safetensors` or `.npz`: an array `[N, ...]` for every input of the denoiser.
 
     Raises:
-        InputError: an unreadable file, a missing array, a shape or a time-step that the denoiser does not take.
+        InputError: an unreadable file, a missing array, a shape, a type or a value that the denoiser does not take.
     """
-    names = INPUTS if denoiser.classes else INPUTS[:2]
-    remedy = f"give a .safetensors or .npz file with arrays sample [N, C, H, W] and {' [N], '.join(names[1:])} [N]"
-    arrays = read_arrays(path, names, remedy)
-    shape = arrays["sample"].shape
-    if len(shape) != 4 or shape[1:] != denoiser.sample_shape or shape[0] == 0:
-        wanted = "x".join(map(str, denoiser.sample_shape))
-        raise InputError(f"{path}: sample has shape {list(shape)}, the denoiser takes [N, {wanted}]", remedy)
-    if not arrays["sample"].is_float:
-        raise InputError(f"{path}: sample holds {arrays['sample'].dtype}, not float16, float32 or float64", remedy)
-    for name in names[1:]:
-        if arrays[name].shape != shape[:1] or (name == "label" and arrays[name].is_float):
-            raise InputError(f"{path}: {name} must hold one integer per sample", remedy)
-    sample = torch.from_numpy(arrays["sample"].read()).float()
-    if not sample.isfinite().all():
-        raise InputError(f"{path}: sample holds NaN or infinite values", remedy)
-    ends = (denoiser.schedule.num_train_timesteps, denoiser.classes or 0)
-    rest = [_integers(path, name, arrays[name], end, remedy) for name, end in zip(names[1:], ends, strict=False)]
-    return CalibrationPairs(sample, *rest)
+    inputs = denoiser.inputs
+    remedy = f"give a .safetensors or .npz file with arrays {', '.join(map(str, inputs))}"
+    arrays = read_arrays(path, [each.name for each in inputs], remedy)
+    count, sizes = (*arrays[SAMPLE].shape, 0)[0], dict[str, int]()
+    ends = {TIMESTEP: denoiser.schedule.num_train_timesteps} | {it.name: it.limit for it in denoiser.conditions}
+    feeds = {}
+    for each in inputs:
+        array = arrays[each.name]
+        if not _fits(array.shape, count, each, sizes):
+            told = f"has shape {list(array.shape)}, the denoiser takes {each}" if each.shape else ONE_EACH
+            raise InputError(f"{path}: {each.name} {told}", remedy)
+        read = _floats if each.dtype == "float32" else _integers
+        feeds[each.name] = read(path, each.name, array, ends.get(each.name), remedy)
+    return Pairs.of_feeds(feeds)
 
 
-def _integers(path: Path, name: str, array: Array, end: int, remedy: str) -> Tensor:
-    """`[N]` int64 in 0..end-1."""
+def _fits(shape: tuple[int, ...], count: int, wanted: Input, sizes: dict[str, int]) -> bool:
+    """Whether `shape` is `count` rows of `wanted`; open sizes are the same wherever their name stands."""
+    if len(shape) != len(wanted.shape) + 1 or shape[0] != count or count == 0:
+        return False
+    asked = zip(wanted.shape, shape[1:], strict=True)
+    return all(size == (sizes.setdefault(it, size) if isinstance(it, str) else it) for it, size in asked)
+
+
+def _floats(path: Path, name: str, array: Array, end: int | None, remedy: str) -> Tensor:
+    """`[N, ...]` float32, finite; a flow's time-steps in 0..end."""
+    if not array.is_float:
+        raise InputError(f"{path}: {name} holds {array.dtype}, not float16, float32 or float64", remedy)
+    values = torch.from_numpy(array.read()).float()
+    if not values.isfinite().all():
+        raise InputError(f"{path}: {name} holds NaN or infinite values", remedy)
+    if end is not None and (values.min() < 0 or values.max() > end):
+        raise InputError(f"{path}: {name} must lie in 0..{end}", remedy)
+    return values
+
+
+def _integers(path: Path, name: str, array: Array, end: int | None, remedy: str) -> Tensor:
+    """`[N, ...]` int64 in 0..end-1."""
     values = array.read()
-    if not np.array_equal(values, np.floor(values)):
-        raise InputError(f"{path}: {name} must hold one integer per sample", remedy)
-    if values.min() < 0 or values.max() >= end:
-        what = {"timestep": "time-steps", "label": "labels"}[name]
-        told = " (original training steps)" if name == "timestep" else ""
-        raise InputError(f"{path}: {what} must lie in 0..{end - 1}{told}", remedy)
+    # Time-steps are integers, whatever type they were saved in.
+    if (array.is_float and name != TIMESTEP) or not np.array_equal(values, np.floor(values)):
+        raise InputError(f"{path}: {name} {ONE_EACH if values.ndim == 1 else 'must hold integers'}", remedy)
+    if values.min() < 0 or (end is not None and values.max() >= end):
+        what = {TIMESTEP: "time-steps", LABEL: "labels"}.get(name, name)
+        told = " (original training steps)" if name == TIMESTEP else ""
+        raise InputError(f"{path}: {what} must lie in 0..{'' if end is None else end - 1}{told}", remedy)
     return torch.from_numpy(values.astype(np.int64))

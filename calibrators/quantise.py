@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ptq_export.calibrators.capture import Reference, UnitData, capture
 from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid
 from ptq_export.calibrators.observe import Observation, observe
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.calibrators.sites import Site, Unit, find_units
@@ -22,6 +21,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
+from ptq_export.pairs import Pairs
 
 __all__ = ["Method", "QuantisationState", "UnitStore", "quantise", "quantised_modules", "restore"]
 
@@ -54,7 +54,7 @@ class UnitStore:
 def quantise(
     denoiser: Denoiser,
     sites: tuple[Site, ...],
-    pairs: CalibrationPairs,
+    pairs: Pairs,
     method: Method,
     store: UnitStore,
     advance: Callable[[str], None],
@@ -89,11 +89,11 @@ def _quantise_unit(
     unit: Unit,
     soft: dict[str, SoftLayer],
     wanted: UnitData,
-    pairs: CalibrationPairs,
+    pairs: Pairs,
     method: Method,
 ) -> None:
     (found,) = capture(model, [unit.name], pairs)
-    data = UnitData(found.inputs, wanted.output)
+    data = UnitData(found.call, wanted.output)
     for name, layer in soft.items():
         model.set_submodule(name, layer)
     module = model.get_submodule(unit.name)

@@ -34,13 +34,13 @@ class Recipe:
 def reconstruct(module: nn.Module, soft: list[SoftLayer], data: UnitData, recipe: Recipe, seed: int) -> None:
     """Learn the rounding, input steps and biases of the layers `soft`, which stand inside the unit `module`.
 
-    `data.inputs` come from the quantised network so far, `data.output` from the float one.
+    `data.call` comes from the quantised network so far, `data.output` from the float one.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(soft, recipe)
     for iteration in range(recipe.iterations):
         rows = torch.randint(len(data.output), (recipe.batch,), generator=generator).to(data.output.device)
-        output = module(*(value[rows] for value in data.inputs))
+        output = data.call.rows(rows).again(module)
         error = channels_first(output - data.output[rows]).square().sum(0).mean()
         loss = error + recipe.regulariser * _regulariser(soft, iteration / recipe.iterations, recipe.warm_up)
         optimizer.zero_grad()
@@ -75,7 +75,7 @@ def _channel_means(module: nn.Module, path: str, data: UnitData, axis: int) -> T
     handle = module.get_submodule(path).register_forward_hook(hook)
     try:
         for rows in torch.split(torch.arange(len(data.output), device=data.output.device), BATCH):
-            module(*(value[rows] for value in data.inputs))
+            data.call.rows(rows).again(module)
     finally:
         handle.remove()
     return torch.stack(sums).sum(0) / sum(counts)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
-from ptq_export.nn.calls import tensor_arguments
+from ptq_export.nn.calls import Call
 from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.probe import EQUAL, difference
 from ptq_export.nn.scheme import Scheme
@@ -33,7 +33,7 @@ _Trace = dict[str, tuple[Tensor, Tensor]]
 class Site:
     """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8).
 
-    `sees_sample` is false for what is computed from time-step and label alone: the graph folds or merges it.
+    `sees_sample` is false for what is computed from time-step and conditions alone: the graph folds or merges it.
     """
 
     name: str
@@ -52,10 +52,12 @@ class Unit:
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
     """Call `hook(name, inputs, output)` after each named module's forward, while the block runs; `inputs` are the
-    call's tensors, by position."""
+    call's tensors, those by position first."""
     handles = [
         module.register_forward_hook(
-            lambda called, args, kwargs, output, name=name: hook(name, tensor_arguments(called, args, kwargs), output),
+            lambda called, args, kwargs, output, name=name: hook(
+                name, Call.of(called, args, kwargs, output).tensors, output
+            ),
             with_kwargs=True,
         )
         for name, module in modules.items()
@@ -74,7 +76,7 @@ def find_sites(denoiser: Denoiser, scheme: Scheme) -> tuple[Site, ...]:
     }
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn((2, 1, *denoiser.sample_shape), generator=generator)
-    timestep = torch.tensor([denoiser.schedule.num_train_timesteps // 2])
+    timestep = denoiser.schedule.timesteps([denoiser.schedule.num_train_timesteps // 2])
     traces: list[_Trace] = []
     results: list[Tensor] = []
     own: dict[str, str] = {}
@@ -86,7 +88,7 @@ def find_sites(denoiser: Denoiser, scheme: Scheme) -> tuple[Site, ...]:
     for sample in samples:
         trace: _Trace = {}
         with hooked(layers, partial(record, trace)):
-            results.append(denoiser(sample, timestep, *denoiser.labels(1, 0)))
+            results.append(denoiser(sample, timestep, **denoiser.draw(1, 0)))
         traces.append(trace)
     found = (_site(name, layers[name], traces, samples[0], results[0], scheme) for name in traces[0])
     sites = tuple(replace(site, keep_float=site.keep_float or own[site.name]) for site in found)
@@ -118,18 +120,27 @@ def _site(
 ) -> Site:
     (x, y), (other_x, _) = (trace[name] for trace in traces)
     if x.shape == other_x.shape and torch.equal(x, other_x):
-        return Site(name, "depends on time-step and label alone", sees_sample=False)
+        return Site(name, "depends on time-step and conditions alone", sees_sample=False)
     return Site(name, _reason(layer, x, y, sample, output) or _too_small(layer, scheme.min_channels))
 
 
 def _reason(layer: nn.Module, x: Tensor, y: Tensor, sample: Tensor, output: Tensor) -> str:
-    if x.shape == sample.shape and torch.equal(x, sample):
+    if _holds(x, sample):
         return "first layer: reads the noisy sample itself"
-    if y.shape == output.shape and torch.equal(y, output):
+    if y.numel() == output.numel() and torch.equal(y.flatten(), output.flatten()):
         return "last layer: makes eps itself"
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return "grouped convolution: its channels do not share their inputs"
     return ""
+
+
+def _holds(x: Tensor, sample: Tensor) -> bool:
+    """Whether the channels of `sample` are the first or the last of `x`, beside an image that is a condition, say."""
+    rows, wanted = x.flatten(2) if x.ndim > 2 else x[..., None], sample.flatten(2)
+    channels = wanted.shape[1]
+    if rows.shape[1] < channels or rows.shape[2] != wanted.shape[2]:
+        return False
+    return torch.equal(rows[:, :channels], wanted) or torch.equal(rows[:, -channels:], wanted)
 
 
 def _too_small(layer: nn.Conv2d | nn.Linear, min_channels: int) -> str:

@@ -1,18 +1,19 @@
-"""What every engine is: `(sample, timestep[, label]) -> eps` on numpy arrays or torch tensors, the same kind out.
+"""What every engine is: `(sample, timestep, **conditions) -> eps` on numpy arrays or torch tensors, the same kind out.
 
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name
 from ptq_export.errors import InputError
+from ptq_export.interface import SAMPLE, TIMESTEP, Input
 from ptq_export.machine import physical_cores, require_threads
 
 if TYPE_CHECKING:
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from ptq_export.engines.exported_layers import LayerRecord
     from ptq_export.engines.unet import EngineUNet
 
-__all__ = ["DeviceTiming", "Engine", "EngineOptions", "GpuEngine", "Signature"]
+__all__ = ["DeviceTiming", "Engine", "EngineOptions", "Feeds", "GpuEngine", "Signature"]
 
-Integers: TypeAlias = "int | NDArray[Any] | Tensor"
-"""One for the whole batch, or `[N]`."""
+Values: TypeAlias = "float | NDArray[Any] | Tensor"
+"""`[N, ...]`; where one number per sample is wanted, also one for the whole batch."""
+
+Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+"""Every input by name, checked: contiguous, of its type, `[N, ...]`."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,35 @@ class Signature:
     """What an engine takes and makes.
 
     Attributes:
-        sample_shape: `(C, H, W)`.
+        inputs: The sample, the time-step, and then the conditions.
         channels: Output channels: C, or 2 C where a learned variance follows eps.
         batch: The only batch size of a graph that was compiled for one, None where any will do.
-        num_train_timesteps: T where the graph states it; time-steps are 0..T-1.
-        classes: How many labels a class-conditional denoiser knows, 0..classes-1; None where it takes none.
+        num_train_timesteps: T where the graph states it; time-steps are 0..T-1, continuous ones 0..T.
     """
 
-    sample_shape: tuple[int, int, int]
+    inputs: tuple[Input, ...]
     channels: int
     batch: int | None = None
     num_train_timesteps: int | None = None
-    classes: int | None = None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)`, or `(C, L)` of sequences."""
+        return tuple(size for size in self.inputs[0].shape if isinstance(size, int))
+
+    @property
+    def conditions(self) -> tuple[Input, ...]:
+        """What it takes besides the sample and the time-step."""
+        return self.inputs[2:]
+
+    def output_shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of eps for so many samples."""
+        return (batch, self.channels, *self.sample_shape[1:])
+
+    def nothing(self, batch: int) -> dict[str, NDArray[Any]]:
+        """Zeros for every input, to have everything allocated; open sizes are 1."""
+        sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in self.inputs}
+        return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.inputs}
 
 
 @dataclass(frozen=True)
@@ -104,41 +125,39 @@ class Engine(ABC):
         self.signature = signature
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)`."""
+    def sample_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)`, or `(C, L)` of sequences."""
         return self.signature.sample_shape
 
     @overload
     def __call__(
-        self, sample: NDArray[Any], timestep: Integers, label: "Integers | None" = None
+        self, sample: NDArray[Any], timestep: Values, **conditions: "Values | None"
     ) -> NDArray[np.float32]: ...
 
     @overload
-    def __call__(self, sample: "Tensor", timestep: Integers, label: "Integers | None" = None) -> "Tensor": ...
+    def __call__(self, sample: "Tensor", timestep: Values, **conditions: "Values | None") -> "Tensor": ...
 
-    def __call__(self, sample: Any, timestep: Integers, label: "Integers | None" = None) -> Any:
+    def __call__(self, sample: Any, timestep: Values, **conditions: "Values | None") -> Any:
         """eps `[N, C, H, W]` of a float32 sample `[N, C, H, W]` at time-steps `[N]`, or one for the whole batch.
 
-        A class-conditional engine takes labels likewise. Where the signature has 2 C channels, the answer has them.
+        Conditions are given by name: `label=3`, `encoder_hidden_states=...`. Where the signature has 2 C channels, the
+        answer has them.
 
         Raises:
-            InputError: the shape or type of an argument is not what the engine was built for, or the sample holds NaN
-                or infinite values, which int8 cannot.
+            InputError: a condition is missing or not known, the shape or type of an input is not what the engine was
+                built for, or it holds NaN or infinite values, which int8 cannot.
         """
-        array = self._checked_sample(sample)
-        steps = self._checked_timestep(timestep, len(array))
-        eps = self.run(array, steps, *self._checked_label(label, len(array)))
-        if not _is_tensor(sample):
+        check_names(self.signature.inputs, conditions)
+        eps = self.run(self._checked({SAMPLE: sample, TIMESTEP: timestep, **conditions}))
+        if not is_tensor(sample):
             return eps
         import torch
 
         return torch.from_numpy(eps).to(sample.device)
 
     @abstractmethod
-    def run(
-        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """eps `[N, C, H, W]` of arguments that were checked: contiguous, `[N, C, H, W]` and `[N]`."""
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """eps `[N, C, H, W]` of inputs that were checked."""
 
     @abstractmethod
     def executed_layers(self, expected: Mapping[str, str]) -> "list[LayerRecord]":
@@ -146,8 +165,8 @@ class Engine(ABC):
         from the engine itself; `expected` is `int8` or `float` per module path (float where it has no entry)."""
 
     @abstractmethod
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
-        """Median milliseconds per call with these arguments in each conv and linear, by module path; without the data
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
+        """Median milliseconds per call with these inputs in each conv and linear, by module path; without the data
         movement between them."""
 
     @staticmethod
@@ -162,48 +181,16 @@ class Engine(ABC):
 
         return EngineUNet(self)
 
-    def _checked_sample(self, sample: Any) -> NDArray[np.float32]:
-        if _type_name(sample) != "float32":
-            raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
-        array = _as_array("sample", sample)
-        self._check_shape(array.shape)
-        array = np.ascontiguousarray(array)
-        _check_finite(array)
-        return array
-
-    def _check_shape(self, found: tuple[int, ...]) -> None:
-        batch, shape = self.signature.batch, self.signature.sample_shape
-        wanted = ("N" if batch is None else batch, *shape)
-        if len(found) != 4 or found[1:] != shape or found[0] == 0:
-            raise InputError(f"the sample is {list(found)}, this engine takes [{', '.join(map(str, wanted))}]")
-        if batch not in (None, found[0]):
-            raise InputError(
-                f"the sample has batch {found[0]}, this engine was compiled for batch {batch}",
-                "send that many samples, or export with a dynamic batch",
-            )
-
-    def _checked_timestep(self, timestep: Any, batch: int) -> NDArray[np.int64]:
-        if _type_name(timestep) in ("float16", "bfloat16"):
-            raise InputError(f"the time-step is {_type_name(timestep)}, which rounds 2049 to 2048", "give an integer")
-        return _checked_integers("time-step", timestep, batch, self.signature.num_train_timesteps)
-
-    def _checked_label(self, label: Any, batch: int) -> tuple[NDArray[np.int64], ...]:
-        classes = self.signature.classes
-        if classes is None and label is None:
-            return ()
-        if classes is None:
-            raise InputError("this engine has no class labels", "leave out the label")
-        if label is None:
-            raise InputError("this engine is class-conditional", f"give labels, 0..{classes - 1}")
-        return (_checked_integers("label", label, batch, classes),)
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        signature = self.signature
+        return checked(signature.inputs, signature.num_train_timesteps, signature.batch, feeds)
 
 
 class GpuEngine(Engine):
     """An engine on a GPU: CUDA tensors stay on the device, and it times its steps there.
 
     A step of CUDA tensors is put on torch's current stream (`with torch.cuda.stream(...)` gives another) and not
-    waited for. Time-steps and labels that are on the device already are not checked, nor is a sample for NaN: that
-    would wait for them.
+    waited for. Inputs that are on the device already are not checked for their values: that would wait for them.
     """
 
     @property
@@ -211,93 +198,47 @@ class GpuEngine(Engine):
     def gpu_bytes(self) -> int:
         """Device memory that it holds: weights, activations, buffers."""
 
-    def __call__(self, sample: Any, timestep: Integers, label: "Integers | None" = None) -> Any:
-        if not (_is_tensor(sample) and sample.is_cuda):
-            return super().__call__(sample, timestep, label)
-        if _type_name(sample) != "float32":
-            raise InputError(f"the sample is {_type_name(sample)}, this engine takes float32", "convert it first")
-        self._check_shape(tuple(sample.shape))
-        if (label is None) != (self.signature.classes is None):
-            self._checked_label(label, len(sample))
-        given = [timestep] if label is None else [timestep, label]
-        checks = (self._checked_timestep, lambda value, batch: self._checked_label(value, batch)[0])
-        conditions = [_on_device(value, sample, check) for value, check in zip(given, checks, strict=False)]
-        return self.run_tensors(sample.detach().contiguous(), *conditions)
+    def __call__(self, sample: Any, timestep: Values, **conditions: "Values | None") -> Any:
+        if not (is_tensor(sample) and sample.is_cuda):
+            return super().__call__(sample, timestep, **conditions)
+        check_names(self.signature.inputs, conditions)
+        if type_name(sample) != "float32":
+            raise InputError(f"the sample is {type_name(sample)}, this engine takes float32", "convert it first")
+        first, *rest = self.signature.inputs
+        check_shape(first, tuple(sample.shape), self.signature.batch)
+        given, steps = {TIMESTEP: timestep, **conditions}, self.signature.num_train_timesteps
+        found = {each.name: _on_device(each, given[each.name], sample, steps) for each in rest}
+        return self.run_tensors({SAMPLE: sample.detach().contiguous(), **found})
 
     @abstractmethod
-    def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
-        """eps `[N, C, H, W]` of checked arguments on the device: contiguous, `[N, C, H, W]` and int64 `[N]`."""
+    def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
+        """eps `[N, C, H, W]` of checked inputs on the device, contiguous."""
 
     @abstractmethod
-    def timed_step(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[], DeviceTiming]:
+    def timed_step(self, graph: bool, feeds: Feeds) -> Callable[[], DeviceTiming]:
         """A function that computes this step again and again, its inputs on the device, and times it: launched as one
         CUDA graph, or kernel by kernel. What it does besides the timed step is its own affair."""
 
     @abstractmethod
-    def step_loop(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[int], None]:
+    def step_loop(self, graph: bool, feeds: Feeds) -> Callable[[int], None]:
         """A function that computes this step so many times and nothing else, one behind the other, its inputs on the
         device; it waits for the last one alone."""
 
 
-def _check_finite(sample: NDArray[np.float32]) -> None:
-    """Refuse NaN and infinities: they have no code, and a quantiser would make plain numbers of them.
-
-    x . x is finite where x is, and costs 1.4 us for 3x32x32 and 14 us for 3x256x256: under 1 % of a step of 2 ms.
-    """
-    row = sample.reshape(-1)
-    with np.errstate(all="ignore"):
-        finite = np.isfinite(np.dot(row, row)) or np.isfinite(row).all()
-    if not finite:
-        raise InputError("the sample holds NaN or infinite values", "a step before this one, or its input, made them")
-
-
-def _on_device(value: Any, sample: "Tensor", check: Callable[[Any, int], NDArray[np.int64]]) -> "Tensor":
-    """Integers as int64 `[N]` beside `sample`, checked where they are on the host."""
+def _on_device(wanted: Input, value: Any, sample: "Tensor", timesteps: int | None) -> "Tensor":
+    """An input `[N, ...]` beside `sample`, its values checked where they are on the host."""
     import torch
 
-    if not (_is_tensor(value) and value.is_cuda):
-        return torch.from_numpy(check(value, len(sample))).to(sample.device, non_blocking=True)
-    if value.is_floating_point() or tuple(value.shape) not in ((), (1,), (len(sample),)):
-        raise InputError(
-            f"{_type_name(value)} {list(value.shape)} are no time-steps or labels of {len(sample)} samples"
-        )
-    tensor: Tensor = value.to(torch.int64).expand(len(sample)).contiguous()
-    return tensor
-
-
-def _checked_integers(name: str, given: Any, batch: int, end: int | None) -> NDArray[np.int64]:
-    """`given`, one integer or `[N]`, as `[N]`; all of 0..end-1."""
-    values = _as_array(name, given)
-    if values.dtype.kind not in "iu" and not _holds_integers(values):
-        raise InputError(f"{name} {given} is not an integer", f"this engine knows {name}s 0, 1, 2, ... only")
-    if values.shape not in ((), (1,), (batch,)):
-        raise InputError(f"the {name}s have shape {list(values.shape)}: give one, or [{batch}]")
-    if values.min() < 0 or values.max() >= (2**63 if end is None else end):
-        raise InputError(f"{name} {given} is out of range", f"known: {'0 and up' if end is None else f'0..{end - 1}'}")
-    return np.full(batch, values, np.int64)
-
-
-def _holds_integers(values: NDArray[Any]) -> bool:
-    return values.dtype.kind == "f" and bool(np.all(np.isfinite(values) & (values == np.floor(values))))
-
-
-def _is_tensor(value: object) -> bool:
-    # Whoever holds a tensor has imported torch already.
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _as_array(name: str, value: Any) -> NDArray[Any]:
-    """A tensor of any device and layout that has values, an array, or lists of numbers."""
-    try:
-        return np.asarray(value.detach().to_dense().cpu().resolve_neg() if _is_tensor(value) else value)
-    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths; no values, no numpy type
-        raise InputError(f"the {name} is no array of numbers: {error}", "give a dense array or tensor") from error
-
-
-def _type_name(value: object) -> str:
-    return str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    if not (is_tensor(value) and value.is_cuda):
+        value = torch.from_numpy(check_values(wanted, timesteps, value)).to(sample.device, non_blocking=True)
+    if wanted.dtype == "int64" and value.is_floating_point():
+        raise InputError(f"{type_name(value)} {list(value.shape)} are no integers for {wanted}", "convert them first")
+    tensor: Tensor = value.to(getattr(torch, wanted.dtype))
+    if not wanted.shape and tensor.numel() == 1:
+        tensor = tensor.reshape(1).expand(len(sample))
+    sizes = zip(wanted.shape, tensor.shape[1:], strict=False)
+    if tensor.ndim != len(wanted.shape) + 1 or any(isinstance(it, int) and it != size for it, size in sizes):
+        raise InputError(f"{wanted.name} is {list(tensor.shape)}, this engine takes {wanted}")
+    if len(tensor) != len(sample):
+        raise InputError(f"{wanted.name} has {len(tensor)} rows, the sample {len(sample)}", "give one row per sample")
+    return tensor.contiguous()

@@ -1,7 +1,8 @@
-"""What an exported denoiser takes and makes, read from its ONNX file."""
+"""What an exported denoiser takes and makes, read from its ONNX file; its weights are not."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -9,47 +10,73 @@ import onnx
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
 from ptq_export.graph.single_file import read_proto
-from ptq_export.interface import CLASSES, INPUTS, TRAIN_TIMESTEPS
+from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, Input, inputs_from_json
 
 __all__ = ["read_signature"]
 
 LARGEST_SAMPLE = 1 << 28
 """Numbers in one sample: a gigabyte of float32."""
 LARGEST_COUNT = 10**7
+TYPES = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
 
 
 def read_signature(source: Path, batch: int | None = None) -> Signature:
     """The signature of `source`, for one batch size where it is built for that.
 
     Raises:
-        InputError: it is no ONNX file, or not a denoiser.
+        InputError: it is no ONNX file, not a denoiser, or its inputs are not those that its metadata states.
     """
     model = read_proto(source)
-    inputs = {value.name: _shape(value) for value in model.graph.input}
-    shape = inputs.get("sample", []) if set(inputs) in (set(INPUTS), set(INPUTS[:2])) else []
-    channels, height, width = shape[1:] if len(shape) == 4 else (None, None, None)
-    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
-        described = ", ".join(f"{name} {sizes}" for name, sizes in inputs.items())
-        raise InputError(f"{source.name} is not a denoiser of (sample, timestep): it takes {described or 'nothing'}")
-    outputs = [_shape(value) for value in model.graph.output]
-    if min(channels, height, width) < 1 or math.prod((channels, height, width)) > LARGEST_SAMPLE or not outputs:
-        raise InputError(f"{source.name} takes samples of {channels}x{height}x{width} and makes {len(outputs)} outputs")
     stated = {item.key: item.value for item in model.metadata_props}
-    steps, classes = (_count(stated, key, source) for key in (TRAIN_TIMESTEPS, CLASSES))
-    if ("label" in inputs) != (classes is not None):
-        raise InputError(f"{source.name} takes labels and does not say how many, or the reverse", "export it again")
-    fixed = shape[0] if isinstance(shape[0], int) else batch
-    made = outputs[0][1] if len(outputs[0]) == 4 else channels
-    return Signature((channels, height, width), made if isinstance(made, int) else channels, fixed, steps, classes)
+    inputs = _inputs(stated, source)
+    found = {value.name: value for value in model.graph.input}
+    _require_stated(inputs, found, source)
+    shape = tuple(size for size in inputs[0].shape if isinstance(size, int))
+    outputs = [_shape(value) for value in model.graph.output]
+    if len(shape) != len(inputs[0].shape) or not 2 <= len(shape) <= 4 or len(outputs) != 1:
+        raise InputError(f"{source.name} takes {inputs[0]} and makes {len(outputs)} outputs", "export it again")
+    if math.prod(shape) > LARGEST_SAMPLE:
+        raise InputError(f"{source.name} takes samples of {'x'.join(map(str, shape))}, which is too large")
+    first = _shape(found[inputs[0].name])[0]
+    made = outputs[0][1] if len(outputs[0]) == len(shape) + 1 else shape[0]
+    channels = made if isinstance(made, int) else shape[0]
+    return Signature(inputs, channels, first if isinstance(first, int) else batch, _timesteps(stated, source))
 
 
-def _count(stated: Mapping[str, str], key: str, source: Path) -> int | None:
-    """A count among the metadata."""
-    if key not in stated:
+def _inputs(stated: Mapping[str, str], source: Path) -> tuple[Input, ...]:
+    if INPUTS not in stated:
+        raise InputError(
+            f"{source.name} does not state its inputs: it is not a denoiser of this package, or an older one's",
+            "export it again",
+        )
+    try:
+        value = json.loads(stated[INPUTS])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source.name} does not say what its inputs are: {error}", "export it again") from error
+    return inputs_from_json(value, source.name)
+
+
+def _require_stated(inputs: Sequence[Input], found: Mapping[str, onnx.ValueInfoProto], source: Path) -> None:
+    """Refuse a graph whose inputs are others than its metadata says: what is fed by name must be what it is."""
+    for each in inputs:
+        value = found.get(each.name)
+        sizes = [] if value is None else _shape(value)[1:]
+        same = len(sizes) == len(each.shape) and all(
+            size == wanted or not isinstance(wanted, int) for size, wanted in zip(sizes, each.shape, strict=True)
+        )
+        if value is None or not same or value.type.tensor_type.elem_type != TYPES[each.dtype]:
+            raise InputError(f"{source.name} states an input {each} that its graph does not have", "export it again")
+    if surplus := sorted({*found} - {each.name for each in inputs}):
+        raise InputError(f"{source.name} has inputs that it does not state: {', '.join(surplus)}", "export it again")
+
+
+def _timesteps(stated: Mapping[str, str], source: Path) -> int | None:
+    """T, where it is stated."""
+    if TRAIN_TIMESTEPS not in stated:
         return None
-    text = stated[key]
+    text = stated[TRAIN_TIMESTEPS]
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= LARGEST_COUNT):
-        raise InputError(f"{source.name} says {key} = {text[:40]!r}, which is no count", "export it again")
+        raise InputError(f"{source.name} says {TRAIN_TIMESTEPS} = {text[:40]!r}, which is no count", "export it again")
     return int(text)
 
 

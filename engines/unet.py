@@ -22,9 +22,9 @@ class EngineUNet(nn.Module):
         super().__init__()
         self.engine = engine
         self.register_buffer("_place", torch.empty(0), persistent=False)
-        channels, height, width = engine.sample_shape
+        channels, *sides = engine.sample_shape
         self.config = FrozenDict(
-            sample_size=height if height == width else (height, width),
+            sample_size=sides[0] if len({*sides}) == 1 else tuple(sides),
             in_channels=channels,
             out_channels=engine.signature.channels,
         )
@@ -41,12 +41,15 @@ class EngineUNet(nn.Module):
         timestep: Tensor | int,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
+        **conditions: Tensor | None,
     ) -> UNet2DOutput | tuple[Tensor]:
         """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple.
 
-        The engine knows whole time-steps: fractional ones, Euler's where it spaces them evenly, are rounded.
+        Other conditions go to the engine by their names. One that knows whole time-steps has fractional ones rounded:
+        Euler's, where it spaces them evenly.
         """
-        if isinstance(timestep, Tensor) and timestep.is_floating_point():
+        whole = self.engine.signature.inputs[1].dtype == "int64"
+        if whole and isinstance(timestep, Tensor) and timestep.is_floating_point():
             timestep = timestep.round().long()
-        eps = self.engine(sample, timestep, class_labels)
+        eps = self.engine(sample, timestep, label=class_labels, **conditions)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

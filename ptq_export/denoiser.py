@@ -1,16 +1,23 @@
-"""A denoiser as a value: the module `(sample, timestep[, label]) -> eps`, its noise schedule, and its origin."""
+"""A denoiser as a value: the module `(sample, timestep, **conditions)`, its noise schedule, and its origin."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ptq_export.conditions import Conditions, check_examples, draw, move
 from ptq_export.errors import InputError
+from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
 
-__all__ = ["Convention", "Denoiser", "NoiseSchedule", "Source", "UNetEps", "draw_labels"]
+__all__ = ["PREDICTIONS", "Convention", "Decoder", "Denoiser", "NoiseSchedule", "Source", "UNetEps"]
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+"""What a network predicts: the noise, v (arXiv:2202.00512), x_0, or the velocity from x_0 to the noise."""
+
+Decoder = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class NoiseSchedule:
 
     Where `variance_type` is learned, the network makes twice the channels: eps, then what DDPM's variance is made of;
     `dropped_variance` is that type where these channels have been cut off. `clip_sample` says that samples are images
-    in [-1, 1] (or `clip_sample_range`); latents have no such range. `scheduler` is the class that a
+    in [-1, 1] (or `clip_sample_range`); latents have no such range. A `flow` has continuous time-steps 0..T: x_t is
+    (1 - t / T) x_0 + t / T noise (arXiv:2210.02747), and the betas say nothing. `scheduler` is the class that a
     scheduler_config.json names and `settings` what that says further. `conventions`, by sampler, go before both.
     """
 
@@ -77,6 +85,20 @@ class NoiseSchedule:
         return self.variance_type.startswith("learned")
 
     @property
+    def sampler(self) -> str:
+        """The sampler whose trajectories are calibrated and measured."""
+        return "flow-euler" if self.is_flow else "ddim"
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether time is continuous."""
+        return self.prediction_type == "flow"
+
+    def timesteps(self, values: list[float]) -> Tensor:
+        """Time-steps `[N]` as the network takes them: whole, but for a flow."""
+        return torch.tensor(values, dtype=torch.float32) if self.is_flow else torch.tensor(values).round().long()
+
+    @property
     def sample_range(self) -> tuple[float, float] | None:
         """The range in which final samples lie, if the schedule says so: they are images then."""
         if self.settings.get("thresholding"):
@@ -98,24 +120,55 @@ class Source:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A trained noise predictor.
+    """A trained denoiser.
 
-    `module` maps a sample `[N, C, H, W]` (float32), time-steps `[N]` (int64, original training steps) and, if
-    `classes` is given, labels `[N]` (int64, 0..classes-1) to eps `[N, C, H, W]`, or to `[N, 2 C, H, W]` where
-    `schedule.learns_variance`; it is in evaluation mode, and on the CPU where `on` did not move it. `sample_shape` is
-    `(C, H, W)`.
+    `module` maps a sample `[N, *sample_shape]` (float32), time-steps `[N]` (int64, original training steps; float32 for
+    a flow) and, by their names, its `conditions` `[N, ...]` to its prediction `[N, *sample_shape]`, or to twice the
+    channels where `schedule.learns_variance`; it is in evaluation mode, and on the CPU where `on` did not move it.
+
+    Attributes:
+        sample_shape: `(C, H, W)`, or `(C, L)` of sequences.
+        conditions: What it takes besides.
+        examples: Conditions to calibrate and measure with, one row per example; labels need none.
+        decoder: From samples that are latents to images `[N, C, H, W]`: pictures and their PSNR go through it.
+
+    Raises:
+        InputError: an unknown prediction, a condition of a taken name, examples that do not fit.
     """
 
     module: nn.Module
     schedule: NoiseSchedule
-    sample_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...]
     source: Source
-    classes: int | None = None
+    conditions: tuple[Input, ...] = ()
+    examples: Conditions = field(default_factory=dict, hash=False, repr=False)
+    decoder: Decoder | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule.prediction_type not in PREDICTIONS:
+            told = f"the network predicts {self.schedule.prediction_type!r}, which nothing here can sample"
+            raise InputError(told, f"known: {', '.join(PREDICTIONS)}")
+        names = [each.name for each in self.inputs]
+        if len({*names}) != len(names):
+            raise InputError(f"two inputs of the network have one name: {', '.join(names)}", "give each its own")
+        check_examples(self.conditions, self.examples)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The sample, the time-step, and then the conditions."""
+        time = Input(TIMESTEP, "float32" if self.schedule.is_flow else "int64")
+        return (Input(SAMPLE, "float32", self.sample_shape), time, *self.conditions)
+
+    @property
+    def classes(self) -> int | None:
+        """How many labels it knows, where it takes one."""
+        return next((each.limit for each in self.conditions if each.name == LABEL), None)
 
     @torch.no_grad()
-    def __call__(self, sample: Tensor, timestep: Tensor, *label: Tensor) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         """The module's output, on the device of `sample`, wherever the module itself is."""
-        output: Tensor = self.module(*(value.to(self.device) for value in (sample, timestep, *label)))
+        there = move({SAMPLE: sample, TIMESTEP: timestep, **conditions}, self.device)
+        output: Tensor = self.module(there.pop(SAMPLE), there.pop(TIMESTEP), **there)
         return output.to(sample.device)
 
     @property
@@ -127,16 +180,9 @@ class Denoiser:
         """The denoiser on `device`: itself if it is there, else a copy."""
         return self if self.device == device else replace(self, module=copy.deepcopy(self.module).to(device))
 
-    def labels(self, count: int, seed: int) -> tuple[Tensor, ...]:
-        """See `draw_labels`."""
-        return draw_labels(self.classes, count, seed)
-
-
-def draw_labels(classes: int | None, count: int, seed: int) -> tuple[Tensor, ...]:
-    """Labels `[count]` drawn from all classes, as the further argument that they are: none if there are no classes."""
-    if classes is None:
-        return ()
-    return (torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed)),)
+    def draw(self, count: int, seed: int) -> dict[str, Tensor]:
+        """Conditions of `count` samples; see `conditions.draw`."""
+        return draw(self.conditions, self.examples, count, seed)
 
 
 class UNetEps(nn.Module):

@@ -1,17 +1,103 @@
-"""The exported denoiser as others see it: the names of its inputs, and what its metadata states about them.
+"""The exported denoiser as others see it: its inputs by name, and what its metadata states about them.
 
 torch is never imported here: engines share these names.
 """
 
-__all__ = ["CLASSES", "INPUTS", "OUTPUT", "TRAIN_TIMESTEPS"]
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-INPUTS = ("sample", "timestep", "label")
-"""What a denoiser reads, in this order; `label` where it is class-conditional."""
+from ptq_export.errors import InputError
 
+__all__ = [
+    "INPUTS",
+    "LABEL",
+    "OUTPUT",
+    "SAMPLE",
+    "TIMESTEP",
+    "TRAIN_TIMESTEPS",
+    "DType",
+    "Input",
+    "inputs_from_json",
+    "inputs_to_json",
+    "label",
+]
+
+SAMPLE, TIMESTEP, LABEL = "sample", "timestep", "label"
 OUTPUT = "eps"
 
-TRAIN_TIMESTEPS = "num_train_timesteps"
-"""Metadata: T; time-steps are 0..T-1."""
+INPUTS = "inputs"
+"""Metadata: every input, as JSON (`Input`)."""
 
-CLASSES = "classes"
-"""Metadata of a class-conditional denoiser: how many labels it knows, 0..classes-1."""
+TRAIN_TIMESTEPS = "num_train_timesteps"
+"""Metadata: T; whole time-steps are 0..T-1, continuous ones 0..T."""
+
+DType = Literal["float32", "int64"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a denoiser.
+
+    Attributes:
+        name: What the network's `forward` calls it, and the graph.
+        shape: Sizes behind the batch. A name in place of a number is a size that stays open: inputs that share the name
+            have that size in common (`tokens` of a prompt and of its mask).
+        limit: Of integers: they are 0..limit-1.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...] = ()
+    limit: int | None = None
+
+    @property
+    def open_sizes(self) -> tuple[str, ...]:
+        """The names of the sizes that stay open."""
+        return tuple(size for size in self.shape if isinstance(size, str))
+
+    def __str__(self) -> str:
+        return f"{self.name} [{', '.join(map(str, ('N', *self.shape)))}] {self.dtype}"
+
+
+def label(classes: int) -> Input:
+    """The condition of a class-conditional denoiser: 0..classes-1."""
+    return Input(LABEL, "int64", (), classes)
+
+
+def inputs_to_json(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """`inputs` as JSON holds them."""
+    return [{"name": it.name, "dtype": it.dtype, "shape": list(it.shape), "limit": it.limit} for it in inputs]
+
+
+def inputs_from_json(value: Any, where: str) -> tuple[Input, ...]:
+    """The inputs that `inputs_to_json` told; `where` is the file that says so.
+
+    Raises:
+        InputError: it tells no inputs of a denoiser.
+    """
+    try:
+        found = tuple(_input(each) for each in value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where} does not say what its inputs are: {error}", "export it again") from error
+    names = [each.name for each in found]
+    if names[:2] != [SAMPLE, TIMESTEP] or len({*names}) != len(names):
+        raise InputError(f"{where} is not a denoiser of (sample, timestep): it takes {', '.join(names) or 'nothing'}")
+    return found
+
+
+def _input(value: Mapping[str, Any]) -> Input:
+    name, dtype, shape, limit = value["name"], value["dtype"], tuple(value["shape"]), value["limit"]
+    if not (isinstance(name, str) and name.isidentifier() and dtype in ("float32", "int64")):
+        raise ValueError(f"no input is called {name!r:.40} and of type {dtype!r:.20}")
+    sizes = all((isinstance(size, str) and size.isidentifier()) or _is_count(size) for size in shape)
+    if not sizes or len(shape) > MOST_DIMENSIONS or not (limit is None or _is_count(limit)):
+        raise ValueError(f"the shape or the limit of {name} are none")
+    return Input(name, dtype, shape, limit)
+
+
+MOST_DIMENSIONS = 7
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 28

@@ -16,6 +16,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -27,6 +28,7 @@ from ptq_export.lookup import lookup
 
 __all__ = [
     "SAMPLERS",
+    "FlowEuler",
     "Respaced",
     "WholeEuler",
     "allowed_steps",
@@ -53,11 +55,22 @@ class WholeEuler(EulerDiscreteScheduler):  # type: ignore[misc]
             super().set_timesteps(device=device, timesteps=self.timesteps.round().tolist())
 
 
+class FlowEuler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """Euler along a flow's velocity, at continuous time-steps 0..T, with what the loop asks of every scheduler."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: float) -> Tensor:
+        """The sample as it is."""
+        return sample
+
+
 SAMPLERS: dict[str, type] = {
     "ddim": DDIMScheduler,
     "ddpm": DDPMScheduler,
     "dpm-solver++": DPMSolverMultistepScheduler,
     "euler": WholeEuler,
+    "flow-euler": FlowEuler,
     "pndm": PNDMScheduler,
     "unipc": UniPCMultistepScheduler,
 }
@@ -68,12 +81,13 @@ _MOST_SKIPPED = 1 / 20  # of T, beyond the stride: noise of a time-step this far
 _FAULTS = (ValueError, TypeError, NotImplementedError, ImportError, LookupError)
 
 
-def make_scheduler(schedule: NoiseSchedule, sampler: str = "ddim") -> Any:
-    """A scheduler for `schedule` with diffusers' interface; `sampler` is one of `SAMPLERS`.
+def make_scheduler(schedule: NoiseSchedule, sampler: str | None = None) -> Any:
+    """A scheduler for `schedule` with diffusers' interface; `sampler` is one of `SAMPLERS`, by default the schedule's.
 
     Raises:
         InputError: no such sampler, or one that cannot follow this schedule.
     """
+    sampler = sampler or schedule.sampler
     kind = lookup("sampler", sampler, SAMPLERS)
     _require_suited(schedule, sampler)
     values = {**schedule.settings, **{name: getattr(schedule, name) for name in (*_FORWARD, *_REVERSE)}}
@@ -198,6 +212,9 @@ def _forward(schedule: NoiseSchedule, rescaled: bool) -> Any:
 
 
 def _require_suited(schedule: NoiseSchedule, sampler: str) -> None:
+    if schedule.is_flow != (SAMPLERS[sampler] is FlowEuler):
+        what = "a flow" if schedule.is_flow else "a diffusion with betas"
+        raise InputError(f"{sampler} cannot sample {what}", f"take --sampler {schedule.sampler}")
     if sampler != "pndm":
         return
     if schedule.prediction_type == "sample":
@@ -208,8 +225,8 @@ def _require_suited(schedule: NoiseSchedule, sampler: str) -> None:
         )
 
 
-def visited_timesteps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> list[int]:
-    """The time-steps at which `steps` steps of `sampler` call the network, in their order.
+def visited_timesteps(schedule: NoiseSchedule, steps: int, sampler: str | None = None) -> list[float]:
+    """The time-steps at which `steps` steps of `sampler` call the network, in their order: whole, but for a flow.
 
     Raises:
         InputError: the sampler cannot take that many steps; the message has the nearest numbers that it can.
@@ -217,23 +234,24 @@ def visited_timesteps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim"
     check_steps(schedule, steps, sampler)
     scheduler = make_scheduler(schedule, sampler)
     scheduler.set_timesteps(steps)
-    return _rounded(scheduler.timesteps)
+    return _times(scheduler)
 
 
-def allowed_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> int:
+def allowed_steps(schedule: NoiseSchedule, steps: int, sampler: str | None = None) -> int:
     """`steps`, or the next smaller number of steps that `sampler` can take."""
-    scheduler = make_scheduler(schedule, sampler)
+    scheduler, sampler = make_scheduler(schedule, sampler), sampler or schedule.sampler
     within = range(min(steps, schedule.num_train_timesteps), 0, -1)
     return next((count for count in within if not _refusal(scheduler, schedule, count, sampler)), 1)
 
 
-def check_steps(schedule: NoiseSchedule, steps: int, sampler: str = "ddim") -> None:
+def check_steps(schedule: NoiseSchedule, steps: int, sampler: str | None = None) -> None:
     """Refuse a number of steps that `sampler` cannot take, or with which it would skip the noisiest time-steps.
 
     Raises:
         InputError: with the nearest numbers of steps that it can take.
     """
     scheduler, total = make_scheduler(schedule, sampler), schedule.num_train_timesteps
+    sampler = sampler or schedule.sampler
     if not (reason := _refusal(scheduler, schedule, steps, sampler)):
         return
     below, above = range(min(steps - 1, total), 0, -1), range(steps + 1, total + 1)
@@ -254,7 +272,7 @@ def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str
     notes = []
     if len(times) != steps:
         notes.append(f"{steps} {sampler} steps call the network {len(times)} times, at t = {times[0]} to {times[-1]}")
-    elif total % steps:
+    elif total % steps and not schedule.is_flow:
         notes.append(
             f"{steps} steps do not divide {total}: {sampler} takes t = {times[0]}, {times[1]}, ... {times[-1]}"
         )
@@ -279,9 +297,11 @@ def _refusal(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) 
         return "its first three are Runge-Kutta steps, and a fourth must follow"
     try:
         scheduler.set_timesteps(steps)
-        times = _rounded(scheduler.timesteps)
+        times = _times(scheduler)
     except _FAULTS as error:
         return str(error)
+    if schedule.is_flow:
+        return ""
     if min(times) < 0 or max(times) >= total:
         return f"t = {max(times)} is past the last, {total - 1}" if max(times) >= total else "the last would be t = -1"
     sigmas = getattr(scheduler, "sigmas", None)
@@ -292,6 +312,7 @@ def _refusal(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) 
     return ""
 
 
-def _rounded(timesteps: Tensor) -> list[int]:
-    times: list[int] = timesteps.double().round().long().tolist()
-    return times
+def _times(scheduler: Any) -> list[float]:
+    times: Tensor = scheduler.timesteps.double()
+    found: list[float] = times.tolist() if isinstance(scheduler, FlowEuler) else times.round().long().tolist()
+    return found

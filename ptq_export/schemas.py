@@ -63,9 +63,9 @@ DENOISER = {
     "ema?": null_or(FLAG),
     "notes": items(TEXT),
     "parameters?": null_or(COUNT),
-    "sample_shape": items(SIDE, 3, 3),
+    "sample_shape": items(SIDE, 2, 4),
+    "inputs": items(record({"name": TEXT, "dtype": TEXT, "shape": items(ANY, 0, 7), "limit": null_or(SIZE)}), 2, 50),
     "schedule?": named(ANY),
-    "classes?": null_or(whole(1, 10**7)),
 }
 MANIFEST_PARTS = _file(
     {

@@ -1,9 +1,11 @@
 """The registry of targets: each one names the quantisation scheme, the engine kind and what it is compared with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ptq_export.errors import InputError
+from ptq_export.interface import Input
 from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
@@ -76,6 +78,17 @@ class Target:
         if options.compute_capabilities and self.engine != "trt-rtx":
             cause = f"--compute-capability means nothing for {self.name}"
             raise InputError(cause, "leave it out, or take --target trt-rtx-int8")
+
+    def check_inputs(self, inputs: Sequence[Input]) -> None:
+        """Refuse what the target's engines cannot be built for.
+
+        Raises:
+            InputError: TensorRT's plans are for known sizes.
+        """
+        named = sorted({size for each in inputs for size in each.open_sizes})
+        if named and self.device == "gpu":
+            remedy = "give numbers in Input.shape, or take ort-int8 or openvino-int8"
+            raise InputError(f"{self.name} is built for fixed sizes, and {', '.join(named)} is open", remedy)
 
     def jetpack(self, release: int | None) -> JetPack | None:
         """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.

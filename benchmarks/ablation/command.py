@@ -28,9 +28,9 @@ from ptq_export.benchmarks.ablation.score import STEPS, FullPrecision, fid_of_sa
 from ptq_export.benchmarks.ablation.settings import FID_SETTINGS, Setting, every_setting
 from ptq_export.benchmarks.ablation.study import ITERATIONS, Study
 from ptq_export.benchmarks.ablation.summary import Outcome, tables
-from ptq_export.benchmarks.memoised import remembering
+from ptq_export.benchmarks.memoised import memoised
 from ptq_export.benchmarks.same_noise import final_samples
-from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs
+from ptq_export.calibrators.pairs import collect_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import find_sites
@@ -42,7 +42,9 @@ from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.scheme import ORT_CPU
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
-from ptq_export.sampling import initial_noise, make_scheduler
+from ptq_export.pairs import Pairs
+from ptq_export.sampling import initial_noise
+from ptq_export.schedulers import make_scheduler
 
 __all__ = ["calibrate", "collect", "main"]
 
@@ -50,23 +52,22 @@ MIMIC_SEEDS = 1 << 30  # the noise that diffuses x_0 is not the noise that x_0 w
 INTERRUPTED = 130
 
 
-def collect(denoiser: Denoiser, setting: Setting, seed: int) -> CalibrationPairs:
+def collect(denoiser: Denoiser, setting: Setting, seed: int) -> Pairs:
     """The calibration pairs that `setting` asks for, at the times that its policy draws."""
     pairs = collect_pairs(denoiser, setting.pairs, STEPS, setting.policy, seed, lambda _: None)
     if setting.source == "denoising":
         return pairs
-    _, timestep, *label = pairs.inputs()
     noise = initial_noise(tuple(pairs.sample.shape), seed)  # x_T of these trajectories
     if setting.source == "noise":
         return replace(pairs, sample=noise)
-    images = final_samples(denoiser, denoiser.schedule, noise, STEPS, *label)
+    images = final_samples(denoiser, denoiser.schedule, noise, STEPS, pairs.conditions)
     if setting.source == "images":
         return replace(pairs, sample=images)
     fresh = initial_noise(tuple(pairs.sample.shape), MIMIC_SEEDS + seed)
-    return replace(pairs, sample=make_scheduler(denoiser.schedule).add_noise(images, fresh, timestep))
+    return replace(pairs, sample=make_scheduler(denoiser.schedule).add_noise(images, fresh, pairs.timestep))
 
 
-def calibrate(denoiser: Denoiser, setting: Setting, pairs: CalibrationPairs, seed: int) -> nn.Module:
+def calibrate(denoiser: Denoiser, setting: Setting, pairs: Pairs, seed: int) -> nn.Module:
     """The simulation of `denoiser` quantised as `setting` says."""
     subject = split_shortcuts(denoiser) if setting.skip == "split" else denoiser
     recipe = Recipe(ITERATIONS) if setting.rounding == "learned" else None
@@ -115,12 +116,12 @@ def _run(study: Study, denoiser: Denoiser, seeds: int, screen: Screen) -> None:
         return
     with screen.progress() as progress:
         progress.stage("full precision", None)
-        reference = full_precision(remembering(denoiser))
+        reference = full_precision(memoised(denoiser))
         if _draws_digits(denoiser) and study.fp32_digit_fid is None:
             study.fp32_digit_fid = fid_of_samples(denoiser, denoiser)
         progress.stage("ablation", total)
         for seed, settings in left.items():
-            sampler = remembering(denoiser)
+            sampler = memoised(denoiser)
             for setting in settings:
                 study.keep(_outcome(denoiser, sampler, setting, seed, reference))
                 progress.advance()

@@ -11,6 +11,7 @@ from ptq_export.benchmarks.ablation.summary import Outcome, summarise
 from ptq_export.benchmarks.environment import describe_environment, package_versions
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.interface import inputs_to_json
 
 __all__ = ["ITERATIONS", "Study"]
 
@@ -73,7 +74,7 @@ def _request(denoiser: Denoiser, assumptions: Mapping[str, str]) -> dict[str, An
         "checkpoint": denoiser.source.spec,
         "sha256": denoiser.source.sha256,
         "assume": dict(assumptions),
-        "sample_shape": list(denoiser.sample_shape),
+        "inputs": inputs_to_json(denoiser.inputs),
         "steps": STEPS,
         "iterations": ITERATIONS,
         "timesteps": TIMESTEPS,

@@ -14,7 +14,7 @@ from ptq_export.benchmarks.fidelity import finite_db, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_noise, held_out_pairs
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.benchmarks.same_noise import final_samples, psnr_db, value_range
-from ptq_export.denoiser import draw_labels
+from ptq_export.pairs import Pairs
 from ptq_export.sampling import EpsModel
 
 __all__ = ["STEPS", "Judge", "Score", "margin_db"]
@@ -73,7 +73,7 @@ class Judge:
     def __init__(self, subject: Subject, reference: EpsModel, samples: int, pairs: int) -> None:
         self._subject = subject
         self._reference = _Memory(reference)
-        self._label = draw_labels(subject.classes, samples, HELD_OUT_SEEDS)
+        self._conditions = subject.draw(samples, HELD_OUT_SEEDS)
         self._noise = held_out_noise((samples, *subject.sample_shape), seed=0)
         self._held_out = self._trajectories(pairs)
         self._images = self._sampled(self._reference) if subject.is_trained else None
@@ -91,12 +91,12 @@ class Judge:
         return Score(psnr, sqnr, fid)
 
     def _trajectories(self, count: int) -> HeldOut:
-        label = draw_labels(self._subject.classes, count, HELD_OUT_SEEDS + 1)
+        conditions = self._subject.draw(count, HELD_OUT_SEEDS + 1)
         schedule, shape = self._subject.schedule, self._subject.sample_shape
-        return held_out_pairs(self._reference, schedule, shape, STEPS, STEPS, count, 1, *label)
+        return held_out_pairs(self._reference, schedule, shape, STEPS, STEPS, count, 1, conditions)
 
     def _sampled(self, model: EpsModel) -> Tensor:
-        return final_samples(model, self._subject.schedule, self._noise, STEPS, *self._label)
+        return final_samples(model, self._subject.schedule, self._noise, STEPS, self._conditions)
 
 
 class _Memory:
@@ -106,8 +106,9 @@ class _Memory:
         self._model = model
         self._known: dict[bytes, Tensor] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        key = hashlib.blake2b(b"".join(value.numpy().tobytes() for value in inputs)).digest()
+    def __call__(self, sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        feeds = sorted(Pairs(sample, timestep, conditions).feeds.items())
+        key = hashlib.blake2b(b"".join(value.numpy().tobytes() for _, value in feeds)).digest()
         if key not in self._known:
-            self._known[key] = self._model(*inputs)
+            self._known[key] = self._model(sample, timestep, **conditions)
         return self._known[key]

@@ -8,7 +8,6 @@ from ptq_export.benchmarks.peers.speed import LOOP_STEPS
 from ptq_export.benchmarks.peers.subject import Own, Subject
 from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.benchmarks.timing.loop import LoopOverhead, measure_overhead
-from ptq_export.denoiser import draw_labels
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.registry import build_engine
 from ptq_export.targets import find_target
@@ -19,8 +18,7 @@ __all__ = ["loop_overhead"]
 def loop_overhead(
     subject: Subject, own: Own, cache: Path, batch: int, threads: int, protocol: Protocol
 ) -> LoopOverhead:
-    """Of a loop of `LOOP_STEPS` DDIM steps; torch, which computes the scheduler, gets as many threads as the engine."""
+    """Of a loop of `LOOP_STEPS` steps; torch, which computes the scheduler, gets as many threads as the engine."""
     torch.set_num_threads(threads)
     engine = build_engine(find_target(own.target).engine, own.graph, cache, EngineOptions(batch=batch, threads=threads))
-    label = draw_labels(subject.classes, batch, batch)
-    return measure_overhead(engine, subject.schedule, LOOP_STEPS, batch, protocol, *label)
+    return measure_overhead(engine, subject.schedule, LOOP_STEPS, batch, protocol, subject.draw(batch, batch))

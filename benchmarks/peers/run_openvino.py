@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptq_export.benchmarks.peers.runtimes import Opened
+from ptq_export.benchmarks.peers.runtimes import Feeds, Opened
 from ptq_export.benchmarks.peers.subject import Subject
-from ptq_export.interface import INPUTS
 
 __all__ = ["open_openvino"]
 
@@ -31,8 +30,8 @@ def open_openvino(subject: Subject, file: Path | None, cache: Path, batch: int, 
     compiled = openvino.Core().compile_model(model, DEVICE, settings)
     request = compiled.create_infer_request()
 
-    def call(*inputs: NDArray[Any]) -> NDArray[Any]:
-        eps: NDArray[np.float32] = request.infer(dict(zip(INPUTS, inputs, strict=False)), share_inputs=True)[0]
+    def call(feeds: Feeds) -> NDArray[Any]:
+        eps: NDArray[np.float32] = request.infer(dict(feeds), share_inputs=True)[0]
         return eps
 
     return Opened(call, _int8_kernels(compiled.get_runtime_model()))

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ptq_export.benchmarks.peers.runtimes import Call, Opened
+from ptq_export.benchmarks.peers.runtimes import Call, Feeds, Opened
 from ptq_export.benchmarks.peers.subject import Subject
-from ptq_export.interface import INPUTS
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import reopen
 from ptq_export.pipeline.stages import SILENT
 
@@ -22,7 +22,7 @@ INT8_KERNELS = ("onednn::qconv", "onednn::qlinear", "quantized::linear")
 
 
 def network(subject: Subject) -> nn.Module:
-    """The denoiser's module `(sample, timestep[, label]) -> eps`, its time embedding computed, in evaluation mode."""
+    """The denoiser's module `(sample, timestep, **conditions)`, its time embedding computed, in evaluation mode."""
     return reopen(subject.folder, SILENT).denoiser.module.eval()
 
 
@@ -42,7 +42,7 @@ def open_compiled(subject: Subject, file: Path | None, cache: Path, batch: int, 
     module = network(subject) if file is None else _program(file)
     call = _on_numpy(torch.compile(module, dynamic=False))
     example = _example(subject, batch)
-    call(*example)
+    call(example)
     return Opened(call, 0 if file is None else _int8_kernels(call, example))
 
 
@@ -54,22 +54,22 @@ def _program(file: Path) -> nn.Module:
 
 
 def _on_numpy(model: Callable[..., Any]) -> Call:
-    def call(*inputs: NDArray[Any]) -> NDArray[Any]:
+    def call(feeds: Feeds) -> NDArray[Any]:
         with torch.no_grad():
-            eps: NDArray[np.float32] = model(*map(torch.from_numpy, inputs)).numpy()
+            pairs = Pairs.of_feeds({name: torch.from_numpy(value) for name, value in feeds.items()})
+            eps: NDArray[np.float32] = pairs.through(model).numpy()
         return eps
 
     return call
 
 
-def _example(subject: Subject, batch: int) -> list[NDArray[Any]]:
-    sizes = {"sample": (batch, *subject.sample_shape)}
-    inputs = INPUTS[:2] if subject.classes is None else INPUTS
-    return [np.zeros(sizes.get(name, (batch,)), np.float32 if name in sizes else np.int64) for name in inputs]
+def _example(subject: Subject, batch: int) -> Feeds:
+    rows = np.zeros(batch, np.int64)
+    return {name: np.ascontiguousarray(values[rows]) for name, values in subject.pairs().items()}
 
 
-def _int8_kernels(call: Call, example: list[NDArray[Any]]) -> int:
+def _int8_kernels(call: Call, example: Feeds) -> int:
     """How many int8 kernels one call runs."""
     with torch.profiler.profile() as profile:
-        call(*example)
+        call(example)
     return sum(event.count for event in profile.key_averages() if event.key.startswith(INT8_KERNELS))

@@ -1,6 +1,6 @@
 """Who executes a model, each in its best form: for one batch size, with a given number of threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.engines.registry import availability
 
-__all__ = ["RUNTIMES", "Call", "Opened", "Runtime"]
+__all__ = ["RUNTIMES", "Call", "Feeds", "Opened", "Runtime"]
 
-Call: TypeAlias = Callable[..., NDArray[Any]]
-"""eps `[N, C, H, W]` of `(sample, timestep[, label])`, all numpy."""
+Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+Call: TypeAlias = Callable[[Feeds], NDArray[Any]]
+"""eps `[N, C, H, W]` of all inputs by name."""
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ptq_export.benchmarks.peers.runtimes import RUNTIMES, Call
+from ptq_export.benchmarks.peers.runtimes import RUNTIMES, Call, Feeds
 from ptq_export.benchmarks.peers.subject import Subject
 
 __all__ = ["close_models", "eps", "open_model", "step_ms"]
-
-Inputs = Sequence[NDArray[Any]]
 
 
 @dataclass
 class _Model:
     call: Call
-    inputs: Iterator[Inputs]
+    inputs: Iterator[Feeds]
 
 
 _MODELS: dict[str, _Model] = {}
@@ -35,7 +33,7 @@ def open_model(
     cache: Path,
     batch: int,
     threads: int,
-    inputs: Sequence[Inputs],
+    inputs: Sequence[Feeds],
 ) -> int:
     """Open a model as `name`; `step_ms` will go round `inputs`. Returns how many layers it computes in int8."""
     opened = RUNTIMES[runtime].open(subject, file, cache, batch, threads)
@@ -43,19 +41,19 @@ def open_model(
     return opened.int8_layers
 
 
-def eps(name: str, inputs: Inputs) -> NDArray[Any]:
+def eps(name: str, feeds: Feeds) -> NDArray[Any]:
     """eps of a batch."""
-    return _MODELS[name].call(*inputs)
+    return _MODELS[name].call(feeds)
 
 
 def step_ms(name: str) -> float:
     """Milliseconds of a denoising step that follows another one of the same model, as it does in a sampling loop."""
     model = _MODELS[name]
-    model.call(*next(model.inputs))
+    model.call(next(model.inputs))
     inputs = next(model.inputs)
     gc.disable()
     started = time.perf_counter_ns()
-    model.call(*inputs)
+    model.call(inputs)
     spent_ms = (time.perf_counter_ns() - started) / 1e6
     gc.enable()
     return spent_ms

@@ -1,9 +1,8 @@
 """Workers that hold the models of a measurement, one worker per family of runtimes, all with the same threads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,7 +13,8 @@ from ptq_export.benchmarks.peers.served import close_models, eps, open_model, st
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.benchmarks.peers.worker import Worker
 from ptq_export.benchmarks.peers.workshop import Workshop
-from ptq_export.denoiser import draw_labels
+from ptq_export.interface import SAMPLE, TIMESTEP
+from ptq_export.pairs import Pairs
 from ptq_export.sampling import EpsModel, initial_noise
 
 __all__ = ["Session"]
@@ -53,12 +53,13 @@ class Session:
         """A model that was opened for `batch` samples, as a function of any batch of tensors."""
         worker = self._worker(entry)
 
-        def call(*inputs: Tensor) -> Tensor:
-            short = -len(inputs[0]) % batch
-            padded = [torch.cat([value, value[:1].expand(short, *value.shape[1:])]) for value in inputs]
-            chunks = zip(*(torch.split(value, batch) for value in padded), strict=True)
-            answers = [worker.ask(eps, entry.name, [value.numpy() for value in chunk]) for chunk in chunks]
-            return torch.from_numpy(np.concatenate(answers))[: len(inputs[0])]
+        def compute(sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+            feeds = Pairs(sample, timestep, conditions).feeds
+            answer = worker.ask(eps, entry.name, {name: value.numpy() for name, value in feeds.items()})
+            return torch.from_numpy(answer)
+
+        def call(sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+            return Pairs(sample, timestep, conditions).in_batches_of(batch, compute)
 
         return call
 
@@ -77,10 +78,11 @@ class Session:
             self._workers[family] = Worker(self._workshop.log(f"runtime {family}"))
         return self._workers[family]
 
-    def _inputs(self, batch: int) -> Sequence[Sequence[NDArray[Any]]]:
-        """Arguments of a step: one normal sample at `TIMES` time-steps from all of T, in turn."""
+    def _inputs(self, batch: int) -> Sequence[Mapping[str, NDArray[Any]]]:
+        """Feeds of a step: one normal sample at `TIMES` time-steps from all of T, in turn."""
         total = self._subject.schedule.num_train_timesteps
         sample = initial_noise((batch, *self._subject.sample_shape), seed=batch).numpy()
-        label = [value.numpy() for value in draw_labels(self._subject.classes, batch, batch)]
+        given = {name: value.numpy() for name, value in self._subject.draw(batch, batch).items()}
         times = range(0, total, max(1, total // TIMES))
-        return [[sample, np.full(batch, t, np.int64), *label] for t in times]
+        as_times = self._subject.schedule.timesteps
+        return [{SAMPLE: sample, TIMESTEP: as_times([t] * batch).numpy(), **given} for t in times]

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from ptq_export.artifacts import inside, sha256_file
+from ptq_export.conditions import draw
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.exported_layers import open_graph
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS
+from ptq_export.interface import SAMPLE, TIMESTEP, Input, inputs_from_json
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
-from ptq_export.schemas import read_part
+from ptq_export.schemas import MANIFEST, read_part
 from ptq_export.targets import FP32
 
 __all__ = ["PAIRS", "TARGETS", "Own", "Subject", "open_subject"]
@@ -44,8 +47,8 @@ class Subject:
     spec: str
     folder: Path
     schedule: NoiseSchedule
-    sample_shape: tuple[int, int, int]
-    classes: int | None
+    sample_shape: tuple[int, ...]
+    conditions: tuple[Input, ...]
     layers: tuple[str, ...]
     float_layers: tuple[str, ...]
     pairs_sha256: str
@@ -68,9 +71,15 @@ class Subject:
         return self.spec == "embedded:digits"
 
     def pairs(self) -> dict[str, NDArray[Any]]:
-        """`sample` `[N, C, H, W]`, `timestep` `[N]` and, if there are classes, `label` `[N]`, in this order."""
+        """The calibration pairs, every input by its name, in the graph's order."""
         found = load_file(self.folder / PAIRS)
-        return {name: found[name] for name in INPUTS if name in found}
+        return {name: found[name] for name in (SAMPLE, TIMESTEP, *(it.name for it in self.conditions))}
+
+    def draw(self, count: int, seed: int) -> dict[str, Tensor]:
+        """Conditions of `count` samples: those of the calibration pairs, or labels of all classes."""
+        pairs = self.pairs()
+        examples = {it.name: torch.from_numpy(pairs[it.name]) for it in self.conditions if it.limit is None}
+        return draw(self.conditions, examples, count, seed)
 
 
 def open_subject(folders: Sequence[Path]) -> Subject:
@@ -93,13 +102,13 @@ def open_subject(folders: Sequence[Path]) -> Subject:
         missing = ", ".join(absent) or "that is int8"
         raise InputError(f"{FP32} has no layer {missing}", "compare a run without --split-shortcut")
     denoiser = first.denoiser
-    channels, height, width = denoiser["sample_shape"]
+    sample, _, *conditions = inputs_from_json(denoiser["inputs"], str(first.folder / MANIFEST))
     return Subject(
         spec=denoiser["spec"],
         folder=first.folder,
         schedule=first.schedule,
-        sample_shape=(channels, height, width),
-        classes=denoiser.get("classes"),
+        sample_shape=tuple(int(size) for size in sample.shape),
+        conditions=tuple(conditions),
         layers=first.layers,
         float_layers=tuple(name for name in graph.layers if name not in first.layers),
         pairs_sha256=sha256_file(first.folder / PAIRS),

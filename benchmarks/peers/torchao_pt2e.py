@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_export.benchmarks.peers.subject import Subject
+from ptq_export.pairs import Pairs
 
 __all__ = ["TorchAo"]
 
@@ -27,29 +28,26 @@ class TorchAo:
 
         from ptq_export.benchmarks.peers.run_torch import network
 
-        pairs = [torch.from_numpy(values) for values in subject.pairs().values()]
+        pairs = Pairs.of_feeds({name: torch.from_numpy(values) for name, values in subject.pairs().items()})
         module = network(subject)
-        example = tuple(values[:2] for values in pairs)
+        example = pairs.rows(slice(2))
         quantiser = x86.X86InductorQuantizer()
         names = {name for name, _ in module.named_modules()}
         for name in subject.layers:
             if name in names:
                 quantiser.set_module_name_qconfig(name, x86.get_default_x86_inductor_quantization_config())
-        prepared = prepare_pt2e(_exported(module, example), quantiser)
+        prepared = prepare_pt2e(_exported(module, example).module(), quantiser)
         with torch.no_grad():
-            for rows in zip(*(torch.split(values, CALIBRATION_BATCH) for values in pairs), strict=True):
-                prepared(*rows)
+            for batch in pairs.batches(CALIBRATION_BATCH):
+                batch.through(prepared)
         converted = convert_pt2e(prepared)
-        torch.export.save(torch.export.export(converted, example, dynamic_shapes=_open_batch(example)), target)
+        torch.export.save(_exported(converted, example), target)
 
 
-def _exported(module: Any, example: tuple[Any, ...]) -> Any:
+def _exported(module: Any, example: Pairs) -> Any:
+    """The program of `module`, its batch open."""
     import torch
 
-    return torch.export.export(module, example, dynamic_shapes=_open_batch(example)).module()
-
-
-def _open_batch(example: tuple[Any, ...]) -> tuple[dict[int, Any], ...]:
-    import torch
-
-    return tuple({0: torch.export.Dim.AUTO} for _ in example)
+    arguments, given = (example.sample, example.timestep), dict(example.conditions)
+    open_batch = {name: {0: torch.export.Dim.AUTO} for name in example.feeds}
+    return torch.export.export(module, arguments, given, dynamic_shapes=open_batch)

@@ -22,7 +22,7 @@ from ptq_export.benchmarks.timing.energy import Meter
 from ptq_export.benchmarks.timing.latency import StepLatency
 from ptq_export.benchmarks.timing.stats import Latency, judge
 from ptq_export.engines.base import DeviceTiming, GpuEngine
-from ptq_export.sampling import initial_noise
+from ptq_export.pairs import Pairs
 
 __all__ = ["GpuStep", "GpuTiming", "Timed", "measure_gpu_steps", "race_gpu_steps"]
 
@@ -101,59 +101,44 @@ class GpuStep:
 
 def measure_gpu_steps(
     engines: Mapping[str, GpuEngine],
-    batches: Sequence[int],
-    sample_shape: tuple[int, int, int],
+    pairs: Sequence[Pairs],
     protocol: Protocol,
-    timestep: int,
-    classes: int | None = None,
     energy: Meter | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[GpuStep]:
-    """Time one denoising step of every engine at every batch size, in interleaved rounds.
+    """Time one denoising step of every engine on each of `pairs`, one batch size each, in interleaved rounds.
 
-    The engines get the same standard normal sample `[batch, C, H, W]`, the same `timestep`, and labels of all `classes`
-    if they have any. `energy` meters each engine alone, over single steps launched as one CUDA graph each.
+    `energy` meters each engine alone, over single steps launched as one CUDA graph each.
     """
     results, parts = [], itertools.count()
 
     def part() -> Callable[[float], None] | None:
         index = next(parts)
-        return None if progress is None else lambda done: progress((index + done) / (3 * len(batches)))
+        return None if progress is None else lambda done: progress((index + done) / (3 * len(pairs)))
 
-    for batch in batches:
-        inputs = _inputs(batch, sample_shape, timestep, classes)
-        steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
+    for each in pairs:
+        feeds = _arrays(each)
+        steps = {name: engine.timed_step(True, feeds) for name, engine in engines.items()}
         graph = _timed(steps, True, protocol, part())
-        plain = {name: engine.timed_step(False, *inputs) for name, engine in engines.items()}
+        plain = {name: engine.timed_step(False, feeds) for name, engine in engines.items()}
         kernels = _timed(plain, False, protocol, part())
-        whole = interleave({name: partial(engine, *inputs) for name, engine in engines.items()}, protocol, part())
-        energy_mj = {name: energy and energy(engine.step_loop(True, *inputs)) for name, engine in engines.items()}
+        whole = interleave({name: partial(engine, **feeds) for name, engine in engines.items()}, protocol, part())
+        energy_mj = {name: energy and energy(engine.step_loop(True, feeds)) for name, engine in engines.items()}
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
-        results.append(GpuStep(batch, timings))
+        results.append(GpuStep(len(each), timings))
     return results
 
 
-def race_gpu_steps(
-    engines: Mapping[str, GpuEngine],
-    batch: int,
-    sample_shape: tuple[int, int, int],
-    protocol: Protocol,
-    timestep: int,
-    classes: int | None = None,
-) -> dict[str, Latency]:
+def race_gpu_steps(engines: Mapping[str, GpuEngine], pairs: Pairs, protocol: Protocol) -> dict[str, Latency]:
     """One denoising step of every engine as one CUDA graph, by events, in interleaved rounds: for choosing, not for a
     report."""
-    inputs = _inputs(batch, sample_shape, timestep, classes)
-    steps = {name: engine.timed_step(True, *inputs) for name, engine in engines.items()}
+    feeds = _arrays(pairs)
+    steps = {name: engine.timed_step(True, feeds) for name, engine in engines.items()}
     return {name: timed.compute for name, timed in _timed(steps, True, protocol, None).items()}
 
 
-def _inputs(
-    batch: int, sample_shape: tuple[int, int, int], timestep: int, classes: int | None
-) -> tuple[NDArray[Any], ...]:
-    sample = initial_noise((batch, *sample_shape), seed=batch).numpy()
-    label = () if classes is None else (np.arange(batch) % classes,)
-    return (sample, np.full(batch, timestep), *label)
+def _arrays(pairs: Pairs) -> dict[str, NDArray[Any]]:
+    return {name: value.numpy() for name, value in pairs.feeds.items()}
 
 
 def _timed(

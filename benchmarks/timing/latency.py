@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ptq_export.benchmarks.environment import Environment
 from ptq_export.benchmarks.timing.clock import Protocol, interleave
 from ptq_export.benchmarks.timing.loop import LoopLatency
 from ptq_export.benchmarks.timing.stats import Latency, Verdict, judge
-from ptq_export.sampling import EpsModel, initial_noise
+from ptq_export.pairs import Pairs
+from ptq_export.sampling import EpsModel
 
 __all__ = ["LatencyReport", "StepLatency", "main", "measure_steps"]
 
@@ -70,26 +70,21 @@ class LatencyReport:
 
 def measure_steps(
     engines: Mapping[str, EpsModel],
-    batches: Sequence[int],
-    sample_shape: tuple[int, int, int],
+    pairs: Sequence[Pairs],
     protocol: Protocol,
-    timesteps: Sequence[int],
-    classes: int | None = None,
+    timesteps: Sequence[float],
     progress: Callable[[float], None] | None = None,
 ) -> list[StepLatency]:
-    """Time one denoising step of every engine at every batch size.
+    """Time one denoising step of every engine on each of `pairs`, one batch size each.
 
-    The engines get the same standard normal sample `[batch, C, H, W]`, labels of all `classes` if they have any, and
-    walk through the same `timesteps`, one per round.
+    The engines get the same samples and conditions, and walk through the same `timesteps`, one per round.
     """
     results = []
-    for index, batch in enumerate(batches):
-        sample = initial_noise((batch, *sample_shape), seed=batch)
-        label = () if classes is None else (torch.arange(batch) % classes,)
-        calls = {name: _step_call(engine, sample, timesteps, *label) for name, engine in engines.items()}
+    for index, each in enumerate(pairs):
+        calls = {name: _step_call(engine, each, timesteps) for name, engine in engines.items()}
         with torch.no_grad():
-            latencies = interleave(calls, protocol, _part(progress, index, len(batches)))
-        results.append(StepLatency(batch, latencies, judge(latencies)))
+            latencies = interleave(calls, protocol, _part(progress, index, len(pairs)))
+        results.append(StepLatency(len(each), latencies, judge(latencies)))
     return results
 
 
@@ -100,9 +95,9 @@ def main() -> None:
     command_line.app(["bench", *sys.argv[1:]], prog_name="ptq-export")
 
 
-def _step_call(engine: EpsModel, sample: Tensor, timesteps: Sequence[int], *label: Tensor) -> Callable[[], object]:
-    times = itertools.cycle([torch.full((len(sample),), t, dtype=torch.int64) for t in timesteps])
-    return lambda: engine(sample, next(times), *label)
+def _step_call(engine: EpsModel, pairs: Pairs, timesteps: Sequence[float]) -> Callable[[], object]:
+    times = itertools.cycle([torch.full((len(pairs),), t, dtype=pairs.timestep.dtype) for t in timesteps])
+    return lambda: engine(pairs.sample, next(times), **pairs.conditions)
 
 
 def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from ptq_export.benchmarks.timing.clock import Protocol, interleave
 from ptq_export.benchmarks.timing.stats import Latency
+from ptq_export.conditions import UNCONDITIONAL, Conditions
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine
-from ptq_export.sampling import EpsModel, Step, initial_noise, make_scheduler, sample_loop, visited_timesteps
+from ptq_export.pairs import Pairs
+from ptq_export.sampling import EpsModel, Step, initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler, visited_timesteps
 
 __all__ = ["LoopLatency", "LoopOverhead", "LoopTiming", "measure_loop", "measure_overhead"]
 
@@ -55,10 +58,10 @@ def measure_loop(
     steps: int,
     shape: tuple[int, ...],
     protocol: Protocol,
-    *label: Tensor,
+    conditions: Conditions = UNCONDITIONAL,
     progress: Callable[[float], None] | None = None,
 ) -> LoopLatency:
-    """Time `steps` denoising steps of `sampler` from noise of `shape` `[N, C, H, W]`, interleaved over the engines."""
+    """Time `steps` steps of `sampler` from noise of `shape` `[N, ...]`, interleaved over the engines."""
     watches = {name: _Stopwatch(engine) for name, engine in engines.items()}
     calls = len(visited_timesteps(schedule, steps, sampler))
     noise = initial_noise(shape, seed=0)
@@ -68,7 +71,7 @@ def measure_loop(
 
         def call() -> None:
             watch.runs_ms.append(0.0)
-            sample_loop(watch, scheduler, noise, steps, *label)
+            sample_loop(watch, scheduler, noise, steps, conditions)
 
         return call
 
@@ -83,7 +86,7 @@ def measure_loop(
 
 @dataclass(frozen=True)
 class LoopOverhead:
-    """An S-step DDIM loop around an engine, and the calls of its runtime that this loop makes, alone."""
+    """An S-step loop around an engine, and the calls of its runtime that this loop makes, alone."""
 
     steps: int
     batch: int
@@ -103,24 +106,29 @@ class LoopOverhead:
 
 
 def measure_overhead(
-    engine: Engine, schedule: NoiseSchedule, steps: int, batch: int, protocol: Protocol, *label: Tensor
+    engine: Engine,
+    schedule: NoiseSchedule,
+    steps: int,
+    batch: int,
+    protocol: Protocol,
+    conditions: Conditions = UNCONDITIONAL,
 ) -> LoopOverhead:
-    """Time a DDIM loop of `batch` samples, and the same `steps` inputs given to `engine.run`, in interleaved rounds."""
+    """Time a loop of `batch` samples, and the same `steps` inputs given to `engine.run`, in interleaved rounds."""
     noise = initial_noise((batch, *engine.sample_shape), seed=0)
-    conditions = [value.numpy() for value in label]
     inputs = []
 
     def record(step: Step) -> None:
-        inputs.append((step.sample.numpy(), np.full(batch, step.timestep, np.int64), *conditions))
+        pairs = Pairs(step.sample, schedule.timesteps([step.timestep] * batch), conditions)
+        inputs.append({name: value.numpy() for name, value in pairs.feeds.items()})
 
-    sample_loop(engine, make_scheduler(schedule), noise, steps, *label, callback=record)
+    sample_loop(engine, make_scheduler(schedule), noise, steps, conditions, callback=record)
 
     def loop() -> None:
-        sample_loop(engine, make_scheduler(schedule), noise, steps, *label)
+        sample_loop(engine, make_scheduler(schedule), noise, steps, conditions)
 
     def runtime() -> None:
-        for each in inputs:
-            engine.run(*each)
+        for feeds in inputs:
+            engine.run(feeds)
 
     latencies = interleave({"loop": loop, "runtime": runtime}, protocol)
     return LoopOverhead(steps, batch, latencies["loop"], latencies["runtime"])
@@ -133,8 +141,8 @@ class _Stopwatch:
         self.engine = engine
         self.runs_ms: list[float] = []
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         started = time.perf_counter_ns()
-        eps = self.engine(*inputs)
+        eps = self.engine(sample, timestep, **conditions)
         self.runs_ms[-1] += (time.perf_counter_ns() - started) / 1e6
         return eps

@@ -5,14 +5,16 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from ptq_export.errors import PtqExportError
+from ptq_export.scratch import scratch_folder
 
 __all__ = ["peak_memory_bytes"]
 
@@ -20,24 +22,25 @@ __all__ = ["peak_memory_bytes"]
 def peak_memory_bytes(
     load: Callable[..., Callable[..., object]],
     arguments: Sequence[str],
-    shape: tuple[int, ...],
-    labelled: bool = False,
+    feeds: Mapping[str, NDArray[Any]],
     calls: int = 3,
 ) -> int:
-    """Peak resident memory of a fresh Python that calls `load(*arguments)(sample, timestep[, label])` on numpy.
+    """Peak resident memory of a fresh Python that calls `load(*arguments)(**feeds)` on numpy.
 
-    `load` is a function at the top level of an installed module, `arguments` a path, say; samples have `shape`
-    `[N, C, H, W]`. Interpreter and libraries are included: it is what a container would need.
+    `load` is a function at the top level of an installed module, `arguments` a path, say. Interpreter and libraries are
+    included: it is what a container would need.
 
     Raises:
         PtqExportError: the process failed; the end of its trace is in the message.
     """
     request: dict[str, Any] = {"module": load.__module__, "function": load.__qualname__, "arguments": list(arguments)}
-    request |= {"shape": shape, "labelled": labelled, "calls": calls}
-    command = [sys.executable, "-m", "ptq_export.benchmarks.timing.memory", json.dumps(request)]
     # The working folder must not shadow installed packages in the child (Python >= 3.11 honours this).
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
-    child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    with scratch_folder() as folder:
+        request |= {"feeds": str(Path(folder) / "feeds.safetensors"), "calls": calls}
+        save_file(dict(feeds), request["feeds"])
+        command = [sys.executable, "-m", "ptq_export.benchmarks.timing.memory", json.dumps(request)]
+        child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if child.returncode != 0:
         trace = "\n".join(child.stderr.strip().splitlines()[-4:])
         raise PtqExportError(
@@ -56,11 +59,9 @@ def main() -> None:
 
 def _run_engine(engine: Callable[..., object], request: dict[str, Any]) -> None:
     # numpy: an engine that needs no torch is measured without it.
-    sample = np.zeros(request["shape"], np.float32)
-    zeros = np.zeros(len(sample), np.int64)
-    label = [zeros] if request["labelled"] else []
+    feeds = load_file(request["feeds"])
     for _ in range(request["calls"]):
-        engine(sample, zeros, *label)
+        engine(**feeds)
 
 
 def _own_peak_bytes() -> int:

@@ -97,7 +97,9 @@ class Step:
 
 def _content(name: str, typecode: str, count: int, bundle: dict[str, Any]) -> bytes:
     """Bytes of a tensor before the first step; the output's are overwritten."""
-    ends = {"timestep": bundle["num_train_timesteps"], "label": bundle["classes"] or 1}
+    ends = {each["name"]: each["limit"] for each in bundle["inputs"] if each["dtype"] == "int64"}
+    if "timestep" in ends:
+        ends["timestep"] = bundle["num_train_timesteps"]
     if name in ends:
-        return array.array(typecode, [random.randrange(ends[name]) for _ in range(count)]).tobytes()
+        return array.array(typecode, [random.randrange(ends[name] or 2) for _ in range(count)]).tobytes()
     return array.array(typecode, [random.gauss(0.0, 1.0) for _ in range(count)]).tobytes()

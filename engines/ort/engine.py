@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.base import EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, current, kept, verified_sha256
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
@@ -19,7 +19,6 @@ from ptq_export.engines.ort.profile import node_times_ms
 from ptq_export.engines.ort.session import Level, SessionEngine, open_session, session_settings
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.single_file import load_model
-from ptq_export.interface import INPUTS
 from ptq_export.scratch import scratch_folder
 
 __all__ = ["OrtEngine"]
@@ -55,12 +54,11 @@ class OrtEngine(SessionEngine):
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self.optimised_path, expected)
 
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
         settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
         settings.enable_profiling = True
         with scratch_folder() as folder:
             settings.profile_file_prefix = str(Path(folder) / "profile")
-            feeds = {name: np.ascontiguousarray(value) for name, value in zip(INPUTS, inputs, strict=False)}
             nodes_ms = node_times_ms(self._open(settings), feeds)
         times_ms: dict[str, float] = {}
         for node, layer in layer_of_nodes(self.source, self.optimised_path).items():

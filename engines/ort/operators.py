@@ -9,6 +9,7 @@ how fast. No engine depends on it.
 
 import logging
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.engines.ort.channels_last import ChannelsLast
 from ptq_export.errors import InputError
 
-__all__ = ["library", "library_version", "missing_operators", "register", "with_operators"]
+__all__ = ["compiler", "library", "library_version", "missing_operators", "register", "with_operators"]
 
 logger = logging.getLogger(__name__)
 ISA = "PTQ_EXPORT_ISA"
+COMPILERS = ("c++", "g++", "clang++")
+SLOWER = "the int8 step is slower than it could be"
 
 
 @cache
@@ -32,7 +35,7 @@ def library() -> Path | None:
     Raises:
         InputError: `PTQ_EXPORT_ISA` names no instruction set of this processor.
     """
-    found = next(Path(__file__).parent.glob("custom_ops/operators.*"), None)
+    found = _compiled()
     if found is None:
         return None
     try:
@@ -53,11 +56,21 @@ def library_version() -> str:
     return "none" if found is None else sha256_file(found)
 
 
+def compiler() -> str | None:
+    """A C++ compiler that can make the operators; None where none is."""
+    named = os.environ.get("CXX", "").split()[:1]
+    return next(filter(None, map(shutil.which, [*named, *COMPILERS])), None)
+
+
 def missing_operators() -> str:
-    """What is missing where the operators are; empty where they are there."""
+    """What to do where the operators are missing, whatever the cause; empty where they are there."""
     if library() is not None:
         return ""
-    return "the int8 step is slower than it could be: install a C++ compiler, then this package again"
+    if _compiled() is not None:
+        return f"{SLOWER}: this ONNX Runtime cannot load the operators; install this package again"
+    if compiler() is None:
+        return f"{SLOWER}: install g++ or clang++, then this package again"
+    return f"{SLOWER}: a C++ compiler is here, but its build failed; `pip install -v` of this package says why"
 
 
 def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
@@ -73,3 +86,7 @@ def with_operators(graph: ir.Model) -> bytes | None:
     if library() is None or not ChannelsLast()(graph).modified:
         return None
     return bytes(ir.to_proto(graph).SerializeToString())
+
+
+def _compiled() -> Path | None:
+    return next(Path(__file__).parent.glob("custom_ops/operators.*"), None)

@@ -11,10 +11,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.base import Engine, EngineOptions, Feeds
 from ptq_export.engines.ort.operators import register
 from ptq_export.errors import EnvironmentMissing, InputError
-from ptq_export.interface import INPUTS
 
 __all__ = ["CPU", "Level", "Provider", "SessionEngine", "open_session", "session_settings"]
 
@@ -32,11 +31,8 @@ class SessionEngine(Engine):
     providers: ClassVar[tuple[Provider, ...]] = (CPU,)
     session: onnxruntime.InferenceSession
 
-    def run(
-        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        feeds = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
-        eps: NDArray[np.float32] = self.session.run(None, feeds)[0]
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        eps: NDArray[np.float32] = self.session.run(None, dict(feeds))[0]
         return eps
 
     @classmethod

@@ -6,30 +6,32 @@ six. Floats are float32, or bfloat16 where the processor has it, which OpenVINO 
 
 import io
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import Engine, EngineOptions
+from ptq_export.engines.base import Engine, EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, current, kept, verified_sha256
 from ptq_export.engines.exported_layers import CALLS, WARMUP, LayerRecord
 from ptq_export.engines.ov.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS
 
 __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
 
 DEVICE = "CPU"
-BATCHES_KEPT = 8
+SHAPES_KEPT = 8
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+"""Of every input, in the order of the signature's."""
 
 
 class OpenVinoEngine(Engine):
-    """A denoiser on OpenVINO's CPU plugin. Without `options.batch` each batch size is compiled when it is first met."""
+    """A denoiser on OpenVINO's CPU plugin. Without `options.batch` each batch size is compiled when it is first
+    met, and so is each open size."""
 
     precision = "f32"
 
@@ -49,28 +51,27 @@ class OpenVinoEngine(Engine):
         self._onnx_sha256 = verified_sha256(source, sha256)
         super().__init__(read_signature(source, self.options.batch))
         self._core = openvino.Core()
-        self._compiled: OrderedDict[int, tuple[openvino.CompiledModel, openvino.InferRequest]] = OrderedDict()
-        self._request(self.signature.batch or 1)
+        self._compiled: OrderedDict[Shapes, tuple[openvino.CompiledModel, openvino.InferRequest]] = OrderedDict()
+        if not any(each.open_sizes for each in self.signature.inputs):
+            self._request(self._least)
 
-    def run(
-        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        feeds = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
-        eps: NDArray[np.float32] = self._request(len(sample)).infer(feeds, share_inputs=True)[0]
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        request = self._request(self._shapes(feeds))
+        eps: NDArray[np.float32] = request.infer(dict(feeds), share_inputs=True)[0]
         return eps
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
-        batch = self.signature.batch or 1
-        self._request(batch)
-        return executed_layers(self.source, self._compiled[batch][0].get_runtime_model(), expected)
+        shapes = next(iter(self._compiled), self._least)
+        self._request(shapes)
+        return executed_layers(self.source, self._compiled[shapes][0].get_runtime_model(), expected)
 
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
-        compiled = _compile(self._core, self.source, len(inputs[0]), self._settings() | {"PERF_COUNT": True})
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
+        settings = self._settings() | {"PERF_COUNT": True}
+        compiled = _compile(self._core, self.source, self._named(self._shapes(feeds)), settings)
         request = compiled.create_infer_request()
-        feeds = dict(zip(INPUTS, inputs, strict=False))
         calls_ms: dict[str, list[float]] = {}
         for _ in range(WARMUP + CALLS):
-            request.infer(feeds)
+            request.infer(dict(feeds))
             for node in request.get_profiling_info():
                 calls_ms.setdefault(node.node_name, []).append(node.real_time.total_seconds() * 1e3)
         times_ms: dict[str, float] = {}
@@ -95,30 +96,49 @@ class OpenVinoEngine(Engine):
             "INFERENCE_PRECISION_HINT": self.precision,
         }
 
-    def _request(self, batch: int) -> openvino.InferRequest:
-        """The request of one batch size; the least recently used ones are forgotten."""
-        if batch not in self._compiled:
-            compiled = self._load(batch)
-            self._compiled[batch] = compiled, compiled.create_infer_request()
-            if len(self._compiled) > BATCHES_KEPT:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(batch)
-        return self._compiled[batch][1]
+    @property
+    def _least(self) -> Shapes:
+        return self._shapes(self.signature.nothing(self.signature.batch or 1))
 
-    def _load(self, batch: int) -> openvino.CompiledModel:
-        """The graph compiled for `batch` samples, from the cache where it stands there."""
+    def _shapes(self, feeds: Feeds) -> Shapes:
+        return tuple(tuple(feeds[each.name].shape) for each in self.signature.inputs)
+
+    def _named(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+        return {each.name: shape for each, shape in zip(self.signature.inputs, shapes, strict=True)}
+
+    def _request(self, shapes: Shapes) -> openvino.InferRequest:
+        """The request of inputs of these shapes; the least recently used ones are forgotten."""
+        if shapes not in self._compiled:
+            compiled = self._load(shapes)
+            self._compiled[shapes] = compiled, compiled.create_infer_request()
+            if len(self._compiled) > SHAPES_KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(shapes)
+        return self._compiled[shapes][1]
+
+    def _load(self, shapes: Shapes) -> openvino.CompiledModel:
+        """The graph compiled for inputs of these shapes, from the cache where it stands there."""
 
         def build(path: Path) -> None:
-            compiled = _compile(self._core, self.source, batch, self._settings())
+            compiled = _compile(self._core, self.source, self._named(shapes), self._settings())
             path.write_bytes(compiled.export_model().getvalue())
 
-        path = self.cache / f"{self.source.stem}.{self.precision}.batch{batch}.compiled.blob"
-        doing, done = f"compiling {self.source.name} for batch {batch}", f"{self.source.name} is compiled"
-        blob = kept(path, self._identity(batch), build, doing, done, self, self.options.trusted)
+        sizes = self._open_sizes(shapes)
+        name = ".".join(f"{size}{value}" for size, value in sizes.items())
+        path = self.cache / f"{self.source.stem}.{self.precision}.{name}.compiled.blob"
+        doing, done = f"compiling {self.source.name} for {name}", f"{self.source.name} is compiled"
+        blob = kept(path, self._identity(sizes), build, doing, done, self, self.options.trusted)
         return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
 
-    def _identity(self, batch: int) -> Identity:
-        options = {"batch": batch, "precision": self.precision, "threads": self.options.threads}
+    def _open_sizes(self, shapes: Shapes) -> dict[str, int]:
+        """The batch, and the sizes that the graph leaves open."""
+        found = {"batch": shapes[0][0]}
+        for each, shape in zip(self.signature.inputs, shapes, strict=True):
+            found |= {name: size for name, size in zip(each.shape, shape[1:], strict=True) if isinstance(name, str)}
+        return found
+
+    def _identity(self, sizes: Mapping[str, int]) -> Identity:
+        options = {**sizes, "precision": self.precision, "threads": self.options.threads}
         return current("openvino", {"openvino": openvino.__version__}, self._onnx_sha256, options)
 
 
@@ -128,15 +148,12 @@ class OpenVinoBf16Engine(OpenVinoEngine):
     precision = "bf16"
 
 
-def _compile(core: openvino.Core, source: Path, batch: int, settings: Mapping[str, Any]) -> openvino.CompiledModel:
+def _compile(
+    core: openvino.Core, source: Path, shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any]
+) -> openvino.CompiledModel:
     try:
         graph = core.read_model(source)
-        graph.reshape({port.any_name: [batch, *_fixed(port)] for port in graph.inputs})
+        graph.reshape({name: list(shape) for name, shape in shapes.items()})
         return core.compile_model(graph, DEVICE, dict(settings))
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot load {source.name}: {error}", "export it again") from error
-
-
-def _fixed(port: Any) -> list[int]:
-    """The sizes of an input behind its batch."""
-    return [size.get_length() for size in list(port.partial_shape)[1:]]

@@ -1,6 +1,6 @@
 """TensorRT, and TensorRT for RTX: the plan is built once in a process of its own, kept, and loaded from then on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
+from ptq_export.engines.base import DeviceTiming, EngineOptions, Feeds, GpuEngine
 from ptq_export.engines.build_cache import verified_sha256, workshop
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.cuda.runtime import free_bytes
@@ -21,7 +21,7 @@ from ptq_export.engines.trt.reuse import PlanRequest, batch_range, builder_setti
 from ptq_export.engines.trt.rtx_gpu import other_gpu, serves
 from ptq_export.engines.trt.session import Session
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS
+from ptq_export.interface import SAMPLE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,54 +63,49 @@ class TrtEngine(GpuEngine):
         self.plan_path = ready_plan(request, cache)
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
-        self._session.run(self._feeds(*self._nothing()), False)
+        self._session.run(self.signature.nothing(self._batches[0]), False)
         self._gpu_bytes = before - free_bytes()
 
     @property
     def gpu_bytes(self) -> int:
         return self._gpu_bytes
 
-    def run(
-        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        arguments, parts = fitted((sample, timestep, *label), self._batches)
-        eps = np.empty((len(arguments[0]), self.signature.channels, *self.sample_shape[1:]), np.float32)
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        rows, parts = fitted(feeds, self._batches)
+        eps = np.empty(self.signature.output_shape(len(rows[SAMPLE])), np.float32)
         for part in parts:
-            eps[part] = self._session.run(self._feeds(*(value[part] for value in arguments)), self._graphs)
-        return eps[: len(sample)]
+            eps[part] = self._session.run({name: value[part] for name, value in rows.items()}, self._graphs)
+        return eps[: len(feeds[SAMPLE])]
 
-    def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
+    def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
         import torch
 
-        if sample.device.index != 0:
-            raise InputError(f"the sample is on {sample.device}, this engine on cuda:0", "move it there")
-        channels, height, width = self.signature.channels, *self.sample_shape[1:]
-        arguments, parts = fitted((sample, timestep, *label), self._batches)
-        eps = torch.empty((len(arguments[0]), channels, height, width), dtype=torch.float32, device=sample.device)
-        stream = torch.cuda.current_stream(sample.device).cuda_stream
+        device = feeds[SAMPLE].device
+        if device.index != 0:
+            raise InputError(f"the sample is on {device}, this engine on cuda:0", "move it there")
+        rows, parts = fitted(feeds, self._batches)
+        shape = self.signature.output_shape(len(rows[SAMPLE]))
+        eps = torch.empty(shape, dtype=torch.float32, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
         for part in parts:
-            tensors = self._feeds(*(value[part] for value in arguments))
+            tensors = {name: value[part] for name, value in rows.items()}
             addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
             addresses[self._session.output] = eps[part].data_ptr()
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             self._session.enqueue(addresses, shapes, stream, self._graphs)
-        return eps[: len(sample)]
+        return eps[: len(feeds[SAMPLE])]
 
-    def timed_step(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[], DeviceTiming]:
-        return self._session.timed_step(self._feeds(sample, timestep, *label), graph)
+    def timed_step(self, graph: bool, feeds: Feeds) -> Callable[[], DeviceTiming]:
+        return self._session.timed_step(feeds, graph)
 
-    def step_loop(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[int], None]:
-        return self._session.step_loop(self._feeds(sample, timestep, *label), graph)
+    def step_loop(self, graph: bool, feeds: Feeds) -> Callable[[int], None]:
+        return self._session.step_loop(feeds, graph)
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self._session.inspect(), expected)
 
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
-        times_ms = self._session.layer_times_ms(self._feeds(*inputs))
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
+        times_ms = self._session.layer_times_ms(feeds)
         return layer_times_ms(self.source, self._session.inspect(), times_ms)
 
     @classmethod
@@ -129,17 +124,6 @@ class TrtEngine(GpuEngine):
     @property
     def _graphs(self) -> bool:
         return self.options.cuda_graphs
-
-    @staticmethod
-    def _feeds(*arguments: Any) -> dict[str, Any]:
-        return dict(zip(INPUTS, arguments, strict=False))
-
-    def _nothing(self) -> list[NDArray[Any]]:
-        """Arguments of the smallest batch, to have everything allocated."""
-        batch = self._batches[0]
-        zeros = np.zeros(batch, np.int64)
-        sample = np.zeros((batch, *self.sample_shape), np.float32)
-        return [sample, zeros] if self.signature.classes is None else [sample, zeros, zeros]
 
 
 class TrtRtxEngine(TrtEngine):

@@ -5,10 +5,10 @@ crashes. A plan of TensorRT is bound to its GPU; one of TensorRT for RTX is not,
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import Identity, current, kept, stale_reasons
@@ -17,10 +17,12 @@ from ptq_export.engines.cuda.runtime import runtime_version
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan
 from ptq_export.errors import EnvironmentMissing
+from ptq_export.interface import SAMPLE
 
 __all__ = ["PlanRequest", "batch_range", "builder_settings", "fitted", "plan_name", "ready_plan"]
 
 logger = logging.getLogger(__name__)
+Rows = TypeVar("Rows", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,20 @@ def builder_settings(options: EngineOptions) -> BuilderSettings:
     return BuilderSettings(options.builder_level, options.workspace_mib, options.compute_capabilities)
 
 
-def fitted(arguments: Sequence[Any], batch: tuple[int, int, int]) -> tuple[list[Any], list[slice]]:
+def fitted(feeds: Mapping[str, Rows], batch: tuple[int, int, int]) -> tuple[dict[str, Rows], list[slice]]:
     """Arrays or tensors `[N, ...]` as a plan of these batches takes them, and the parts in which to compute them.
 
     Row 0 is repeated where there are fewer rows than the least batch: drop them from the answer. The parts are of one
     size, so the last may overlap: another size would need another CUDA graph.
     """
     least, _, most = batch
-    given = len(arguments[0])
+    given = len(feeds[SAMPLE])
     if given < least:
         rows = [*range(given), *[0] * (least - given)]
-        return [values[rows] for values in arguments], [slice(0, least)]
+        return {name: values[rows] for name, values in feeds.items()}, [slice(0, least)]
     size = min(given, most)
     starts = (min(start, given - size) for start in range(0, given, size))
-    return list(arguments), [slice(start, start + size) for start in starts]
+    return dict(feeds), [slice(start, start + size) for start in starts]
 
 
 def plan_name(source: Path, batch: tuple[int, int, int], settings: BuilderSettings) -> str:

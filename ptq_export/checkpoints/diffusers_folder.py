@@ -15,7 +15,7 @@ from diffusers import UNet2DModel
 
 from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.told import ASSUMED
-from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
+from ptq_export.checkpoints.unet import build_unet, label_of, sample_shape, with_variance
 from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
@@ -130,7 +130,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     shape = sample_shape(module, resolution, path)
     source = weights.source(_NAME, config, *notes)
-    return Denoiser(module, with_variance(schedule, module), shape, source, config.get("num_class_embeds"))
+    return Denoiser(module, with_variance(schedule, module), shape, source, label_of(config))
 
 
 DIFFUSERS = Format(_NAME, _matches, _load)

@@ -13,7 +13,7 @@ from typing import Any
 from ptq_export.checkpoints.assume import NOTHING
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
-from ptq_export.checkpoints.unet import build_unet, sample_shape, with_variance
+from ptq_export.checkpoints.unet import build_unet, label_of, sample_shape, with_variance
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
@@ -51,7 +51,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     weights = replace(weights, ema=training.get("ema"))
     note = "trained with " + ", ".join(f"{name} = {value}" for name, value in training.items())
     shape = sample_shape(module, resolution, path)
-    return Denoiser(module, schedule, shape, weights.source(_NAME, config, note), config.get("num_class_embeds"))
+    return Denoiser(module, schedule, shape, weights.source(_NAME, config, note), label_of(config))
 
 
 SELF_DESCRIBING = Format(_NAME, _matches, _load)

@@ -70,8 +70,8 @@ def load_factory(spec: str, resolution: int | None) -> Denoiser:
     require_finite(state, spec)
     architecture = {**denoiser.source.architecture, "class": _class_name(made)}
     source = replace(denoiser.source, spec=spec, format=_NAME, sha256=tensors_sha256(state), architecture=architecture)
-    channels, height, width = denoiser.sample_shape
-    shape = (channels, resolution or height, resolution or width)
+    channels, *sides = denoiser.sample_shape
+    shape = (channels, *(resolution or side for side in sides))
     denoiser = replace(denoiser, module=module, sample_shape=shape, source=source)
     note = _taken(denoiser, spec)
     _try(denoiser, spec)
@@ -141,10 +141,12 @@ def _called(net: nn.Module, denoiser: Denoiser, spec: str) -> Any:
     """What `net` answers to two samples."""
     sample = torch.zeros(2, *denoiser.sample_shape)
     try:
-        return net(sample, torch.tensor([0, 1]), *denoiser.labels(2, seed=0))
+        return net(sample, denoiser.schedule.timesteps([0, 1]), **denoiser.draw(2, seed=0))
     except Exception as error:  # the user's own code runs here
         cause = f"{spec}: the net fails on a sample {list(sample.shape)} at time-steps [2]: {error!r}"
-        remedy = "it is called as (sample, timestep[, label]) and must suit sample_shape: wrap a net that takes its "
+        remedy = (
+            "it is called as (sample, timestep, **conditions) and must suit sample_shape: wrap a net that takes its "
+        )
         raise InputError(cause, f"{remedy}arguments otherwise (a dict, say) in an nn.Module that does") from error
 
 

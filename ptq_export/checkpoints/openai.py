@@ -64,7 +64,7 @@ def openai_denoiser(weights: Weights, layout: Layout, flags: Flags, size: int, n
     architecture = {**unet_config(layout, size), **flags.as_assumptions()}
     source = weights.source(_NAME, architecture, *notes)
     shape = sample_shape(module, None, path)
-    return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.classes)
+    return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.conditions)
 
 
 def _unconditional(layout: Layout, assume: Mapping[str, str], path: str) -> list[str]:

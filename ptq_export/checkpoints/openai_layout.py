@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptq_export.checkpoints.keys import count, shape_of
 from ptq_export.errors import InputError
+from ptq_export.interface import Input, label
 
 __all__ = ["Layout", "read_layout"]
 
@@ -44,6 +45,11 @@ class Layout:
     def attention_widths(self) -> tuple[int, ...]:
         """The widths over which there is attention, the middle block's last."""
         return (*(self.widths[level] for level in self.attention), self.widths[-1])
+
+    @property
+    def conditions(self) -> tuple[Input, ...]:
+        """A label, if the net has classes."""
+        return () if self.classes is None else (label(self.classes),)
 
     @property
     def learned_variance(self) -> bool:

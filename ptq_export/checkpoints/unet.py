@@ -12,8 +12,9 @@ from ptq_export.checkpoints.bounds import require_enough_tensors, require_memory
 from ptq_export.checkpoints.fit import fit
 from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
+from ptq_export.interface import Input, label
 
-__all__ = ["build_unet", "sample_shape", "with_variance"]
+__all__ = ["build_unet", "label_of", "sample_shape", "with_variance"]
 
 
 def build_unet(
@@ -58,6 +59,12 @@ def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[in
         raise InputError(cause, f"give --resolution, a multiple of {step}")
     require_memory(config["block_out_channels"][0] * sides[0] * sides[1], path)
     return int(config["in_channels"]), sides[0], sides[1]
+
+
+def label_of(config: Mapping[str, Any]) -> tuple[Input, ...]:
+    """The conditions of the net of `config`: a label, if it has classes."""
+    classes = config.get("num_class_embeds")
+    return () if classes is None else (label(classes),)
 
 
 def with_variance(schedule: NoiseSchedule, module: UNetEps) -> NoiseSchedule:

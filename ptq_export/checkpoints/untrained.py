@@ -69,7 +69,7 @@ def _openai(name: str, spec: str, resolution: int | None) -> Denoiser:
     set_heads(module, flags)
     shape = sample_shape(module, resolution, spec)
     source = _source(spec, module, {**config, **flags.as_assumptions()})
-    return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.classes)
+    return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.conditions)
 
 
 UNTRAINED: dict[str, Callable[[str, int | None], Denoiser]] = {

@@ -5,11 +5,12 @@ slower than the Reshape + InstanceNormalization that opset 18 gives.
 """
 
 import contextlib
+import inspect
 import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch._dynamo.exc import UserError, UserErrorType
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS, OUTPUT
+from ptq_export.interface import OUTPUT, Input
 from ptq_export.nn.ops import NAMESPACE
+from ptq_export.pairs import Pairs
 
-__all__ = ["OPSET", "export_module"]
+__all__ = ["EXAMPLE_BATCH", "OPSET", "export_module"]
 
 OPSET = 18
 EXAMPLE_BATCH = 2
@@ -46,28 +48,28 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-def export_module(module: nn.Module, sample_shape: tuple[int, int, int], labelled: bool = False) -> ir.Model:
-    """The graph of `module(sample, timestep) -> eps` with a dynamic batch.
+def export_module(module: nn.Module, example: Pairs, inputs: Sequence[Input]) -> ir.Model:
+    """The graph of `module(sample, timestep, **conditions)`, its batch and the open sizes of `inputs` dynamic.
 
-    Inputs `sample` `[batch, C, H, W]` float32, `timestep` `[batch]` int64 and, if `labelled`, `label` `[batch]` int64;
-    output `eps`.
+    `example` holds `EXAMPLE_BATCH` samples: the exporter specialises a batch of 1 away. Inputs keep their names; the
+    output is `eps`.
 
     Raises:
-        InputError: it cannot be traced with an open batch; the line of its code is named.
+        InputError: it cannot be traced with an open batch or size; the line of its code is named.
     """
-    # The exporter specialises a batch of 1 away, so it is shown two samples.
-    steps = torch.arange(EXAMPLE_BATCH)
-    example = (torch.zeros(EXAMPLE_BATCH, *sample_shape), steps, *([steps.clone()] if labelled else []))
-    with _quiet():
+    named = _named(module, example)
+    known = {each.name: each for each in inputs}
+    with _quiet(), _sizes_in_common(module, [known[name] for name in named.values()]):
         try:
             program = torch.onnx.export(
                 module.eval(),
-                example,
+                (example.sample, example.timestep),
+                kwargs=dict(example.conditions),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=INPUTS[: len(example)],
+                input_names=list(named.values()),
                 output_names=[OUTPUT],
-                dynamic_shapes=tuple({0: "batch"} for _ in example),
+                dynamic_shapes={parameter: _open(known[name]) for parameter, name in named.items()},
                 custom_translation_table=_translations(),
                 verbose=False,
             )
@@ -75,10 +77,41 @@ def export_module(module: nn.Module, sample_shape: tuple[int, int, int], labelle
             raise _refusal(error) from error
     assert program is not None
     model: ir.Model = program.model
-    if any(isinstance(value.shape[0], int) for value in model.graph.inputs if value.shape):
-        cause = f"the network makes a constant of the batch: its graph would take {EXAMPLE_BATCH} samples and no others"
-        raise InputError(cause, "take the batch from sample.shape[0], not from len(sample) or int(...)")
+    for value in model.graph.inputs:
+        for axis, size in _open(known[str(value.name)]).items():
+            if value.shape is not None and isinstance(value.shape[axis], int):
+                cause = f"the network makes a constant of the {size}: its graph would take {value.shape[axis]} only"
+                raise InputError(cause, "take sizes from tensor.shape, not from len(tensor) or int(...)")
     return model
+
+
+@contextlib.contextmanager
+def _sizes_in_common(module: nn.Module, inputs: Sequence[Input]) -> Iterator[None]:
+    """Tell the trace that sizes of one name are one: without it every input has a batch of its own."""
+
+    def tell(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first: dict[str, Any] = {}
+        for wanted, value in zip(inputs, (*args, *kwargs.values()), strict=True):
+            for axis, size in _open(wanted).items():
+                torch._check(value.shape[axis] == first.setdefault(size, value.shape[axis]))
+
+    handle = module.register_forward_pre_hook(tell, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _named(module: nn.Module, example: Pairs) -> dict[str, str]:
+    """The input that each parameter of `forward` is given, in its order."""
+    bound = inspect.signature(module.forward).bind(example.sample, example.timestep, **example.conditions)
+    names = {id(value): name for name, value in example.feeds.items()}
+    return {parameter: names[id(value)] for parameter, value in bound.arguments.items()}
+
+
+def _open(wanted: Input) -> dict[int, str]:
+    """The axes of an input that stay open, by the name of their size."""
+    return {0: "batch"} | {axis: size for axis, size in enumerate(wanted.shape, 1) if isinstance(size, str)}
 
 
 def _refusal(error: BaseException) -> InputError:
@@ -88,7 +121,7 @@ def _refusal(error: BaseException) -> InputError:
         cause = f"the network decides by the values of its inputs which way it goes{line}: such a net has no graph"
         return InputError(cause, "torch.where(condition, a, b) computes both and chooses for each sample")
     told = next((found for part in reversed(chain) if (found := _first_line(part))), type(error).__name__)
-    remedy = "torch.export.export(net, (sample, timestep), strict=False) says more"
+    remedy = "torch.export.export(net, (sample, timestep), conditions, strict=False) says more"
     return InputError(f"the network cannot be exported{line}: {told}", remedy)
 
 

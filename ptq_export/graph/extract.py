@@ -6,7 +6,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ptq_export.errors import GateFailed
 from ptq_export.graph.passes.name_layers import LAYER_OPS
 from ptq_export.graph.scopes import belongs_to, module_path
-from ptq_export.interface import INPUTS
+from ptq_export.interface import SAMPLE
 
 __all__ = ["extract_module"]
 
@@ -16,8 +16,8 @@ _INPUT_SIDE = {"QuantizeLinear", *LAYER_OPS}
 def extract_module(model: ir.Model, module: str) -> ir.Model:
     """The nodes of `module`, from the one activation that it reads to the one that it makes.
 
-    Inputs are `x` and, where the module reads what is made of them, `timestep` and `label`, and `sample` for its shape;
-    the output is `y`. What depends on those alone comes along. `model` is not changed.
+    Inputs are `x` and, where the module reads what is made of them, the time-step and the conditions, and `sample` for
+    its shape; the output is `y`. What depends on those alone comes along. `model` is not changed.
 
     Raises:
         GateFailed: the module reads or makes several activations: it cannot be run alone.
@@ -73,11 +73,11 @@ def _is_activation(value: ir.Value | None) -> bool:
 
 
 def _condition_values(graph: ir.Graph) -> set[ir.Value]:
-    """Every value computed from the inputs `timestep` and `label` and from the sample's shape alone."""
-    timed = {value for value in graph.inputs if value.name in INPUTS[1:]}
+    """Every value computed from the time-step, the conditions and the sample's shape alone."""
+    timed = {value for value in graph.inputs if value.name != SAMPLE}
     for node in graph:
         read = {value for value in node.inputs if value is not None and _is_activation(value)}
-        sized = node.op_type == "Shape" and all(value.name == INPUTS[0] for value in read)
+        sized = node.op_type == "Shape" and all(value.name == SAMPLE for value in read)
         if sized or (read and read <= timed):
             timed.update(node.outputs)
     return timed
@@ -90,7 +90,7 @@ def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
         use.node.replace_input_with(use.idx, source_in)
     result.name = "y"
     graph.outputs[:] = [result]
-    conditions = [value for value in graph.inputs if value.name in INPUTS]
+    conditions = list(graph.inputs)
     graph.inputs[:] = [source_in, *conditions]
     RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [source_in, *(value for value in conditions if value.uses())]

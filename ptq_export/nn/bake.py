@@ -20,7 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.convolution import PaddedConv2d
-from ptq_export.nn.probe import EQUAL, difference, probe_inputs
+from ptq_export.nn.probe import EQUAL, difference, probe
 
 __all__ = ["BakedConv2d", "BakedLinear", "bake_weights", "is_plain"]
 
@@ -223,7 +223,7 @@ def _proved(denoiser: Denoiser, forms: dict[str, Layer]) -> dict[str, Layer]:
     ]
     try:
         if forms:
-            denoiser(*probe_inputs(denoiser))
+            probe(denoiser).through(denoiser)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,11 +3,11 @@
 import copy
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.nn.probe import blank
 
 __all__ = ["drop_variance"]
 
@@ -36,7 +36,7 @@ def _last_convolution(denoiser: Denoiser) -> tuple[str, nn.Conv2d]:
         layer.register_forward_hook(lambda _, __, output, name=name: made.__setitem__(name, output))
         for name, layer in layers.items()
     ]
-    output = denoiser(torch.zeros(1, *denoiser.sample_shape), torch.zeros(1, dtype=torch.int64), *denoiser.labels(1, 0))
+    output = blank(denoiser).through(denoiser)
     for handle in handles:
         handle.remove()
     for name, value in made.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptq_export.denoiser import Denoiser
-from ptq_export.nn.probe import probe_inputs
+from ptq_export.nn.probe import probe
 
 __all__ = ["own_operations"]
 
@@ -36,7 +36,7 @@ def own_operations(denoiser: Denoiser) -> dict[str, int]:
                 return function(*args, **(kwargs or {}))
 
         with Counting():  # type: ignore[no-untyped-call]
-            denoiser(*(value[:1] for value in probe_inputs(denoiser)))
+            probe(denoiser).rows(slice(1)).through(denoiser)
     return found
 
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.bake import is_plain
 from ptq_export.nn.calls import the_input
+from ptq_export.nn.probe import blank
 
 __all__ = ["SplitConv2d", "split_shortcuts"]
 
@@ -62,7 +63,7 @@ def split_shortcuts(denoiser: Denoiser) -> Denoiser:
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.groups == 1 and is_plain(conv)
     ]
     with Concats(), torch.no_grad():
-        module(torch.zeros(1, *denoiser.sample_shape), torch.zeros(1, dtype=torch.int64), *denoiser.labels(1, 0))
+        blank(denoiser).through(module)
     for handle in handles:
         handle.remove()
     for name, channels in found.items():

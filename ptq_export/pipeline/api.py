@@ -11,6 +11,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.bake import bake_weights
+from ptq_export.nn.planar import make_planar
 from ptq_export.nn.scheme import placed
 from ptq_export.options import Options
 from ptq_export.pipeline.graphs import export_graph, fold_time
@@ -27,7 +28,7 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     """
     options = (options or Options()).resolved()
     scheme = placed(find_target(options.target).quantised(), options.placements)
-    denoiser = bake_weights(denoiser)
+    denoiser = make_planar(bake_weights(denoiser))
     sites = float_sites(denoiser, scheme, options)
     count, steps = given(options.samples), given(options.steps)
     subject = denoiser.on(find_device(options.device))

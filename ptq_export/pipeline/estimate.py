@@ -4,17 +4,15 @@ import time
 from dataclasses import dataclass
 from math import prod
 
-import torch
-from torch import Tensor
-
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.machine import require_memory, require_threads, total_memory_bytes
+from ptq_export.nn.probe import noise
 from ptq_export.options import Options
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
 from ptq_export.pipeline.stages import VALUES_PER_NUMBER, given, load_denoiser
-from ptq_export.sampling import initial_noise
 from ptq_export.targets import find_target
 
 __all__ = ["Estimate", "estimate", "require_resources"]
@@ -45,10 +43,9 @@ def estimate(options: Options) -> Estimate:
     device = find_device(options.device)
     denoiser = load_denoiser(options)
     require_resources(options, denoiser)
-    sample = initial_noise((BATCH, *denoiser.sample_shape), 0)
-    inputs = (sample, torch.zeros(BATCH, dtype=torch.int64), *denoiser.labels(BATCH, 0))
+    pairs = noise(denoiser, BATCH, 0, 0)
     measured = denoiser.on(device)
-    per_sample_s = min(_evaluation_s(measured, inputs) for _ in range(3)) / len(sample)
+    per_sample_s = min(_evaluation_s(measured, pairs) for _ in range(3)) / BATCH
     samples, held_out = given(options.samples), given(options.held_out)
     units = len(find_units(denoiser.module, find_sites(denoiser, find_target(options.target).quantised())))
     evaluations = samples * (given(options.steps) + 2 + units)
@@ -98,7 +95,7 @@ def _parameter_bytes(denoiser: Denoiser) -> int:
     return 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
 
 
-def _evaluation_s(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> float:
+def _evaluation_s(denoiser: Denoiser, pairs: Pairs) -> float:
     started = time.perf_counter()
-    denoiser(*inputs)
+    pairs.through(denoiser)
     return time.perf_counter() - started

@@ -10,7 +10,7 @@ from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
-from ptq_export.sampling import allowed_steps
+from ptq_export.schedulers import allowed_steps
 
 __all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "rank_layers"]
 
@@ -66,6 +66,6 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> None:
 def few_held_out(job: Job, seed: int) -> HeldOut:
     """Enough held-out pairs to rank choices, fewer than the proofs take."""
     denoiser, schedule = job.denoiser, job.denoiser.schedule
-    label = denoiser.labels(PAIRS, HELD_OUT_SEEDS + 1)
+    conditions = denoiser.draw(PAIRS, HELD_OUT_SEEDS + 1)
     steps = allowed_steps(schedule, STEPS)
-    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, steps, TIMESTEPS, PAIRS, seed, *label)
+    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, steps, TIMESTEPS, PAIRS, seed, conditions)

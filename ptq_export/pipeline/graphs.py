@@ -10,7 +10,7 @@ from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes
-from ptq_export.graph.export import export_module
+from ptq_export.graph.export import EXAMPLE_BATCH, export_module
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.drop_neutral import DropNeutral
 from ptq_export.graph.passes.drop_weight_zero_points import DropWeightZeroPoints
@@ -24,7 +24,8 @@ from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.passes.strip_metadata import StripMetadata
 from ptq_export.graph.passes.transpose_keys import TransposeKeys
 from ptq_export.graph.single_file import load_model, save_model
-from ptq_export.interface import CLASSES, TRAIN_TIMESTEPS
+from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
+from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.stages import QUANTISED, Job
@@ -76,7 +77,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
 
 def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     """The graph of `module`, the denoiser's own or its simulation."""
-    graph = export_module(module, denoiser.sample_shape, labelled=denoiser.classes is not None)
+    graph = export_module(module, blank(denoiser, EXAMPLE_BATCH), denoiser.inputs)
     StripMetadata()(graph)
     ConstantShapes()(graph)
     TransposeKeys()(graph)
@@ -84,8 +85,7 @@ def export_graph(denoiser: Denoiser, module: nn.Module) -> ir.Model:
     FoldPadding()(graph)
     NameLayers()(graph)
     graph.metadata_props[TRAIN_TIMESTEPS] = str(denoiser.schedule.num_train_timesteps)
-    if denoiser.classes is not None:
-        graph.metadata_props[CLASSES] = str(denoiser.classes)
+    graph.metadata_props[INPUTS] = json.dumps(inputs_to_json(denoiser.inputs))
     graph.metadata_props["ptq_export.checkpoint_sha256"] = denoiser.source.sha256
     graph.metadata_props["ptq_export.versions"] = json.dumps(package_versions(), sort_keys=True)
     return graph

@@ -22,6 +22,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
 from ptq_export.graph.single_file import load_model, save_model
+from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.stages import Job
 from ptq_export.targets import FP16, FP32
@@ -134,7 +135,6 @@ def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
             "fp16": "graph" if jetpack.carrier == "float16" else "flag",
         },
         "batch": list(batch_range(job.engine_options)),
-        "sample_shape": list(denoiser.sample_shape),
+        "inputs": inputs_to_json(denoiser.inputs),
         "num_train_timesteps": denoiser.schedule.num_train_timesteps,
-        "classes": denoiser.classes,
     }

@@ -17,16 +17,18 @@ from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import availability, load_files
 from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.nn.probe import noise
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import build
 from ptq_export.pipeline.stages import Job
 from ptq_export.report.verdict import judged_step
-from ptq_export.sampling import allowed_steps
+from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
 
 __all__ = ["measure_latency", "timing_verdict"]
 
 BATCHES, GPU_BATCHES = (1, 16), (1, 4, 16)
-LOOPS = (("ddim", 20), ("dpm-solver++", 20))
+LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,16 @@ def _batches(job: Job) -> tuple[int, ...]:
 
 
 def _steps(job: Job, engines: Mapping[str, Engine], protocol: Protocol) -> list[StepLatency]:
-    shape, length = job.denoiser.sample_shape, job.denoiser.schedule.num_train_timesteps
+    length = job.denoiser.schedule.num_train_timesteps
     times = range(0, length, max(1, length // 20))
     with job.stage("latency per step") as share:
-        return measure_steps(engines, _batches(job), shape, protocol, times, job.denoiser.classes, share)
+        return measure_steps(engines, [_pairs(job, batch) for batch in _batches(job)], protocol, times, share)
 
 
 def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, batch: int) -> GpuStep:
-    denoiser = job.denoiser
-    shape, middle = denoiser.sample_shape, denoiser.schedule.num_train_timesteps // 2
     energy = energy_meter(describe_gpu().pci_bus_id)
     with job.stage(f"latency per step of {batch} by CUDA events") as share:
-        (step,) = measure_gpu_steps(engines, (batch,), shape, protocol, middle, denoiser.classes, energy, share)
+        (step,) = measure_gpu_steps(engines, [_pairs(job, batch)], protocol, energy, share)
     return step
 
 
@@ -133,13 +133,13 @@ def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[LoopLate
     """Whole sampling loops of the engine and its first baseline, from noise in the host's memory."""
     schedule = job.denoiser.schedule
     brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0)
-    label = job.denoiser.labels(batch, 0)
+    conditions = job.denoiser.draw(batch, 0)
     loops = []
-    for sampler, count in LOOPS:
+    for sampler, count in FLOW_LOOPS if schedule.is_flow else LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
-            noise = (batch, *job.denoiser.sample_shape)
+            shape = (batch, *job.denoiser.sample_shape)
             steps = allowed_steps(schedule, count, sampler)
-            loops.append(measure_loop(engines, sampler, schedule, steps, noise, brief, *label, progress=share))
+            loops.append(measure_loop(engines, sampler, schedule, steps, shape, brief, conditions, share))
     return loops
 
 
@@ -152,5 +152,9 @@ def _peak_memory(job: Job, target: Target) -> int | None:
     """Of a process that runs the engine and nothing else."""
     source = Path(job.folder.path / target.onnx).resolve()
     fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
-    shape, labelled = (_batches(job)[0], *job.denoiser.sample_shape), job.denoiser.classes is not None
-    return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], shape, labelled)
+    feeds = {name: value.numpy() for name, value in _pairs(job, _batches(job)[0]).feeds.items()}
+    return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], feeds)
+
+
+def _pairs(job: Job, batch: int) -> Pairs:
+    return noise(job.denoiser, batch, job.denoiser.schedule.num_train_timesteps // 2, batch)

@@ -16,7 +16,6 @@ from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs
 from ptq_export.benchmarks.parity import global_parity, local_parity
 from ptq_export.benchmarks.same_noise import SameNoise, same_noise_psnr
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.device import exact_floats, find_device
@@ -26,9 +25,12 @@ from ptq_export.engines.registry import build_engine, engine_class
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.graph.passes.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
+from ptq_export.nn.probe import noise
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import SENSITIVITY
 from ptq_export.pipeline.stages import Job, given
-from ptq_export.sampling import EpsModel, allowed_steps, initial_noise
+from ptq_export.sampling import EpsModel
+from ptq_export.schedulers import allowed_steps
 from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
 
@@ -55,11 +57,8 @@ def any_batch(engine: Engine) -> EpsModel:
     if size is None:
         return engine
 
-    def call(*inputs: Tensor) -> Tensor:
-        short = -len(inputs[0]) % size
-        padded = [torch.cat([value, value[:1].expand(short, *value.shape[1:])]) for value in inputs]
-        chunks = zip(*(torch.split(value, size) for value in padded), strict=True)
-        return torch.cat([engine(*chunk) for chunk in chunks])[: len(inputs[0])]
+    def call(sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        return Pairs(sample, timestep, conditions).in_batches_of(size, engine)
 
     return call
 
@@ -78,9 +77,9 @@ def check_layers(job: Job, engine: Engine) -> None:
     else:
         records = engine.executed_layers(expected)
         with job.stage("time of each layer"):
-            inputs = one_call(job)
+            feeds = one_call(job)
             baseline = build(job, find_target(job.target.baselines[0]))
-            ms, float_ms = engine.layer_times_ms(inputs), baseline.layer_times_ms(inputs)
+            ms, float_ms = engine.layer_times_ms(feeds), baseline.layer_times_ms(feeds)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
     rows = [
@@ -93,15 +92,14 @@ def check_layers(job: Job, engine: Engine) -> None:
     job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
 
 
-def one_call(job: Job, batch: int | None = None) -> list[NDArray[Any]]:
-    """Arguments of the denoiser, by default at the smallest batch that the engine takes."""
+def one_call(job: Job, batch: int | None = None) -> dict[str, NDArray[Any]]:
+    """Feeds of the denoiser, by default at the smallest batch that the engine takes."""
     batch = batch or job.options.fixed_batch or (job.options.batch_range or (1,))[0]
-    time = torch.full((batch,), job.denoiser.schedule.num_train_timesteps // 2)
-    noise = initial_noise((batch, *job.denoiser.sample_shape), 0)
-    return [value.numpy() for value in (noise, time, *job.denoiser.labels(batch, 0))]
+    pairs = noise(job.denoiser, batch, job.denoiser.schedule.num_train_timesteps // 2, 0)
+    return {name: value.numpy() for name, value in pairs.feeds.items()}
 
 
-def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pairs: CalibrationPairs) -> None:
+def prove(job: Job, simulation: nn.Module, graph: ir.Model, engine: Engine, pairs: Pairs) -> None:
     """Write `fidelity.json`, `samples.safetensors` and `parity.json`, unless all of them stand."""
     if not all(job.folder.has(name) for name in ("fidelity.json", "samples.safetensors", "parity.json")):
         curves = _measure_fidelity(job, simulation, engine)
@@ -171,17 +169,13 @@ def _not_int8(weights: Mapping[str, Any]) -> list[str]:
     return [told] if missing else []
 
 
-def _prove_parity(
-    job: Job, simulation: nn.Module, graph: ir.Model, pairs: CalibrationPairs, curves: Mapping[str, Curve]
-) -> None:
+def _prove_parity(job: Job, simulation: nn.Module, graph: ir.Model, pairs: Pairs, curves: Mapping[str, Curve]) -> None:
     units = find_units(job.subject.module, job.sites)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
         run_graph = engine_class(job.prover).run_graph
-        local = local_parity(
-            job.subject.module, simulation, graph, modules, run_graph, pairs.inputs(chosen), job.carrier
-        )
+        local = local_parity(job.subject.module, simulation, graph, modules, run_graph, pairs.rows(chosen), job.carrier)
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
     job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})
@@ -196,14 +190,14 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         "simulation": replace(job.denoiser, module=simulation).on(denoiser.device),
         "ceiling": replace(job.denoiser, module=_ceiling(job.subject.module, simulation)).on(denoiser.device),
     }
-    labels = denoiser.labels(count, HELD_OUT_SEEDS)
+    conditions = denoiser.draw(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
         shape = denoiser.sample_shape
-        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, *labels)
+        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, conditions)
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
-    noise = held_out_noise((count, *shape), 2)
+    final_noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(denoiser, models, schedule, noise, steps, *labels, progress=share)
+        same = same_noise_psnr(denoiser, models, schedule, final_noise, steps, conditions, denoiser.decoder, share)
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )
@@ -224,9 +218,9 @@ def _digit_fid(job: Job, engine: EpsModel, same: SameNoise) -> dict[str, Any] | 
     if job.denoiser.source.spec != "embedded:digits":
         return None
     denoiser, schedule = job.denoiser, job.denoiser.schedule
-    noise = held_out_noise((max(1, FID_SAMPLES - len(same.reference)), *denoiser.sample_shape), 3)
+    fresh = held_out_noise((max(1, FID_SAMPLES - len(same.reference)), *denoiser.sample_shape), 3)
     with job.stage("digit-FID") as share:
-        more = same_noise_psnr(denoiser, {job.target.name: engine}, schedule, noise, LOOP_STEPS, progress=share)
+        more = same_noise_psnr(denoiser, {job.target.name: engine}, schedule, fresh, LOOP_STEPS, progress=share)
     first, second = same.candidates[job.target.name], more.candidates[job.target.name]
     return compare_digit_fid(torch.cat([same.reference, more.reference]), torch.cat([first, second])).to_json()
 

@@ -13,7 +13,7 @@ import torch
 
 from ptq_export.artifacts import describe_file, sha256_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
-from ptq_export.calibrators.pairs import CalibrationPairs, load_pairs
+from ptq_export.calibrators.pairs import load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints.told import read_scheduler
@@ -21,7 +21,9 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.registry import availability, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
 from ptq_export.pipeline.folder import RunFolder
@@ -43,7 +45,7 @@ from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
 from ptq_export.pipeline.tuning.tune import check_tuning, tune
 from ptq_export.report import build_report
-from ptq_export.sampling import check_steps
+from ptq_export.schedulers import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 from ptq_export.targets import Target, find_target
 
@@ -110,6 +112,7 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_metric(options.metric)
     scheduler = read_scheduler(options.scheduler_config)
     denoiser = _noted(load_denoiser(options, scheduler))
+    target.check_inputs(denoiser.inputs)
     require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
@@ -173,7 +176,7 @@ def _finished(job: Job) -> Path:
     return path
 
 
-def _record_calibration(job: Job, pairs: CalibrationPairs) -> None:
+def _record_calibration(job: Job, pairs: Pairs) -> None:
     options = job.options
     job.folder.save_json(
         "calibration.json",
@@ -184,7 +187,7 @@ def _record_calibration(job: Job, pairs: CalibrationPairs) -> None:
             "rounding": options.rounding,
             "pairs": len(pairs),
             "timesteps": pairs.timestep.tolist(),
-            "sampler": "ddim",
+            "sampler": job.denoiser.schedule.sampler,
             "steps": options.steps,
             "seconds": sum(value for stage, value in job.timings_s.items() if stage.startswith("calibration")),
         },
@@ -243,7 +246,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
         "sample_shape": list(denoiser.sample_shape),
         "schedule": denoiser.schedule.to_json(),
-        "classes": denoiser.classes,
+        "inputs": inputs_to_json(denoiser.inputs),
     }
 
 

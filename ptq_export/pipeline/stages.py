@@ -12,7 +12,7 @@ from torch import nn
 
 from ptq_export.artifacts import write_json
 from ptq_export.calibrators.finite import require_finite_output
-from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
+from ptq_export.calibrators.pairs import collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
@@ -22,20 +22,21 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.registry import availability
-from ptq_export.interface import INPUTS
 from ptq_export.jetpack import JetPack
 from ptq_export.machine import most_threads, require_memory
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
 from ptq_export.nn.pad_inside import pad_inside
-from ptq_export.nn.probe import probe_inputs
+from ptq_export.nn.planar import make_planar
+from ptq_export.nn.probe import probe
 from ptq_export.nn.scheme import Carrier, Scheme, placed
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
-from ptq_export.sampling import visited_timesteps
+from ptq_export.schedulers import visited_timesteps
 from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
 
@@ -191,12 +192,12 @@ def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) 
     loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
     _require_evaluation(loaded)
     require_size(loaded)
-    inputs = probe_inputs(loaded)
-    wanted = require_finite_output(loaded, *inputs)
-    denoiser = pad_inside(fold_scale_shift(bake_weights(loaded)))
+    pairs = probe(loaded)
+    wanted = require_finite_output(loaded, pairs.sample, pairs.timestep, **pairs.conditions)
+    denoiser = make_planar(pad_inside(fold_scale_shift(bake_weights(loaded))))
     denoiser = drop_variance(denoiser) if options.variance == "drop" else denoiser
     if denoiser is not loaded:
-        found = denoiser(*inputs)
+        found = pairs.through(denoiser)
         require_equal(wanted[:, : found.shape[1]], found, "baking and folding weights")
     return denoiser
 
@@ -238,7 +239,7 @@ def read_timings(folder: RunFolder) -> dict[str, float]:
     return read_part(folder.path, TIMINGS) if (folder.path / TIMINGS).exists() else {}
 
 
-def calibration_pairs(job: Job) -> CalibrationPairs:
+def calibration_pairs(job: Job) -> Pairs:
     """Pairs of the full-precision sampler, or the user's own."""
     options = job.options
     if options.calibration_data is not None:
@@ -249,12 +250,12 @@ def calibration_pairs(job: Job) -> CalibrationPairs:
         denoiser, batch = job.denoiser.on(find_device(options.device)), PAIRS_BATCH[options.device]
         with job.stage("calibration pairs", count * len(visited_timesteps(denoiser.schedule, steps))):
             pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, job.progress.advance, batch)
-        job.folder.save_tensors(PAIRS, dict(zip(INPUTS, pairs.inputs(), strict=False)))
+        job.folder.save_tensors(PAIRS, pairs.feeds)
         return pairs
-    return CalibrationPairs(**found)
+    return Pairs.of_feeds(found)
 
 
-def quantised(job: Job, pairs: CalibrationPairs) -> nn.Module:
+def quantised(job: Job, pairs: Pairs) -> nn.Module:
     """The simulation: the network with integer layers."""
     state = job.folder.load_tensors(QUANTISED)
     if state is not None:

@@ -17,7 +17,8 @@ from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.single_file import MAX_BYTES
 from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.own_operations import own_operations
-from ptq_export.nn.probe import EQUAL, difference, probe_inputs
+from ptq_export.nn.probe import EQUAL, difference, probe
+from ptq_export.pairs import Pairs
 
 __all__ = ["note_own_operations", "require_equal", "require_int8_layers", "require_integer_form", "require_size"]
 
@@ -86,13 +87,13 @@ def require_integer_form(subject: Denoiser, sites: Iterable[Site]) -> None:
         InputError: the network itself makes NaN or infinite values; the layer is named.
         GateFailed: it is not; the layers that differ, each in the network alone, are named.
     """
-    inputs = probe_inputs(subject)
-    wanted = require_finite_output(subject, *inputs)
+    pairs = probe(subject)
+    wanted = require_finite_output(subject, pairs.sample, pairs.timestep, **pairs.conditions)
     names = [site.name for site in sites if not site.keep_float]
-    off = _difference(subject, names, wanted, inputs)
+    off = _difference(subject, names, wanted, pairs)
     if off <= EQUAL:
         return
-    alone = {name: _difference(subject, [name], wanted, inputs) for name in names}
+    alone = {name: _difference(subject, [name], wanted, pairs) for name in names}
     culprits = {name: value for name, value in alone.items() if not value <= EQUAL}
     told = (
         ", ".join(f"{name} ({value:.1e})" for name, value in list(culprits.items())[:5]) or "only all of them together"
@@ -104,11 +105,11 @@ def require_integer_form(subject: Denoiser, sites: Iterable[Site]) -> None:
     )
 
 
-def _difference(subject: Denoiser, names: Iterable[str], wanted: Tensor, inputs: tuple[Tensor, ...]) -> float:
+def _difference(subject: Denoiser, names: Iterable[str], wanted: Tensor, pairs: Pairs) -> float:
     forms = {name: UnquantisedLayer(_layer(subject.module, name)) for name in names}
     module = with_layers(subject.module, forms)
     try:
-        found = module(*(value.to(subject.device) for value in inputs))
+        found = pairs.on(subject.device).through(module)
     except Exception:  # what else reads the layer, its weight for instance, finds another class there
         return float("inf")
     return difference(wanted, found.detach().to(wanted.device))

@@ -1,7 +1,7 @@
 """Final samples of the same noise, FP32 beside the engine, as PNG data URIs and the difference amplified.
 
 One channel is grey and three are RGB. Any other number is not an image but latents or data: its channels stand side
-by side, each in grey, in as square a block as their number allows.
+by side, each in grey, in as square a block as their number allows. A sequence is one grey image, a row per channel.
 """
 
 import base64
@@ -56,14 +56,15 @@ class Gallery:
 
 
 def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
-    """Read `reference` and `engine` `[K, C, H, W]`, whose values lie between `low` and `high`, from a safetensors file.
+    """Read `reference` and `engine` `[K, C, H, W]` or `[K, C, L]`, with values between `low` and `high`, from a
+    safetensors file.
 
     Raises:
         InputError: the file is damaged or holds something else.
     """
     try:
         tensors = load_file(path)
-        reference, engine = (tensors[name].astype(np.float64) for name in ("reference", "engine"))
+        reference, engine = (_as_images(tensors[name].astype(np.float64)) for name in ("reference", "engine"))
     except (SafetensorError, OSError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}", "make the run again, in a new folder") from error
     if reference.ndim != 4 or reference.shape != engine.shape or not reference.size:
@@ -98,8 +99,9 @@ def png_uri(image: Array) -> str:
 
 
 def sample_grid(images: Array, path: Path, low: float = -1.0, high: float = 1.0) -> None:
-    """Write images `[N, C, H, W]` between `low` and `high` as one picture, as square as N allows, pixels enlarged."""
-    tiles = [_pixels((image - low) / max(high - low, np.finfo(np.float32).tiny)) for image in images]
+    """Write images `[N, C, H, W]`, or sequences `[N, C, L]`, between `low` and `high` as one picture, as square as N
+    allows, pixels enlarged."""
+    tiles = [_pixels((image - low) / max(high - low, np.finfo(np.float32).tiny)) for image in _as_images(images)]
     height, width, *colours = tiles[0].shape
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
@@ -112,6 +114,11 @@ def sample_grid(images: Array, path: Path, low: float = -1.0, high: float = 1.0)
     with atomic_path(path) as temporary:
         size = (picture.width * scale, picture.height * scale)
         picture.resize(size, Image.Resampling.NEAREST).save(temporary, format="PNG")
+
+
+def _as_images(samples: Array) -> Array:
+    """Sequences `[N, C, L]` as grey images, a row per channel; images as they are."""
+    return samples[:, None] if samples.ndim == 3 else samples
 
 
 def _pixels(image: Array) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.interface import label
 
 
 def tiny(width: int = 8, classes: int | None = None) -> Denoiser:
@@ -14,4 +15,10 @@ def tiny(width: int = 8, classes: int | None = None) -> Denoiser:
         8, 1, 1, block_out_channels=(width,), layers_per_block=1, norm_num_groups=4, num_class_embeds=classes, **blocks
     )
     module = UNetEps(unet).eval().requires_grad_(False)
-    return Denoiser(module, NoiseSchedule(), (1, 8, 8), Source(f"tiny {width}", "toy", str(width) * 64), classes)
+    return Denoiser(
+        module,
+        NoiseSchedule(),
+        (1, 8, 8),
+        Source(f"tiny {width}", "toy", str(width) * 64),
+        () if classes is None else (label(classes),),
+    )

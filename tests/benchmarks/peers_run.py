@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from exported_net import exported
 from least import least_manifest
 from safetensors.torch import save_file
 
 from ptq_export.denoiser import UNetEps
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
 
@@ -24,7 +24,7 @@ def make_run(folder: Path, target: str = "ort-int8") -> Path:
     torch.manual_seed(0)
     blocks = {"down_block_types": ["AttnDownBlock2D"], "up_block_types": ["UpBlock2D"], "add_attention": False}
     unet = UNet2DModel(8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
-    model = export_module(UNetEps(unet), SHAPE)
+    model = exported(UNetEps(unet), SHAPE)
     NameLayers()(model)
     layers = [node.name for node in model.graph if node.name.startswith("unet.") and "time" not in node.name]
     folder.mkdir()

@@ -15,11 +15,12 @@ from ptq_export.benchmarks.ablation import study as ablation_study
 from ptq_export.benchmarks.ablation import summary as ablation_summary
 from ptq_export.benchmarks.ablation.command import calibrate, collect, main
 from ptq_export.benchmarks.ablation.settings import Setting
-from ptq_export.benchmarks.memoised import remembering
+from ptq_export.benchmarks.memoised import memoised
 from ptq_export.calibrators.pairs import collect_pairs
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.timesteps import POLICIES
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler
 
 FEW = Setting(pairs=4, metric="min-max")
 
@@ -44,7 +45,7 @@ def outcomes(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_samplers_own_pairs_are_the_products(policy: str) -> None:
-    pairs = collect(remembering(tiny()), Setting(policy=policy, pairs=6), seed=5)
+    pairs = collect(memoised(tiny()), Setting(policy=policy, pairs=6), seed=5)
     wanted = collect_pairs(tiny(), 6, ablation.STEPS, policy, 5, lambda _: None)
     assert torch.equal(pairs.timestep, wanted.timestep)
     torch.testing.assert_close(pairs.sample, wanted.sample)
@@ -70,7 +71,7 @@ def test_every_source_differs_from_the_sampler_in_the_samples_alone() -> None:
 def test_no_eps_is_computed_twice() -> None:
     denoiser, seen = tiny(), []
     denoiser.module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    sampler = remembering(denoiser)
+    sampler = memoised(denoiser)
     collect(sampler, Setting(source="images", pairs=4), seed=1)
     assert sum(seen) == 4 * ablation.STEPS
     collect(sampler, Setting(source="training-mimic", policy="uniform", pairs=4), seed=1)
@@ -78,7 +79,7 @@ def test_no_eps_is_computed_twice() -> None:
 
 
 def test_one_sample_has_another_eps_in_another_class() -> None:
-    sampler, (sample, timestep) = remembering(tiny(classes=3)), (torch.ones(2, 1, 8, 8), torch.tensor([500, 500]))
+    sampler, (sample, timestep) = memoised(tiny(classes=3)), (torch.ones(2, 1, 8, 8), torch.tensor([500, 500]))
     first, second = sampler(sample, timestep, torch.tensor([0, 2]))
     assert not torch.allclose(first, second)
 
@@ -86,10 +87,10 @@ def test_one_sample_has_another_eps_in_another_class() -> None:
 def test_labels_stay_with_their_trajectories_whatever_the_source() -> None:
     denoiser = tiny(classes=3)
     pairs = [collect(denoiser, Setting(source=source, pairs=8), seed=1) for source in ("denoising", "images")]
-    (labels,) = denoiser.labels(8, 1)
-    assert all(each.label is not None and torch.equal(each.label, labels) for each in pairs)
+    labels = denoiser.draw(8, 1)["label"]
+    assert all(torch.equal(each.conditions["label"], labels) for each in pairs)
     scheduler, noise = make_scheduler(denoiser.schedule), initial_noise((8, 1, 8, 8), 1)
-    final = sample_loop(denoiser, scheduler, noise, ablation.STEPS, labels)
+    final = sample_loop(denoiser, scheduler, noise, ablation.STEPS, {"label": labels})
     torch.testing.assert_close(pairs[1].sample, final.clamp(-1, 1))
 
 

@@ -7,7 +7,8 @@ from ablation_net import tiny
 from ptq_export.benchmarks.ablation import score as ablation_score
 from ptq_export.benchmarks.ablation.score import fid_of_samples, full_precision, score
 from ptq_export.benchmarks.same_noise import psnr_db
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler
 
 
 @pytest.fixture(autouse=True)

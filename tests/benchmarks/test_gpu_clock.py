@@ -1,18 +1,21 @@
 """The GPU's clock on an engine whose times are known: figures, warnings, and the verdict of the CPU's clock."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, cycle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from exported_net import inputs_of
 
 from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.benchmarks.timing.gpu_clock import GpuStep, Timed, measure_gpu_steps
 from ptq_export.benchmarks.timing.stats import Latency
 from ptq_export.engines.base import DeviceTiming, GpuEngine, Signature
 from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.interface import label
+from ptq_export.pairs import Pairs
 
 PROTOCOL = Protocol(warmup=2, min_rounds=12, min_seconds=0)
 
@@ -24,18 +27,19 @@ class Metronome(GpuEngine):
     records = True
 
     def __init__(self, *times_ms: float, classes: int | None = None) -> None:
-        super().__init__(Signature((1, 2, 2), 1, classes=classes))
+        super().__init__(Signature(inputs_of((1, 2, 2), *([] if classes is None else [label(classes)])), 1))
         self.times_ms = times_ms
         self.timed: list[tuple[bool, tuple[int, ...], list[int]]] = []
         self.computed = 0
 
-    def run(self, sample: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
-        return sample
+    def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        return feeds["sample"]
 
-    def run_tensors(self, sample: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
-        return sample
+    def run_tensors(self, feeds: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return feeds["sample"]
 
-    def timed_step(self, graph: bool, sample: np.ndarray, *conditions: np.ndarray) -> Callable[[], DeviceTiming]:
+    def timed_step(self, graph: bool, feeds: Mapping[str, np.ndarray]) -> Callable[[], DeviceTiming]:
+        sample, *conditions = feeds.values()
         self.timed.append((graph, sample.shape, [int(values[-1]) for values in conditions]))
         times: Iterator[float] = cycle(self.times_ms)
 
@@ -46,7 +50,7 @@ class Metronome(GpuEngine):
 
         return step
 
-    def step_loop(self, graph: bool, sample: np.ndarray, *conditions: np.ndarray) -> Callable[[int], None]:
+    def step_loop(self, graph: bool, feeds: object) -> Callable[[int], None]:
         def loop(count: int) -> None:
             self.computed += count
 
@@ -63,8 +67,13 @@ class Metronome(GpuEngine):
         return np.zeros(0, np.float32)
 
 
+def pairs(batch: int, **conditions: int) -> Pairs:
+    given = {name: torch.full((batch,), value) for name, value in conditions.items()}
+    return Pairs(torch.zeros(batch, 1, 2, 2), torch.full((batch,), 7), given)
+
+
 def measured(*batches: int, **engines: Metronome) -> list[GpuStep]:
-    return measure_gpu_steps(engines, batches, (1, 2, 2), PROTOCOL, 7)
+    return measure_gpu_steps(engines, [pairs(batch) for batch in batches], PROTOCOL)
 
 
 def test_events_decide_and_not_the_wall_clock() -> None:
@@ -83,9 +92,9 @@ def test_warmup_is_left_out_of_both_times() -> None:
 
 def test_every_batch_is_timed_both_ways_on_the_same_inputs() -> None:
     engine = Metronome(1.0, classes=3)
-    measure_gpu_steps({"a": engine}, (1, 4), (1, 2, 2), PROTOCOL, 7, classes=3)
+    measure_gpu_steps({"a": engine}, [pairs(1, label=0), pairs(4, label=2)], PROTOCOL)
     assert engine.timed == [
-        (graph, (batch, 1, 2, 2), [7, last]) for batch, last in ((1, 0), (4, 0)) for graph in (True, False)
+        (graph, (batch, 1, 2, 2), [7, last]) for batch, last in ((1, 0), (4, 2)) for graph in (True, False)
     ]
 
 

@@ -3,7 +3,8 @@ from torch import Tensor
 
 from ptq_export.benchmarks.held_out import held_out_noise, held_out_pairs, sampler_timesteps
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler
 
 SCHEDULE = NoiseSchedule()
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.benchmarks.timing.latency import LatencyReport, measure_steps
+from ptq_export.pairs import Pairs
 
 QUICK = Protocol(warmup=1, min_rounds=4, min_seconds=0)
 
@@ -22,9 +23,13 @@ class Recorder:
         return sample
 
 
+def pairs(batch: int) -> Pairs:
+    return Pairs(torch.zeros(batch, 1, 4, 4), torch.zeros(batch, dtype=torch.int64))
+
+
 def test_all_engines_walk_the_same_timesteps_at_every_batch() -> None:
     engines = {"ort-int8": Recorder(), "ort-fp32": Recorder()}
-    steps = measure_steps(engines, [1, 2], (1, 4, 4), QUICK, timesteps=[900, 400])
+    steps = measure_steps(engines, [pairs(1), pairs(2)], QUICK, timesteps=[900, 400])
     walk = [900, 400, 900, 400, 900]
     expected = [((batch, 1, 4, 4), [t] * batch) for batch in (1, 2) for t in walk]
     assert [engine.calls for engine in engines.values()] == [expected, expected]
@@ -33,12 +38,12 @@ def test_all_engines_walk_the_same_timesteps_at_every_batch() -> None:
 
 def test_progress_covers_all_batches() -> None:
     shares: list[float] = []
-    measure_steps({"a": Recorder()}, [1, 2], (1, 4, 4), QUICK, [0], progress=shares.append)
+    measure_steps({"a": Recorder()}, [pairs(1), pairs(2)], QUICK, [0], progress=shares.append)
     assert shares == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 
 
 def test_report_has_the_documented_shape() -> None:
-    steps = measure_steps({"ort-int8": Recorder(), "ort-fp32": Recorder()}, [1], (1, 4, 4), QUICK, [0])
+    steps = measure_steps({"ort-int8": Recorder(), "ort-fp32": Recorder()}, [pairs(1)], QUICK, [0])
     report = LatencyReport(describe_environment(), QUICK, steps, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
     measured = ["steps", "loops", "size_bytes", "peak_memory_bytes", "judged_batch"]
     assert list(report) == ["schema", "environment", "protocol", *measured]

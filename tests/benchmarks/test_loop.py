@@ -2,6 +2,7 @@ import time
 from typing import Any
 
 import pytest
+from exported_net import inputs_of
 from torch import Tensor
 
 from ptq_export.benchmarks.timing.clock import Protocol
@@ -50,17 +51,17 @@ class Napping(Engine):
     """An engine whose runtime takes 10 ms, in a Python that adds 10 ms to every call."""
 
     def __init__(self) -> None:
-        super().__init__(Signature((1, 4, 4), 1))
+        super().__init__(Signature(inputs_of((1, 4, 4)), 1))
         self.calls = 0
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, sample: Any, timestep: Any, **conditions: Any) -> Any:
         time.sleep(0.01)
-        return super().__call__(*inputs)
+        return super().__call__(sample, timestep, **conditions)
 
-    def run(self, sample: Any, timestep: Any, *label: Any) -> Any:
+    def run(self, feeds: Any) -> Any:
         self.calls += 1
         time.sleep(0.01)
-        return 0.1 * sample
+        return 0.1 * feeds["sample"]
 
     executed_layers = layer_times_ms = run_graph = None  # type: ignore[assignment]
 

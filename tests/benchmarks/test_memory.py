@@ -24,6 +24,10 @@ def broken(path):
 MIB = 1 << 20
 
 
+def feeds(batch: int) -> dict[str, np.ndarray]:
+    return {"sample": np.zeros((batch, 1, 4, 4), np.float32), "timestep": np.zeros(batch, np.int64)}
+
+
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     (tmp_path / "hand_made_engines.py").write_text(ENGINES)
@@ -35,17 +39,17 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no
 
 
 def test_peak_grows_by_what_the_engine_holds(engines) -> None:  # type: ignore[no-untyped-def]
-    small, large = (peak_memory_bytes(engines.load, [str(size)], (2, 1, 4, 4)) for size in (1, 100 * MIB))
+    small, large = (peak_memory_bytes(engines.load, [str(size)], feeds(2)) for size in (1, 100 * MIB))
     assert 5 * MIB < small < 150 * MIB
     assert 95 * MIB < large - small < 110 * MIB
 
 
 def test_memory_of_the_parent_does_not_count(engines) -> None:  # type: ignore[no-untyped-def]
     held = np.ones(400 * MIB, np.uint8)
-    assert peak_memory_bytes(engines.load, ["1"], (2, 1, 4, 4)) < held.nbytes / 2
+    assert peak_memory_bytes(engines.load, ["1"], feeds(2)) < held.nbytes / 2
 
 
 def test_failure_of_the_child_is_named(engines) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(PtqExportError, match=r"model.onnx could not be measured \(exit 1\)") as failure:
-        peak_memory_bytes(engines.broken, ["model.onnx"], (1, 1, 4, 4))
+        peak_memory_bytes(engines.broken, ["model.onnx"], feeds(1))
     assert "ValueError: model.onnx is damaged" in failure.value.remedy

@@ -9,14 +9,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from exported_net import exported
 from torch import Tensor, nn
 
 from ptq_export.benchmarks.fidelity import Curve
 from ptq_export.benchmarks.parity import LocalParity, global_parity, local_parity
 from ptq_export.engines.ort.engine import OrtEngine
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, LayerCodes, layer_state, quantised_layer
+from ptq_export.pairs import Pairs
 
 STEP = 0.125
 """The output grid of `block.conv`."""
@@ -51,9 +52,9 @@ class Net(nn.Module):
 
 
 @lru_cache
-def exported() -> tuple[nn.Module, ir.Model]:
+def net_and_graph() -> tuple[nn.Module, ir.Model]:
     net = Net().eval()
-    graph = export_module(net, (1, 16, 16))
+    graph = exported(net, (1, 16, 16))
     NameLayers()(graph)
     return net, graph
 
@@ -77,10 +78,10 @@ def parity(disturb: Disturb, name: str, float_db: float = 60) -> LocalParity:
         disturb(answer.reshape(-1))
         return answer
 
-    net, graph = exported()
+    net, graph = net_and_graph()
     reference = copy.deepcopy(net)
     reference.block = Around(net.block, float_db)
-    [row] = local_parity(reference, net, graph, [name], disturbed, (SAMPLE, torch.tensor([1, 2])))
+    [row] = local_parity(reference, net, graph, [name], disturbed, Pairs(SAMPLE, torch.tensor([1, 2])))
     return row
 
 

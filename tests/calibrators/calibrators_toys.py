@@ -4,9 +4,9 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import QuantisationState, UnitStore
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.pairs import Pairs
 from ptq_export.sampling import initial_noise
 
 
@@ -65,10 +65,10 @@ def unet_denoiser() -> Denoiser:
     return denoiser_of(UNetEps(unet), (1, 8, 8))
 
 
-def random_pairs(denoiser: Denoiser, count: int, seed: int = 0) -> CalibrationPairs:
+def random_pairs(denoiser: Denoiser, count: int, seed: int = 0) -> Pairs:
     """Noise at times spread over the schedule."""
     timestep = torch.linspace(0, denoiser.schedule.num_train_timesteps - 1, count).long()
-    return CalibrationPairs(initial_noise((count, *denoiser.sample_shape), seed), timestep)
+    return Pairs(initial_noise((count, *denoiser.sample_shape), seed), timestep)
 
 
 def memory_store(kept: dict[int, QuantisationState]) -> UnitStore:

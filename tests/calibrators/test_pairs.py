@@ -17,9 +17,11 @@ from calibrators_toys import Recorder, denoiser_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ptq_export.calibrators.pairs import CalibrationPairs, collect_pairs, load_pairs
+from ptq_export.calibrators.pairs import collect_pairs, load_pairs
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
+from ptq_export.interface import label
+from ptq_export.pairs import Pairs
 
 SHAPE = (1, 4, 4)
 
@@ -28,7 +30,7 @@ def recorder() -> Denoiser:
     return denoiser_of(Recorder(), SHAPE)
 
 
-def collected(policy: str = "ndtc", count: int = 6, batch: int = 4) -> tuple[CalibrationPairs, Recorder]:
+def collected(policy: str = "ndtc", count: int = 6, batch: int = 4) -> tuple[Pairs, Recorder]:
     denoiser = recorder()
     pairs = collect_pairs(denoiser, count, 5, policy, 11, lambda _: None, batch)
     assert isinstance(denoiser.module, Recorder)
@@ -115,8 +117,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "no sample": (lambda arrays: arrays.pop("sample"), "no array sample"),
     "no timestep": (lambda arrays: arrays.pop("timestep"), "no array timestep"),
     "no arrays": (lambda arrays: (arrays.clear(), arrays.update(x=torch.zeros(1))), "no array sample and no array"),
-    "other shape": (lambda arrays: arrays.update(sample=torch.zeros(3, 1, 4, 5)), r"\[3, 1, 4, 5\].* \[N, 1x4x4\]"),
-    "no batch": (lambda arrays: arrays.update(sample=torch.zeros(SHAPE)), r"\[1, 4, 4\].* \[N, 1x4x4\]"),
+    "other shape": (lambda arrays: arrays.update(sample=torch.zeros(3, 1, 4, 5)), r"\[3, 1, 4, 5\].* \[N, 1, 4, 4\]"),
+    "no batch": (lambda arrays: arrays.update(sample=torch.zeros(SHAPE)), r"\[1, 4, 4\].* \[N, 1, 4, 4\]"),
     "empty": (lambda arrays: arrays.update(sample=torch.zeros(0, *SHAPE)), r"\[0, 1, 4, 4\]"),
     "another N": (lambda arrays: arrays.update(timestep=torch.tensor([1, 2])), "one integer per sample"),
     "fraction": (lambda arrays: arrays.update(timestep=torch.tensor([1.5, 2, 3])), "one integer per sample"),
@@ -136,7 +138,7 @@ def test_unfit_pairs_are_refused_with_the_reason(tmp_path: Path, name: str, flaw
     spoil(arrays)
     with pytest.raises(InputError, match=reason) as refused:
         load_pairs(save(tmp_path / name, arrays), recorder())
-    assert name in refused.value.cause and "sample [N, C, H, W]" in refused.value.remedy
+    assert name in refused.value.cause and "sample [N, 1, 4, 4]" in refused.value.remedy
 
 
 @pytest.mark.parametrize("name", ["pairs.safetensors", "pairs.npz"])
@@ -267,17 +269,19 @@ class Labelled(nn.Module):
 
 
 def labelled(classes: int = 5) -> Denoiser:
-    return replace(denoiser_of(Labelled(), SHAPE), classes=classes)
+    return replace(denoiser_of(Labelled(), SHAPE), conditions=(label(classes),))
 
 
 def test_labels_are_of_all_classes_and_stay_with_their_trajectory() -> None:
     denoiser = labelled()
     pairs = collect_pairs(denoiser, 40, 5, "uniform", 11, lambda _: None, batch=4)
-    assert pairs.label is not None and set(pairs.label.tolist()) == set(range(5))
+    assert set(pairs.conditions["label"].tolist()) == set(range(5))
     assert isinstance(denoiser.module, Labelled)
     seen = {tuple(label.tolist()) for label in denoiser.module.labels}
-    assert sorted(value for row in seen for value in row) == sorted(pairs.label.tolist()), "a batch keeps its labels"
-    assert [len(inputs) for inputs in pairs.batches(16)] == [3, 3, 3]
+    assert sorted(value for row in seen for value in row) == sorted(pairs.conditions["label"].tolist()), (
+        "a batch keeps its labels"
+    )
+    assert [set(batch.conditions) for batch in pairs.batches(16)] == [{"label"}] * 3
 
 
 @pytest.mark.parametrize(
@@ -301,4 +305,4 @@ def test_labels_of_a_file_are_taken(tmp_path: Path) -> None:
     arrays = {"sample": torch.zeros(2, *SHAPE), "timestep": torch.tensor([0, 1]), "label": torch.tensor([4, 0])}
     save_file(arrays, tmp_path / "pairs.safetensors")
     pairs = load_pairs(tmp_path / "pairs.safetensors", labelled())
-    assert pairs.label is not None and pairs.label.tolist() == [4, 0]
+    assert pairs.conditions["label"].tolist() == [4, 0]

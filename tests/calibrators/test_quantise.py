@@ -8,7 +8,6 @@ from calibrators_toys import memory_store, plain_denoiser, random_pairs, sqnr_db
 from torch import Tensor, nn
 
 from ptq_export.calibrators.grids import pairing_order
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import (
     Method,
     QuantisationState,
@@ -22,6 +21,7 @@ from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.layers import QuantisedConv2d, QuantisedLinear
 from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.pairs import Pairs
 
 NEAREST = Method(ORT_CPU, "l2.4", None, seed=0)
 LEARNED = Method(ORT_CPU, "l2.4", Recipe(iterations=4, batch=4), seed=0)
@@ -129,7 +129,7 @@ def test_each_unit_has_a_seed_of_its_own() -> None:
 
 
 @lru_cache
-def quantised_unet(method: Method) -> tuple[Denoiser, nn.Module, CalibrationPairs]:
+def quantised_unet(method: Method) -> tuple[Denoiser, nn.Module, Pairs]:
     denoiser = unet_denoiser()
     pairs = random_pairs(denoiser, 16)
     return (

@@ -9,11 +9,12 @@ from calibrators_toys import plain_denoiser, random_pairs, unet_denoiser
 from torch import Tensor, nn
 
 from ptq_export.calibrators.capture import BATCH, Reference, UnitData, capture
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
+from ptq_export.nn.calls import Call
 from ptq_export.nn.layers import Grid
 from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.pairs import Pairs
 
 RECIPE = Recipe(iterations=150, batch=8)
 COARSE = replace(ORT_CPU, pair_limit=10)
@@ -40,7 +41,7 @@ class Block(nn.Module):
 def block_data(count: int = 20) -> tuple[Block, UnitData]:
     block = Block().requires_grad_(False)
     x = noise(count, 5, 6, 6)
-    return block, UnitData((x,), block(x))
+    return block, UnitData(Call((x,), {}, len(x)), block(x))
 
 
 def soften(block: Block, learn: bool) -> tuple[Block, dict[str, SoftLayer]]:
@@ -56,7 +57,7 @@ def soften(block: Block, learn: bool) -> tuple[Block, dict[str, SoftLayer]]:
 def hard_error(module: Block, soft: dict[str, SoftLayer], data: UnitData) -> float:
     for name, layer in soft.items():
         module.set_submodule(name, layer.harden())
-    return float((module(*data.inputs) - data.output).square().mean())
+    return float((data.call.again(module) - data.output).square().mean())
 
 
 def test_learned_rounding_has_less_block_error_than_nearest() -> None:
@@ -98,9 +99,11 @@ def test_linears_are_reconstructed_on_any_leading_shape(shape: tuple[int, ...]) 
     layer, x = nn.Linear(4, 6).requires_grad_(False), noise(*shape)
     grid = Grid(torch.tensor(8 / 255), torch.tensor(128, dtype=torch.uint8))
     soft = SoftLayer(layer, grid, None, COARSE, learn=True)
-    reconstruct(soft, [soft], UnitData((x,), layer(x)), replace(RECIPE, iterations=3), seed=0)
+    reconstruct(soft, [soft], UnitData(Call((x,), {}, len(x)), layer(x)), replace(RECIPE, iterations=3), seed=0)
     near = SoftLayer(layer, grid, None, COARSE, learn=False)
-    correct_bias(layer, near, {"": near}, UnitData((x,), layer(x)), UnitData((x,), layer(x)))
+    correct_bias(
+        layer, near, {"": near}, UnitData(Call((x,), {}, len(x)), layer(x)), UnitData(Call((x,), {}, len(x)), layer(x))
+    )
     assert (near(x) - layer(x)).flatten(0, -2).mean(0).abs().max() < 1e-5
 
 
@@ -108,18 +111,18 @@ def test_bias_correction_removes_the_mean_error_of_every_layer() -> None:
     """20 samples make an uneven last batch: it weighs by its samples."""
     block, data = block_data(BATCH + 4)
     module, soft = soften(block, learn=False)
-    before = (module(*data.inputs) - data.output).mean((0, 2, 3)).abs().max()
+    before = (data.call.again(module) - data.output).mean((0, 2, 3)).abs().max()
     correct_bias(block, module, soft, data, data)
-    after = (module(*data.inputs) - data.output).mean((0, 2, 3)).abs().max()
+    after = (data.call.again(module) - data.output).mean((0, 2, 3)).abs().max()
     assert before > 5e-3 and after < 1e-5
 
 
 def test_bias_correction_sees_what_the_quantised_network_reads() -> None:
     block, wanted = block_data()
     module, soft = soften(block, learn=False)
-    shifted = UnitData((wanted.inputs[0] + 0.3,), wanted.output)
+    shifted = UnitData(wanted.call.map(lambda value: value + 0.3), wanted.output)
     correct_bias(block, module, soft, wanted, shifted)
-    error = module.conv2(nn.functional.silu(module.conv1(shifted.inputs[0]))) - (wanted.output - wanted.inputs[0])
+    error = module.conv2(nn.functional.silu(module.conv1(shifted.call.args[0]))) - (wanted.output - wanted.call.args[0])
     assert error.mean((0, 2, 3)).abs().max() < 1e-5
 
 
@@ -128,9 +131,9 @@ def test_capture_is_what_the_unit_reads_and_makes_for_all_pairs() -> None:
     pairs = random_pairs(denoiser, BATCH + 2)
     unit = "unet.mid_block.resnets.0"
     (data,) = capture(denoiser.module, [unit], pairs)
-    assert len(data.inputs) == 2 and all(len(value) == len(pairs) for value in (*data.inputs, data.output))
+    assert len(data.call.tensors) == 2 and all(len(value) == len(pairs) for value in (*data.call.tensors, data.output))
     with torch.no_grad():
-        torch.testing.assert_close(denoiser.module.get_submodule(unit)(*data.inputs), data.output)
+        torch.testing.assert_close(data.call.again(denoiser.module.get_submodule(unit)), data.output)
     assert not any(module._forward_hooks for module in denoiser.module.modules())
 
 
@@ -138,7 +141,7 @@ def test_capture_stops_behind_the_unit() -> None:
     denoiser = plain_denoiser()
     reached: list[str] = []
     denoiser.module.get_submodule("mix").register_forward_hook(lambda *_: reached.append("mix"))
-    pairs = CalibrationPairs(noise(3, 1, 5, 5), torch.tensor([1, 2, 3]))
+    pairs = Pairs(noise(3, 1, 5, 5), torch.tensor([1, 2, 3]))
     (data,) = capture(denoiser.module, ["body.0"], pairs)
     assert data.output.shape == (3, 6, 5, 5)
     assert reached == []
@@ -154,4 +157,4 @@ def test_a_reference_gives_each_unit_what_a_pass_of_its_own_would(max_bytes: int
         (wanted,) = capture(denoiser.module, [unit], pairs)
         found = reference.take(unit)
         assert torch.equal(found.output, wanted.output)
-        assert all(torch.equal(a, b) for a, b in zip(found.inputs, wanted.inputs, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found.call.tensors, wanted.call.tensors, strict=True))

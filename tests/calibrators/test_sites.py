@@ -21,7 +21,7 @@ def test_a_unet_keeps_first_last_and_time_layers_float() -> None:
     assert reasons.pop("unet.conv_out").startswith("last layer")
     time_only = {name for name in reasons if "time_emb" in name}
     assert len(time_only) == 2 + 8
-    assert all(reasons.pop(name).startswith("depends on time-step and label alone") for name in time_only)
+    assert all(reasons.pop(name).startswith("depends on time-step and conditions alone") for name in time_only)
     assert set(reasons.values()) == {""} and len(reasons) > 30
 
 
@@ -47,7 +47,7 @@ def test_every_conv_and_linear_is_a_site_in_execution_order() -> None:
 def test_a_plain_network_is_read_by_its_trace() -> None:
     assert find_sites(plain_denoiser(), ORT_CPU) == (
         Site("stem", "first layer: reads the noisy sample itself"),
-        Site("shift", "depends on time-step and label alone", sees_sample=False),
+        Site("shift", "depends on time-step and conditions alone", sees_sample=False),
         Site("body.0"),
         Site("body.2"),
         Site("mix"),

@@ -57,7 +57,7 @@ def denoiser():
     return Denoiser(Net(), NoiseSchedule(num_train_timesteps=7), (1, 4, 4), Source("", "", "", True, ("mine",)))
 def conditional():
     schedule = NoiseSchedule(variance_type="learned_range")
-    return Denoiser(Net("wide"), schedule, (1, 4, 4), Source("", "", ""), classes=3)
+    return Denoiser(Net("wide"), schedule, (1, 4, 4), Source("", "", ""), (label(3),))
 def narrow(): return Denoiser(Net(), NoiseSchedule(variance_type="learned"), (1, 4, 4), Source("", "", ""))
 def shapeless(): return nn.Conv2d(1, 1, 1)
 def number(): return 3

@@ -12,7 +12,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.ldm import PUBLISHED
 from ptq_export.checkpoints.openai_layout import Layout, read_layout
 from ptq_export.errors import InputError
-from ptq_export.sampling import make_scheduler
+from ptq_export.schedulers import make_scheduler
 
 PLAIN = Layout(3, 3, 32, (32, 64), 1, (1,), resblock_updown=False, scale_shift=False, classes=None)
 RULES = {  # ldm/modules/diffusionmodules/util.py, make_beta_schedule; `linear` there is linear in the square root
@@ -53,7 +53,7 @@ def test_average_of_the_net_equals_the_reference(changes: dict, heads: dict[str,
     label = () if layout.classes is None else (torch.tensor([0, 4]),)
     timestep = torch.tensor([3, 950])
     expected = reference(state, sample, timestep, *label, **{key.replace("-", "_"): n for key, n in heads.items()})
-    difference = (denoiser(sample, timestep, *label) - expected).abs().max()
+    difference = (denoiser(sample, timestep, **dict(zip(("label",), label, strict=False))) - expected).abs().max()
     assert difference < 3e-6 * expected.abs().max()
     assert denoiser.source.ema is True
     assert denoiser.classes == layout.classes

@@ -12,7 +12,7 @@ from torch import Tensor
 from ptq_export.checkpoints import load_checkpoint, lucidrains
 from ptq_export.checkpoints.lucidrains import unet_arguments
 from ptq_export.errors import EnvironmentMissing, InputError
-from ptq_export.sampling import make_scheduler
+from ptq_export.schedulers import make_scheduler
 
 ARGUMENTS = {
     "dim": 16,

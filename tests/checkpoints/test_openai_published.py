@@ -13,7 +13,7 @@ from ptq_export.checkpoints.openai_layout import read_layout
 from ptq_export.checkpoints.openai_names import openai_name
 from ptq_export.checkpoints.openai_published import PUBLISHED, find_published
 from ptq_export.checkpoints.openai_unet import unet_config
-from ptq_export.sampling import make_scheduler
+from ptq_export.schedulers import make_scheduler
 
 MILLIONS = {  # Dhariwal & Nichol (2021) print 296, 422, 554, 552, 559; the older files are called 50M, 100M, 270M
     "iddpm-cifar10": 52.5,

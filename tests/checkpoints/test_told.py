@@ -14,7 +14,8 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.told import read_scheduler, with_schedule_of
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
-from ptq_export.sampling import make_scheduler, sample_loop
+from ptq_export.sampling import sample_loop
+from ptq_export.schedulers import make_scheduler
 
 CONFIG = {"num_train_timesteps": 500, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 FACTORY = """

@@ -57,7 +57,7 @@ def test_no_weight_of_a_random_net_is_zero(denoiser: Denoiser) -> None:
 @pytest.mark.parametrize("timestep", [0, 999])
 def test_random_net_is_not_degenerate(timestep: int, denoiser: Denoiser) -> None:
     sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
-    output = denoiser(sample, torch.tensor([timestep]), *denoiser.labels(1, seed=0))
+    output = denoiser(sample, torch.tensor([timestep]), **denoiser.draw(1, seed=0))
     assert output.shape == (1, NETS[_name(denoiser)][2], *denoiser.sample_shape[1:])
     assert all(0.1 < half.std() < 10 for half in output.split(denoiser.sample_shape[0], dim=1))
 

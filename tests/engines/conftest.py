@@ -1,12 +1,16 @@
 """A denoiser by hand, `eps = conv(sample) + table[timestep]`, as an ONNX file and in numpy."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from exported_net import inputs_of
 from onnx import TensorProto, helper, numpy_helper
+
+from ptq_export.interface import inputs_to_json
 
 Write = Callable[..., Path]
 STEPS = 10
@@ -20,7 +24,8 @@ def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarra
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "denoiser", [sample, timestep], [eps], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {"num_train_timesteps": str(STEPS)})
+    inputs = json.dumps(inputs_to_json(inputs_of((2, 4, 4))))
+    helper.set_model_props(model, {"num_train_timesteps": str(STEPS), "inputs": inputs})
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ import torch
 from ptq_export.engines.base import Engine, EngineOptions, Signature
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.errors import InputError
+from ptq_export.interface import Input, label
 
 
 class Shift(Engine):
     """eps = sample + t + label."""
 
-    def run(self, sample: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+    def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        sample, *rest = (feeds[each.name] for each in self.signature.inputs)
         assert sample.flags.c_contiguous
-        assert all(values.dtype == np.int64 and values.shape == (len(sample),) for values in conditions)
-        return sample + sum(conditions).astype(np.float32)[:, None, None, None]
+        assert all(values.dtype == np.int64 and values.shape == (len(sample),) for values in rest)
+        return sample + sum(rest).astype(np.float32)[:, None, None, None]
 
     def executed_layers(self, expected: object) -> list[LayerRecord]:
         return []
@@ -31,8 +34,9 @@ class Shift(Engine):
         return np.zeros(0, np.float32)
 
 
-ENGINE = Shift(Signature((2, 4, 4), 2, num_train_timesteps=10))
-LABELLED = Shift(Signature((2, 4, 4), 2, num_train_timesteps=10, classes=5))
+INPUTS = (Input("sample", "float32", (2, 4, 4)), Input("timestep", "int64"))
+ENGINE = Shift(Signature(INPUTS, 2, num_train_timesteps=10))
+LABELLED = Shift(Signature((*INPUTS, label(5)), 2, num_train_timesteps=10))
 SAMPLE = np.zeros((3, 2, 4, 4), np.float32)
 
 
@@ -94,30 +98,30 @@ def test_another_type_is_refused(sample: object) -> None:
 
 
 def test_a_fixed_batch_serves_that_batch_only() -> None:
-    engine = Shift(Signature((2, 4, 4), 2, batch=3))
+    engine = Shift(Signature(INPUTS, 2, batch=3))
     assert engine(SAMPLE, 999).shape == SAMPLE.shape
     with pytest.raises(InputError, match="batch 2, this engine was compiled for batch 3"):
         engine(SAMPLE[:2], 0)
 
 
-@pytest.mark.parametrize("label", [4, np.full(3, 4), torch.full((3,), 4)], ids=repr)
-def test_labels_reach_a_class_conditional_engine(label: object) -> None:
-    assert np.array_equal(LABELLED(SAMPLE, 2, label), np.full_like(SAMPLE, 6))
+@pytest.mark.parametrize("given", [4, np.full(3, 4), torch.full((3,), 4)], ids=repr)
+def test_labels_reach_a_class_conditional_engine(given: object) -> None:
+    assert np.array_equal(LABELLED(SAMPLE, 2, label=given), np.full_like(SAMPLE, 6))
 
 
 @pytest.mark.parametrize(
-    ("engine", "label", "message"),
+    ("engine", "given", "message"),
     [
-        (LABELLED, None, "class-conditional"),
+        (LABELLED, None, "conditional: label .N. int64 is missing"),
         (LABELLED, 5, r"label 5 is out of range\nknown: 0\.\.4"),
-        (LABELLED, [1, 2], "labels have shape"),
+        (LABELLED, [1, 2], "label has 2 rows, the sample 3"),
         (LABELLED, 1.5, "not an integer"),
-        (ENGINE, 1, "no class labels"),
+        (ENGINE, 1, "no input label"),
     ],
 )
-def test_a_label_that_does_not_fit_is_refused(engine: Engine, label: object, message: str) -> None:
+def test_a_label_that_does_not_fit_is_refused(engine: Engine, given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        engine(SAMPLE, 0, label)
+        engine(SAMPLE, 0, label=given)
 
 
 def test_engines_are_imported_without_torch() -> None:
@@ -172,7 +176,7 @@ def test_what_is_no_array_of_samples_is_refused(sample: object) -> None:
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("engine", [ENGINE, Shift(Signature((2, 4, 4), 2))], ids=["T known", "T not known"])
+@pytest.mark.parametrize("engine", [ENGINE, Shift(Signature(INPUTS, 2))], ids=["T known", "T not known"])
 def test_what_is_no_timestep_is_refused(engine: Engine, timestep: object) -> None:
     with pytest.raises(InputError, match="time-step"):
         engine(SAMPLE, timestep)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.build_plan import RTX, Typing, timing_cache_file, typings
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
@@ -66,7 +66,7 @@ def test_one_batch_alone_becomes_a_part_of_the_network(batch: str, found: int, p
         sizes = {network.get_input(index).shape[0] for index in range(network.num_inputs)}
         seen.extend((size, config.num_optimization_profiles) for size in sizes)
 
-    save_model(HalfPrecision()(export_module(Stack(16, 1), (16, SIZE, SIZE))).model, tmp_path / "net.onnx")
+    save_model(HalfPrecision()(exported(Stack(16, 1), (16, SIZE, SIZE))).model, tmp_path / "net.onnx")
     assert build_plan.main([str(tmp_path / "net.onnx"), "--package", RTX, "--batch", batch], look) == 0
     assert seen == [(found, profiles)] and (tmp_path / "net.plan").stat().st_size > 0
 
@@ -143,7 +143,7 @@ def test_a_flag_that_a_version_has_dropped_is_left_out() -> None:
 def test_a_float_baseline_is_not_turned_into_int8(
     half: bool, int8: bool, needed: tuple[str, ...], tmp_path: Path
 ) -> None:
-    graph = export_module(quantised(Stack(16, 1), TENSORRT) if int8 else Stack(16, 1), (16, SIZE, SIZE))
+    graph = exported(quantised(Stack(16, 1), TENSORRT) if int8 else Stack(16, 1), (16, SIZE, SIZE))
     save_model(HalfPrecision()(graph).model if half else graph, tmp_path / "net.onnx")
     trt = import_module(RTX)
     logger = trt.Logger(trt.Logger.ERROR)

@@ -276,7 +276,7 @@ def step_on(done: list[str], refuse: bool = False) -> Any:
     )
     cuda = SimpleNamespace(stream=7, allocate=lambda size: 1, upload=lambda address, content: None, capture=capture)
     cuda.synchronise, cuda.launch = (lambda: done.append("wait")), (lambda graph: done.append(f"launch {graph}"))
-    return engine.Step(trt, cuda, FOLDER / "README.md", 2, {"num_train_timesteps": 10, "classes": None})
+    return engine.Step(trt, cuda, FOLDER / "README.md", 2, {"num_train_timesteps": 10, "inputs": []})
 
 
 def test_plugins_are_there_before_the_plan_is_loaded_and_a_step_is_warmed_before_it_is_recorded() -> None:
@@ -368,7 +368,8 @@ def test_a_board_without_that_dla_core_is_the_environment_s_fault(capsys: pytest
 
 def test_inputs_are_noise_and_indices_in_range() -> None:
     content: Any = program("engine")._content
-    description = {"num_train_timesteps": 1000, "classes": 3}
+    inputs = [{"name": "timestep", "dtype": "int64", "limit": None}, {"name": "label", "dtype": "int64", "limit": 3}]
+    description = {"num_train_timesteps": 1000, "inputs": inputs}
     noise = memoryview(content("sample", "f", 500, description)).cast("f").tolist()
     assert abs(sum(noise) / 500) < 0.3 and 0.5 < sum(value * value for value in noise) / 500 < 2
     times = memoryview(content("timestep", "i", 500, description)).cast("i").tolist()

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from operator_nets import exact
 from operator_nets import run as run_net
+from own_copy import loaded
 
 from ptq_export.engines.build_cache import current
 from ptq_export.engines.ort import operators as ort_operators
 from ptq_export.errors import InputError
 
-pytestmark = pytest.mark.skipif(
-    ort_operators.library() is None, reason="the operators were not compiled: no C++ compiler"
-)
+pytestmark = pytest.mark.usefixtures("operators")
 
 SHAPES = [(1, 4, 4, 8), (3, 5, 7, 12), (2, 1, 1, 20), (1, 70, 33, 64), (2, 300, 40)]
 """Channels that fill no vector, one pixel, more pixels than one task takes, and rows of tokens."""
@@ -29,25 +28,11 @@ RNG = np.random.default_rng(0)
 Run = Any
 
 
-def loaded(isa: str, folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, onnxruntime.SessionOptions]:
-    """A copy of the library, which chooses its loops when it is loaded, and what keeps it loaded."""
-    patch.setenv(ort_operators.ISA, isa)
-    copy = Path(shutil.copy(ort_operators.library() or "", folder))
-    settings = onnxruntime.SessionOptions()
-    try:
-        settings.register_custom_ops_library(str(copy))
-    except Exception as error:
-        if "names none of this processor's" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return copy, settings
-
-
 @pytest.fixture(scope="module", params=["avx512", "avx2", "baseline"])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(operators: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Runs an operator with the loops for one instruction set."""
     with pytest.MonkeyPatch.context() as patch:
-        library, _settings = loaded(request.param, tmp_path_factory.mktemp(request.param), patch)
+        library, _settings = loaded(operators, request.param, tmp_path_factory.mktemp(request.param), patch)
         yield lambda op, inputs, threads=2, **attributes: run_net(library, op, inputs, attributes, threads)
 
 
@@ -183,16 +168,16 @@ def test_a_rank_that_does_not_fit_is_an_error_and_no_crash(run: Run, shape: tupl
         *[("GroupNormQuantize", "silu", 2), ("QuantizeChannels", "zero_point", -(2**63))],
     ],
 )
-def test_an_attribute_out_of_range_is_refused_when_the_graph_is_loaded(op: str, attribute: str, value: float) -> None:
+def test_an_attribute_out_of_range_is_refused_when_the_graph_is_loaded(
+    operators: Path, op: str, attribute: str, value: float
+) -> None:
     x = numbers(1, 2, 2, 8)
     fine = {"RepeatPixels": ("height", "width"), "QuantizeChannels": ("zero_point",)}
     names = fine.get(op, ("groups", "epsilon", "zero_point", "silu"))
     attributes = {name: 1e-5 if name == "epsilon" else 1 for name in names} | {attribute: value}
     inputs = {"x": codes(1, 2, 2, 8)} if op == "RepeatPixels" else {"x": x, "a": x, "b": x, "c": x}
-    library = ort_operators.library()
-    assert library is not None
     with pytest.raises(Exception, match=f"the attribute {attribute} is out of range"):
-        run_net(library, op, dict(list(inputs.items())[: 2 if op == "QuantizeChannels" else 4]), attributes)
+        run_net(operators, op, dict(list(inputs.items())[: 2 if op == "QuantizeChannels" else 4]), attributes)
 
 
 def test_empty_tensors_give_empty_tensors(run: Run) -> None:
@@ -205,23 +190,23 @@ def test_empty_tensors_give_empty_tensors(run: Run) -> None:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere there is one set of loops")
-def test_the_variable_picks_the_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_picks_the_loops(operators: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """x86's baseline rounds the product and the sum, AVX2 has one instruction for both."""
     inputs = {"x": codes(1, 4, 64), "gain": positive(64), "offset": numbers(64)}
     found = {}
     for isa in ("baseline", "avx2"):
         (tmp_path / isa).mkdir()
-        library, _settings = loaded(isa, tmp_path / isa, monkeypatch)
+        library, _settings = loaded(operators, isa, tmp_path / isa, monkeypatch)
         found[isa] = run_net(library, "DequantizeChannels", inputs, {})
     assert (found["baseline"] == inputs["x"] * inputs["gain"] + inputs["offset"]).all()
     assert (found["avx2"] != found["baseline"]).any()
 
 
 def test_a_variable_that_names_no_loops_is_refused_and_no_engine_depends_on_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    operators: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = ort_operators.library_version(), current("ort", {}, "")
-    copy = shutil.copy(ort_operators.library() or "", tmp_path)
+    copy = shutil.copy(operators, tmp_path)
     monkeypatch.setenv(ort_operators.ISA, "avx9")
     assert (ort_operators.library_version(), current("ort", {}, "")) == before and len(before[0]) == 64
     monkeypatch.setattr(Path, "glob", lambda *_: iter([Path(copy)]))

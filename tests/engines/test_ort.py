@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exported_net import inputs_of
 from onnx import TensorProto, helper
 
 from ptq_export.artifacts import sha256_file
@@ -27,7 +28,7 @@ def optimised_again(caplog: pytest.LogCaptureFixture) -> bool:
 
 def test_eps_is_what_the_graph_says(denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path) -> None:
     engine = OrtEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    assert engine.signature == Signature((2, 4, 4), 2, None, 10)
+    assert engine.signature == Signature(inputs_of((2, 4, 4)), 2, None, 10)
     np.testing.assert_allclose(engine(SAMPLE, TIMESTEP), reference(SAMPLE, TIMESTEP), rtol=1e-5, atol=1e-6)
 
 

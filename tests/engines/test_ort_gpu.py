@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from exported_net import inputs_of
 
 from ptq_export.engines import availability, build_engine
 from ptq_export.engines.base import EngineOptions, Signature
@@ -19,6 +20,7 @@ from ptq_export.engines.ort.gpu.engine import RECORD, OrtCudaEngine, OrtTrtEngin
 from ptq_export.engines.ort.gpu.providers import CUDA, TENSORRT, provider_error, tensorrt_version
 from ptq_export.engines.ort.session import CPU, Level, Provider, SessionEngine, open_session, session_settings
 from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.interface import label
 from ptq_export.targets import find_target
 
 Write = Callable[..., Path]
@@ -60,7 +62,9 @@ def test_ort_cuda_int8_is_refused_with_the_reason_and_what_to_take() -> None:
 
 
 def test_tensorrt_is_given_a_profile_and_no_precision() -> None:
-    options = tensorrt_options(Signature((3, 32, 32), 3, None, 1000, 10), (1, 4, 64), EngineOptions(workspace_mib=2))
+    options = tensorrt_options(
+        Signature(inputs_of((3, 32, 32), label(10)), 3, None, 1000), (1, 4, 64), EngineOptions(workspace_mib=2)
+    )
     assert options == {
         "trt_profile_min_shapes": "sample:1x3x32x32,timestep:1,label:1",
         "trt_profile_opt_shapes": "sample:4x3x32x32,timestep:4,label:4",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_net import inputs_of
 from layer_net import Net
 
 from ptq_export.engines.base import EngineOptions, Signature
@@ -15,7 +16,7 @@ from ptq_export.engines.registry import availability
 from ptq_export.errors import InputError
 
 pytest.importorskip("openvino")
-from ptq_export.engines.ov.engine import BATCHES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
+from ptq_export.engines.ov.engine import SHAPES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
 
 Write = Callable[..., Path]
 ONE = EngineOptions(threads=1)
@@ -32,7 +33,7 @@ def test_eps_is_what_the_graph_says(
     batch: int, denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    assert engine.signature == Signature((2, 4, 4), 2, None, 10)
+    assert engine.signature == Signature(inputs_of((2, 4, 4)), 2, None, 10)
     sample, timestep = SAMPLE[:batch], TIMESTEP[:batch]
     np.testing.assert_allclose(engine(sample, timestep), reference(sample, timestep), rtol=1e-5, atol=1e-6)
 
@@ -92,9 +93,9 @@ def test_an_unusable_blob_is_compiled_again(
 
 def test_only_the_latest_batches_are_kept_in_memory(denoiser_onnx: Write, tmp_path: Path) -> None:
     engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    for batch in range(1, BATCHES_KEPT + 3):
+    for batch in range(1, SHAPES_KEPT + 3):
         engine(np.zeros((batch, 2, 4, 4), np.float32), 3)
-    assert list(engine._compiled) == list(range(3, BATCHES_KEPT + 3))
+    assert [sample[0] for sample, _ in engine._compiled] == list(range(3, SHAPES_KEPT + 3))
 
 
 def test_a_folder_that_cannot_be_written_does_not_stop_serving(
@@ -121,7 +122,7 @@ def test_bfloat16_is_near_and_not_equal(
 def one_layer(net: Net, tmp_path: Path) -> LayerRecord:
     engine = OpenVinoEngine(net.save(tmp_path / "net.onnx"), tmp_path / "engine", ONE)
     (record,) = engine.executed_layers({"block.layer": "int8"})
-    assert engine.layer_times_ms([np.zeros((2, 16, 4, 4), np.float32), np.zeros(2, np.int64)])["block.layer"] > 0
+    assert engine.layer_times_ms(engine.signature.nothing(2))["block.layer"] > 0
     assert record.name == "block.layer"
     return record
 

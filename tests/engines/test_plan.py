@@ -12,11 +12,11 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 
 from ptq_export.engines.trt import build_plan, plan
 from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan, make_plan_here
 from ptq_export.errors import EnvironmentMissing, GateFailed
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
@@ -29,7 +29,7 @@ with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX h
 
 
 def graph_of(stack: Stack, width: int, half: bool = True) -> ir.Model:
-    graph = export_module(stack, (width, SIZE, SIZE))
+    graph = exported(stack, (width, SIZE, SIZE))
     NameLayers()(graph)
     return HalfPrecision()(graph).model if half else graph
 

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 
 from ptq_export.engines.trt.plan import RTX, make_plan
 from ptq_export.engines.trt.plan_weights import StoredWeights, stored_weights
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
@@ -21,7 +21,7 @@ with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX h
 
 
 def int8_graph() -> ir.Model:
-    graph = export_module(quantised(Stack(WIDTH, DEPTH), TENSORRT), (WIDTH, SIZE, SIZE))
+    graph = exported(quantised(Stack(WIDTH, DEPTH), TENSORRT), (WIDTH, SIZE, SIZE))
     return HalfPrecision()(graph).model
 
 

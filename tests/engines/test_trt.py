@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 
 from ptq_export.engines import EngineOptions, availability, build_engine
 from ptq_export.engines.cuda.driver import count_gpus
@@ -17,7 +18,6 @@ from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, _of_fixed_sha
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.session import Session
 from ptq_export.errors import EnvironmentMissing, InputError
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
@@ -31,7 +31,7 @@ LAYERS = {f"layers.{index}": "int8" for index in range(4)}
 
 
 def write(folder: Path, int8: bool = True) -> Path:
-    graph = export_module(quantised(Stack(WIDTH), TENSORRT) if int8 else Stack(WIDTH), (WIDTH, SIZE, SIZE))
+    graph = exported(quantised(Stack(WIDTH), TENSORRT) if int8 else Stack(WIDTH), (WIDTH, SIZE, SIZE))
     NameLayers()(graph)
     path = folder / f"denoiser.{'int8' if int8 else 'fp32'}.onnx"
     save_model(HalfPrecision()(graph).model if int8 else graph, path)
@@ -148,7 +148,7 @@ def test_every_layer_runs_int8_and_takes_time(kind: str, source: Path, tmp_path:
     engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batch=4))
     records = engine.executed_layers(LAYERS)
     assert [(record.name, record.precision) for record in records] == [(name, "int8") for name in LAYERS]
-    times_ms = engine.layer_times_ms([noise(4), np.zeros(4, np.int64)])
+    times_ms = engine.layer_times_ms({"sample": noise(4), "timestep": np.zeros(4, np.int64)})
     assert set(times_ms) == set(LAYERS) and all(ms > 0 for ms in times_ms.values())
     assert close(engine(noise(4), 500), build_engine("ort", source, tmp_path / "ort")(noise(4), 500))
 

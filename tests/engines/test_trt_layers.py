@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 from onnx import TensorProto, helper, numpy_helper
 
 from ptq_export.engines.trt.layers import EngineLayer, executed_layers, layer_times_ms, parse_inspector
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
@@ -153,7 +153,7 @@ def test_nodes_inside_functions_keep_their_own_name() -> None:
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 def test_the_parser_of_tensorrt_writes_our_module_paths_where_we_read_them(tmp_path: Path) -> None:
-    graph = export_module(quantised(Stack(16, 2), TENSORRT), (16, SIZE, SIZE))
+    graph = exported(quantised(Stack(16, 2), TENSORRT), (16, SIZE, SIZE))
     NameLayers()(graph)
     save_model(HalfPrecision()(graph).model, tmp_path / "net.onnx")
     trt = import_module(RTX)

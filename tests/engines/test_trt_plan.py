@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from convolutions import SIZE, Stack, quantised
+from exported_net import exported
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions
@@ -18,7 +19,6 @@ from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.trt.plan import RTX, BuilderSettings
 from ptq_export.engines.trt.reuse import PlanRequest, batch_range, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
@@ -35,7 +35,7 @@ ORIN, DESKTOP = (
 @pytest.fixture
 def request_rtx(tmp_path: Path) -> PlanRequest:
     """A plan of a small int8 graph by TensorRT for RTX, for batches 1 to 2."""
-    graph = export_module(quantised(Stack(16, 1), TENSORRT), (16, SIZE, SIZE))
+    graph = exported(quantised(Stack(16, 1), TENSORRT), (16, SIZE, SIZE))
     NameLayers()(graph)
     source = tmp_path / "denoiser.trt-rtx-int8.onnx"
     save_model(HalfPrecision()(graph).model, source)
@@ -171,7 +171,7 @@ def test_a_plan_of_another_gpu_that_cannot_be_built_here_says_what_differs(
 def test_a_graph_that_is_refused_leaves_no_plan(request_rtx: PlanRequest, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(request_rtx.source.read_bytes())
-    save_model(export_module(quantised(Stack(16, 1), replace(TENSORRT, signed=False)), (16, SIZE, SIZE)), damaged)
+    save_model(exported(quantised(Stack(16, 1), replace(TENSORRT, signed=False)), (16, SIZE, SIZE)), damaged)
     with pytest.raises(GateFailed, match="zero point"):
         ready_plan(replace(request_rtx, source=damaged), tmp_path / "engine")
     assert list((tmp_path / "engine").iterdir()) == []

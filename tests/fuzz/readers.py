@@ -16,6 +16,7 @@ import onnx
 import synthetic_run  # from the tests of the report
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from exported_net import inputs_of
 from safetensors.torch import save_file
 
 from ptq_export.artifacts import write_json
@@ -25,6 +26,7 @@ from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.engines.build_cache import current, read_identity, write_identity
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.single_file import load_model
+from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
@@ -157,7 +159,8 @@ def _onnx(folder: Path) -> None:
     time = info("timestep", onnx.TensorProto.INT64, ["N"])
     graph = onnx.helper.make_graph(nodes, "denoiser", [ends[0], time], [ends[1]], constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    onnx.helper.set_model_props(model, {"num_train_timesteps": "1000"})
+    inputs = json.dumps(inputs_to_json(inputs_of(SHAPE)))
+    onnx.helper.set_model_props(model, {"num_train_timesteps": "1000", "inputs": inputs})
     (folder / "denoiser.onnx").write_bytes(model.SerializeToString())
 
 

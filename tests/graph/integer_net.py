@@ -4,10 +4,10 @@ from functools import lru_cache
 
 import onnx_ir as ir
 import torch
+from exported_net import exported
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 
@@ -78,7 +78,7 @@ class IntegerNet(nn.Module):
 @lru_cache
 def _exported(k_scale: float) -> tuple[IntegerNet, ir.Model]:
     net = IntegerNet(k_scale).eval().requires_grad_(False)
-    graph = export_module(net, (1, 8, 8))
+    graph = exported(net, (1, 8, 8))
     NameLayers()(graph)
     return net, graph
 

@@ -7,9 +7,9 @@ import pytest
 from graph_models import Array, model_bytes, noise, ops, shaped
 
 from ptq_export.engines.ort.channels_last import ChannelsLast
-from ptq_export.engines.ort.operators import library, register
+from ptq_export.engines.ort.operators import register
 
-pytestmark = pytest.mark.skipif(library() is None, reason="the operators were not compiled: no C++ compiler")
+pytestmark = pytest.mark.usefixtures("operators")
 
 C, STEP = 8, 0.05
 CONSTANTS = f"""

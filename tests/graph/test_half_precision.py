@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from exported_net import exported
 from onnxruntime import InferenceSession
 from torch import nn
 
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.graph.audit import check_codes
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.half_precision import OPSET, HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.nn.layers import Grid, QuantisedLayer
@@ -38,7 +38,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def graphs() -> tuple[Net, ir.Model, ir.Model]:
     net = Net().eval()
-    graph = export_module(net, (16, 8, 8))
+    graph = exported(net, (16, 8, 8))
     NameLayers()(graph)
     return net, graph, HalfPrecision()(graph).model
 

@@ -4,11 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
+from exported_net import exported
 from graph_models import model_bytes, noise, ops, shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.transpose_keys import TransposeKeys
 
@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
 
 def test_the_exporters_attention_computes_no_shapes_any_more() -> None:
-    model = export_module(Attention(), (6, 4, 4))
+    model = exported(Attention(), (6, 4, 4))
     ConstantShapes()(model)
     plain = model.clone()
     assert "Shape" in ops(model)

@@ -6,11 +6,11 @@ import onnx_ir as ir
 import torch
 from diffusers import UNet2DModel
 
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules
 from ptq_export.calibrators.sites import find_sites
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.nn.scheme import Scheme
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.graphs import export_graph
 
 __all__ = ["denoiser", "export", "int8_layers"]
@@ -54,7 +54,7 @@ def export(scheme: Scheme, in_float: tuple[str, ...]) -> ir.Model:
 @cache
 def _quantised(scheme: Scheme) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(0)
-    pairs = CalibrationPairs(torch.randn(4, 1, 8, 8, generator=generator), torch.tensor([0, 300, 600, 999]))
+    pairs = Pairs(torch.randn(4, 1, 8, 8, generator=generator), torch.tensor([0, 300, 600, 999]))
     sites = find_sites(denoiser(), scheme)
     store = UnitStore(load=lambda _: None, save=lambda _, __: None)
     return quantise(denoiser(), sites, pairs, Method(scheme, "min-max", None, 0), store, lambda _: None)

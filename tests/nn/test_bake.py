@@ -8,15 +8,15 @@ from computed_weights import CHANNELS, LAYERS, Gained, Standardised, net_of
 from torch import nn
 
 from ptq_export.nn.bake import bake_weights, is_plain
-from ptq_export.nn.probe import difference, probe_inputs
+from ptq_export.nn.probe import difference, probe
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_baking_keeps_the_function(kind: str) -> None:
     denoiser = net_of(LAYERS[kind])
-    wanted = denoiser(*probe_inputs(denoiser))
+    wanted = probe(denoiser).through(denoiser)
     baked = bake_weights(denoiser)
-    assert difference(wanted, baked(*probe_inputs(denoiser))) < 1e-5
+    assert difference(wanted, probe(denoiser).through(baked)) < 1e-5
     layers = {name: layer for name, layer in baked.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     left = [name for name, layer in layers.items() if not is_plain(layer)]
     assert left == (["layer"] if kind == "own square" else []) and len(layers) == 5

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
+from exported_net import exported
 
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
-from ptq_export.graph.export import export_module
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.drop_neutral import DropNeutral
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
@@ -39,7 +39,7 @@ def denoiser(time_embedding_norm: str) -> Denoiser:
 
 
 def operators(net: Denoiser) -> Counter[str]:
-    graph = export_module(net.module, net.sample_shape)
+    graph = exported(net.module, net.sample_shape)
     ConstantShapes()(graph)
     DropNeutral()(graph)
     return Counter(node.op_type for node in graph.graph)

@@ -19,7 +19,8 @@ from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, compare, inspect, load_engine, sample, verify
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop, visited_timesteps
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler, visited_timesteps
 
 ONNX = "denoiser.ort-int8.onnx"
 Flip = Callable[[Path], None]

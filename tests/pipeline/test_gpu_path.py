@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,22 +48,22 @@ class Understudy(OrtEngine, GpuEngine):
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return asked_layers(self.source, expected)
 
-    def layer_times_ms(self, inputs: Sequence[np.ndarray]) -> dict[str, float]:
+    def layer_times_ms(self, feeds: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {record.name: 0.1 for record in asked_layers(self.source, {})}
 
-    def run_tensors(self, sample: torch.Tensor, timestep: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.run(sample.numpy(), timestep.numpy(), *(value.numpy() for value in label)))
+    def run_tensors(self, feeds: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.from_numpy(self.run({name: value.numpy() for name, value in feeds.items()}))
 
-    def timed_step(self, graph: bool, *inputs: np.ndarray) -> Callable[[], DeviceTiming]:
+    def timed_step(self, graph: bool, feeds: Mapping[str, np.ndarray]) -> Callable[[], DeviceTiming]:
         def step() -> DeviceTiming:
             started = time.perf_counter()
-            self.run(*inputs)
+            self.run(feeds)
             return DeviceTiming(1e3 * (time.perf_counter() - started), 0.01 if graph else 1e4, graph)
 
         return step
 
-    def step_loop(self, graph: bool, *inputs: np.ndarray) -> Callable[[int], None]:
-        return lambda count: [self.run(*inputs) for _ in range(count)] and None
+    def step_loop(self, graph: bool, feeds: Mapping[str, np.ndarray]) -> Callable[[int], None]:
+        return lambda count: [self.run(feeds) for _ in range(count)] and None
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_the_description_says_what_the_programs_need(orin: Path, xavier: Path) -
     found = read(orin / "jetson" / "bundle.json")
     assert found["onnx_sha256"] == sha256_file(orin / "jetson" / "denoiser.onnx")
     assert (found["jetpack"], found["tensorrt"], found["batch"]) == (6, "10.3", [1, 4, 64])
-    assert (found["sample_shape"], found["num_train_timesteps"], found["classes"]) == ([1, 8, 8], 1000, None)
+    assert ([each["shape"] for each in found["inputs"]], found["num_train_timesteps"]) == ([[1, 8, 8], []], 1000)
     assert read(xavier / "jetson" / "bundle.json")["tensorrt"] == "8.5"
     for run_folder, fp16 in ((orin, "graph"), (xavier, "flag")):
         sha256 = sha256_file(run_folder / "jetson" / "baseline.onnx")

@@ -17,7 +17,7 @@ def domains(engine: OrtEngine) -> set[str]:
     return {node.domain for node in onnx.load(engine.optimised_path).graph.node}
 
 
-@pytest.mark.skipif(ort_operators.library() is None, reason="the operators were not compiled: no C++ compiler")
+@pytest.mark.usefixtures("operators")
 def test_without_the_library_onnx_runtimes_own_operators_serve(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

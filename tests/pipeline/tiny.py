@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
+from ptq_export.interface import label
 from ptq_export.options import Options
 
 SPEC, CONDITIONAL = "tiny:denoiser", "tiny:conditional"
@@ -31,7 +32,7 @@ def conditional() -> Denoiser:
     )
     module = UNetEps(unet, 0.25)
     schedule = NoiseSchedule(4000, "squaredcos_cap_v2", variance_type="learned_range")
-    return Denoiser(module, schedule, (1, 8, 8), Source(CONDITIONAL, "", ""), CLASSES)
+    return Denoiser(module, schedule, (1, 8, 8), Source(CONDITIONAL, "", ""), (label(CLASSES),))
 
 
 def _unet(**architecture: Any) -> UNet2DModel:

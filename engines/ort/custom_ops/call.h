@@ -47,6 +47,14 @@ class Call {
     return {static_cast<const Number*>(data), std::move(shape), size};
   }
 
+  // An input of another's shape.
+  template <class Number>
+  const Number* input_of_shape(size_t index, const std::vector<int64_t>& shape) const {
+    const auto tensor = input<Number>(index);
+    if (tensor.shape != shape) fail("the summands have different shapes");
+    return tensor.data;
+  }
+
   // An input that holds a number per channel.
   const float* channel_input(size_t index, size_t channels) const {
     const auto vector = input<float>(index);
@@ -78,6 +86,7 @@ class Call {
   // Run task(0) ... task(count - 1), none of which throws, on the session's threads.
   template <class Task>
   void parallel(size_t count, const Task& task) const {
+    if (count == 0) return;
     if (count == 1) return task(0);
     const auto run = [](void* function, size_t index) { (*static_cast<const Task*>(function))(index); };
     check(ort::parallel_for(api_, context_, run, count, 0, const_cast<Task*>(&task)));

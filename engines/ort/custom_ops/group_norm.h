@@ -11,6 +11,7 @@
 #include "call.h"
 #include "kernels.h"
 #include "layout.h"
+#include "loops.h"
 
 namespace channels_last {
 
@@ -19,13 +20,15 @@ struct Moments {
   std::vector<double> sums, squares;
 };
 
-template <class Number, class Sum>
+template <class Sum, class Number>
 Moments moments_of(const Call& call, const Layout& layout, const Number* x) {
   const size_t channels = layout.channels;
   std::vector<Sum> partial(layout.tasks() * 2 * channels);
   call.parallel(layout.tasks(), [&](size_t task) {
     Sum* sums = partial.data() + task * 2 * channels;
-    kernels->add_moments(x + layout.first(task), layout.task_rows(task), channels, sums, sums + channels);
+    vectorised([&]() INLINED {
+      add_moments(x + layout.first(task), layout.task_rows(task), channels, sums, sums + channels);
+    });
   });
   Moments total{std::vector<double>(layout.images * channels), std::vector<double>(layout.images * channels)};
   for (size_t task = 0; task < layout.tasks(); ++task) {
@@ -39,9 +42,12 @@ Moments moments_of(const Call& call, const Layout& layout, const Number* x) {
   return total;
 }
 
-// A number per channel, or per image and channel; without data, zero for all.
+// A number per channel, or per image and channel, or one for all.
 class Vector {
  public:
+  explicit Vector(double number) : number_(number) {}
+
+  // An input; 0 for all where it is left out.
   Vector(const Call& call, size_t index, const Layout& layout) : channels_(layout.channels) {
     if (!call.has_input(index)) return;
     const auto vector = call.input<float>(index);
@@ -51,12 +57,18 @@ class Vector {
   }
 
   // The number of image i / channels, channel i % channels.
-  double operator[](size_t i) const { return data_ == nullptr ? 0.0 : data_[per_image_ ? i : i % channels_]; }
+  double operator[](size_t i) const { return data_ == nullptr ? number_ : data_[per_image_ ? i : i % channels_]; }
 
  private:
-  size_t channels_;
+  double number_ = 0.0;
+  size_t channels_ = 0;
   bool per_image_ = false;
   const float* data_ = nullptr;
+};
+
+// What is normalised: x * gain[i] + offset[i] + shift[i], i counting the channels of all images.
+struct Numbers {
+  Vector gain, offset, shift;
 };
 
 // x is normalised by one multiplication and one addition per channel of an image: x * slope + intercept.
@@ -64,20 +76,36 @@ struct Normalisation {
   std::vector<float> slope, intercept;
 };
 
-struct GroupNorm {
+class GroupNorm {
+ public:
   explicit GroupNorm(const Node& node)
-      : groups(static_cast<size_t>(node.integer("groups", 1, std::numeric_limits<std::int32_t>::max()))),
-        epsilon(node.number("epsilon")),
-        zero_point(static_cast<float>(node.integer("zero_point", 0, 255))),
-        silu(node.integer("silu", 0, 1) != 0) {}
+      : groups_(static_cast<size_t>(node.integer("groups", 1, std::numeric_limits<std::int32_t>::max()))),
+        epsilon_(node.number("epsilon")),
+        zero_point_(static_cast<float>(node.integer("zero_point", 0, 255))),
+        silu_(node.integer("silu", 0, 1) != 0) {}
 
-  // What is normalised is x * gain(i) + offset(i), i counting the channels of all images.
-  template <class Gain, class Offset>
-  Normalisation normalisation(const Call& call, const Layout& layout, const Moments& moments, const Gain& gain,
-                              const Offset& offset, const Vector& gamma, const Vector& beta) const {
-    if (layout.channels % groups != 0) call.fail("the groups do not divide the channels");
-    const size_t width = layout.channels / groups, vectors = layout.images * layout.channels;
+  // The codes of x normalised; inputs `first` to `first` + 2 are gamma, beta and the gain of what is quantised.
+  template <class Sum, class Number>
+  void compute(const Call& call, const Layout& layout, const Tensor<Number>& x, const Numbers& numbers,
+               size_t first) const {
+    uint8_t* y = call.output<uint8_t>(x.shape);
+    if (x.size == 0) return;
+    const Vector gamma(call, first, layout), beta(call, first + 1, layout);
+    const float* gain = call.channel_input(first + 2, layout.channels);
+    const auto moments = moments_of<Sum>(call, layout, x.data);
+    const auto normalised = normalisation(call, layout, moments, numbers, gamma, beta);
+    if (silu_) return quantise<true>(call, layout, x.data, normalised, gain, y);
+    quantise<false>(call, layout, x.data, normalised, gain, y);
+  }
+
+ private:
+  Normalisation normalisation(const Call& call, const Layout& layout, const Moments& moments, const Numbers& numbers,
+                              const Vector& gamma, const Vector& beta) const {
+    if (layout.channels % groups_ != 0) call.fail("the groups do not divide the channels");
+    const size_t width = layout.channels / groups_, vectors = layout.images * layout.channels;
     const double rows = static_cast<double>(layout.rows), count = rows * static_cast<double>(width);
+    const auto gain = [&](size_t i) { return numbers.gain[i]; };
+    const auto offset = [&](size_t i) { return numbers.offset[i] + numbers.shift[i]; };
     Normalisation result{std::vector<float>(vectors), std::vector<float>(vectors)};
     for (size_t first = 0; first < vectors; first += width) {
       double sum = 0.0, square = 0.0;
@@ -87,7 +115,7 @@ struct GroupNorm {
         square += g * g * moments.squares[i] + 2.0 * g * o * moments.sums[i] + rows * o * o;
       }
       const double mean = sum / count, variance = std::max(0.0, square / count - mean * mean);
-      const double inverse = 1.0 / std::sqrt(variance + epsilon);
+      const double inverse = 1.0 / std::sqrt(variance + epsilon_);
       for (size_t i = first; i < first + width; ++i) {
         const double scale = inverse * gamma[i];
         result.slope[i] = static_cast<float>(scale * gain(i));
@@ -97,21 +125,23 @@ struct GroupNorm {
     return result;
   }
 
-  template <class Number>
+  template <bool kSilu, class Number>
   void quantise(const Call& call, const Layout& layout, const Number* x, const Normalisation& normalised,
                 const float* gain, uint8_t* y) const {
-    call.parallel(layout.tasks(), [&](size_t task) {
-      const size_t vector = layout.image(task) * layout.channels, first = layout.first(task);
-      const Affine affine{normalised.slope.data() + vector, normalised.intercept.data() + vector, gain, zero_point,
-                          silu};
-      kernels->quantise(x + first, layout.task_rows(task), layout.channels, affine, y + first);
+    fill_images(call, layout, y, [&](size_t image) {
+      const float* slope = normalised.slope.data() + image * layout.channels;
+      const float* intercept = normalised.intercept.data() + image * layout.channels;
+      return [=, zero_point = zero_point_](size_t i, size_t c) INLINED {
+        const float value = static_cast<float>(x[i]) * slope[c] + intercept[c];
+        return code_of((kSilu ? silu(value) : value) * gain[c], zero_point);
+      };
     });
   }
 
-  size_t groups;
-  double epsilon;
-  float zero_point;
-  bool silu;
+  size_t groups_;
+  double epsilon_;
+  float zero_point_;
+  bool silu_;
 };
 
 }  // namespace channels_last

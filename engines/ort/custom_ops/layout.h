@@ -1,4 +1,4 @@
-// The rows of a channels-last tensor, cut into tasks.
+// The rows of a channels-last tensor, cut into tasks for the session's threads.
 #pragma once
 
 #include <algorithm>
@@ -6,13 +6,14 @@
 
 #include "call.h"
 #include "kernels.h"
+#include "loops.h"
 
 namespace channels_last {
 
 // Values per task: below, starting a thread costs more than it saves.
 inline constexpr size_t kTaskSize = 16384;
 
-// The sizes of a channels-last tensor, and its rows in equal blocks that stay within one image.
+// The sizes of a channels-last tensor, and its rows in equal blocks that stay within one image: none where it is empty.
 struct Layout {
   // `shape` is that of a tensor that was read: its sizes are not negative, their products fit.
   Layout(const Call& call, const std::vector<int64_t>& shape) {
@@ -22,16 +23,31 @@ struct Layout {
     rows = call.product({shape.begin() + 1, shape.end() - 1});
     const size_t wanted = std::max<size_t>(1, kTaskSize / std::max<size_t>(1, channels));
     block_rows = std::min({rows, wanted, kMaxRows});
-    blocks = block_rows == 0 ? 0 : (rows + block_rows - 1) / block_rows;
+    blocks = rows == 0 || channels == 0 ? 0 : (rows + block_rows - 1) / block_rows;
   }
 
   size_t tasks() const { return images * blocks; }
   size_t image(size_t task) const { return task / blocks; }
-  size_t first_row(size_t task) const { return image(task) * rows + task % blocks * block_rows; }
   size_t task_rows(size_t task) const { return std::min(block_rows, rows - task % blocks * block_rows); }
-  size_t first(size_t task) const { return first_row(task) * channels; }
+  // The first value of a task.
+  size_t first(size_t task) const { return (image(task) * rows + task % blocks * block_rows) * channels; }
 
   size_t images = 0, rows = 0, channels = 0, block_rows = 0, blocks = 0;
 };
+
+// y[i] = of(i, c) for every value i, c being its channel; `of_image` gives the function for an image.
+template <class Number, class OfImage>
+void fill_images(const Call& call, const Layout& layout, Number* y, const OfImage& of_image) {
+  call.parallel(layout.tasks(), [&](size_t task) {
+    const auto of = of_image(layout.image(task));
+    vectorised([&]() INLINED { fill_rows(layout.first(task), layout.task_rows(task), layout.channels, y, of); });
+  });
+}
+
+// y[i] = of(i, c) for every value i, c being its channel.
+template <class Number, class Of>
+void fill(const Call& call, const Layout& layout, Number* y, const Of& of) {
+  fill_images(call, layout, y, [&](size_t) { return of; });
+}
 
 }  // namespace channels_last

@@ -1,4 +1,4 @@
-// The loops, written for the compiler to vectorise and to inline into functions for one instruction set (kernels.cpp).
+// Loops over channels-last data, `rows` pixels of `channels` values each, written for the compiler to vectorise.
 #pragma once
 
 #include <cmath>
@@ -8,12 +8,10 @@
 
 #include "kernels.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 namespace channels_last {
 
 // e^x for x in [-87, 0], to 2e-7 of itself: 2^n times a polynomial of the rest (Cephes' coefficients).
-INLINE float exp_negative(float x) {
+INLINED inline float exp_negative(float x) {
   const float n = std::rint(x * 1.44269504088896341f);
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -30,7 +28,7 @@ INLINE float exp_negative(float x) {
 }
 
 // x * sigmoid(x); 0 for minus infinity, NaN for NaN.
-INLINE float silu(float x) {
+INLINED inline float silu(float x) {
   float negative = -std::fabs(x);
   negative = negative > -87.0f ? negative : -87.0f;  // NaN too.
   const float e = exp_negative(negative);
@@ -38,16 +36,20 @@ INLINE float silu(float x) {
 }
 
 // Rounded before the zero point is added, as ONNX's QuantizeLinear does: ties are those of the scaled value. NaN is 0.
-INLINE std::uint8_t code_of(float scaled, float zero_point) {
+INLINED inline std::uint8_t code_of(float scaled, float zero_point) {
   float value = std::rint(scaled) + zero_point;
   value = value > 0.0f ? value : 0.0f;
   value = value < 255.0f ? value : 255.0f;
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(value));
 }
 
+// The most rows of codes that `add_moments` takes at once: beyond, a sum of squares would leave 32 bits.
+inline constexpr std::size_t kMaxRows = 65536;
+
+// Add each channel's sum and sum of squares to `sums` and `squares`; sums of codes are exact.
 template <class Number, class Sum>
-INLINE void moments(const Number* __restrict x, std::size_t rows, std::size_t channels, Sum* __restrict sums,
-                    Sum* __restrict squares) {
+INLINED inline void add_moments(const Number* __restrict x, std::size_t rows, std::size_t channels,
+                                Sum* __restrict sums, Sum* __restrict squares) {
   for (std::size_t row = 0; row < rows; ++row, x += channels) {
     for (std::size_t c = 0; c < channels; ++c) {
       const Sum value = x[c];
@@ -57,47 +59,11 @@ INLINE void moments(const Number* __restrict x, std::size_t rows, std::size_t ch
   }
 }
 
-template <class Number>
-INLINE void affine_quantise(const Number* __restrict x, std::size_t rows, std::size_t channels, const Affine& affine,
-                            std::uint8_t* __restrict y) {
-  const float *slope = affine.slope, *intercept = affine.intercept, *gain = affine.gain;
-  const float zero_point = affine.zero_point;
-  for (std::size_t row = 0; row < rows; ++row, x += channels, y += channels) {
-    if (affine.silu) {
-      for (std::size_t c = 0; c < channels; ++c) {
-        y[c] = code_of(silu(static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c], zero_point);
-      }
-    } else {
-      for (std::size_t c = 0; c < channels; ++c) {
-        y[c] = code_of((static_cast<float>(x[c]) * slope[c] + intercept[c]) * gain[c], zero_point);
-      }
-    }
-  }
-}
-
-INLINE void dequantise_codes(const std::uint8_t* __restrict x, std::size_t rows, std::size_t channels,
-                             const float* __restrict gain, const float* __restrict offset, float* __restrict y) {
-  for (std::size_t row = 0; row < rows; ++row, x += channels, y += channels) {
-    for (std::size_t c = 0; c < channels; ++c) y[c] = static_cast<float>(x[c]) * gain[c] + offset[c];
-  }
-}
-
-INLINE void add_numbers(const std::uint8_t* __restrict x, std::size_t rows, std::size_t channels,
-                        const float* __restrict gain, const float* __restrict offset,
-                        const float* __restrict summand, float* __restrict y) {
-  for (std::size_t row = 0; row < rows; ++row, x += channels, summand += channels, y += channels) {
-    for (std::size_t c = 0; c < channels; ++c) y[c] = static_cast<float>(x[c]) * gain[c] + offset[c] + summand[c];
-  }
-}
-
-INLINE void add_codes(const std::uint8_t* __restrict x, std::size_t rows, std::size_t channels,
-                      const float* __restrict gain, const float* __restrict offset,
-                      const std::uint8_t* __restrict summand, const float* __restrict summand_gain,
-                      float* __restrict y) {
-  for (std::size_t row = 0; row < rows; ++row, x += channels, summand += channels, y += channels) {
-    for (std::size_t c = 0; c < channels; ++c) {
-      y[c] = static_cast<float>(x[c]) * gain[c] + static_cast<float>(summand[c]) * summand_gain[c] + offset[c];
-    }
+// y[i] = of(i, c) for the values i of `rows` pixels, the first of them `i`; c is their channel.
+template <class Number, class Of>
+INLINED inline void fill_rows(std::size_t i, std::size_t rows, std::size_t channels, Number* __restrict y, Of of) {
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t c = 0; c < channels; ++c, ++i) y[i] = of(i, c);
   }
 }
 

@@ -25,6 +25,7 @@
 #include "group_norm.h"
 #include "kernels.h"
 #include "layout.h"
+#include "loops.h"
 #include "ort_abi.h"
 
 namespace channels_last {
@@ -40,14 +41,8 @@ struct GroupNormQuantize {
   void compute(const Call& call) const {
     const auto x = call.input<float>(0);
     const Layout layout(call, x.shape);
-    uint8_t* y = call.output<uint8_t>(x.shape);
-    if (x.size == 0) return;
-    const Moments moments = moments_of<float, float>(call, layout, x.data);
-    const Vector gamma(call, 1, layout), beta(call, 2, layout);
-    const auto one = [](size_t) { return 1.0; };
-    const auto zero = [](size_t) { return 0.0; };
-    norm.quantise(call, layout, x.data, norm.normalisation(call, layout, moments, one, zero, gamma, beta),
-                  call.channel_input(3, layout.channels), y);
+    const Vector one(1.0), zero(0.0);
+    norm.compute<float>(call, layout, x, {one, zero, zero}, 1);
   }
 
   GroupNorm norm;
@@ -63,15 +58,8 @@ struct DequantizeGroupNormQuantize {
   void compute(const Call& call) const {
     const auto x = call.input<uint8_t>(0);
     const Layout layout(call, x.shape);
-    uint8_t* y = call.output<uint8_t>(x.shape);
-    if (x.size == 0) return;
-    const Moments moments = moments_of<uint8_t, std::uint32_t>(call, layout, x.data);
     const Vector gain(call, 1, layout), offset(call, 2, layout), shift(call, 6, layout);
-    const Vector gamma(call, 3, layout), beta(call, 4, layout);
-    const auto gains = [&](size_t i) { return gain[i]; };
-    const auto offsets = [&](size_t i) { return offset[i] + shift[i]; };
-    norm.quantise(call, layout, x.data, norm.normalisation(call, layout, moments, gains, offsets, gamma, beta),
-                  call.channel_input(5, layout.channels), y);
+    norm.compute<std::uint32_t>(call, layout, x, {gain, offset, shift}, 3);
   }
 
   GroupNorm norm;
@@ -89,13 +77,10 @@ struct QuantizeChannels {
     const Layout layout(call, x.shape);
     const float* gain = call.channel_input(1, layout.channels);
     uint8_t* y = call.output<uint8_t>(x.shape);
-    if (x.size == 0) return;
-    const std::vector<float> ones(layout.channels, 1.0f), zeros(layout.channels, 0.0f);
-    const Affine affine{ones.data(), zeros.data(), gain, zero_point, false};
-    call.parallel(layout.tasks(), [&](size_t task) {
-      const size_t first = layout.first(task);
-      kernels->quantise(x.data + first, layout.task_rows(task), layout.channels, affine, y + first);
-    });
+    const auto code = [x = x.data, gain, zero_point = zero_point](size_t i, size_t c) INLINED {
+      return code_of(x[i] * gain[c], zero_point);
+    };
+    fill(call, layout, y, code);
   }
 
   float zero_point;
@@ -132,6 +117,21 @@ struct RepeatPixels {
   int64_t height, width;
 };
 
+// The inputs that dequantising operators begin with: a code x stands for the number x * gain + offset.
+struct Codes {
+  explicit Codes(const Call& call)
+      : tensor(call.input<uint8_t>(0)),
+        layout(call, tensor.shape),
+        x(tensor.data),
+        gain(call.channel_input(1, layout.channels)),
+        offset(call.channel_input(2, layout.channels)) {}
+
+  Tensor<uint8_t> tensor;
+  Layout layout;
+  const uint8_t* x;
+  const float *gain, *offset;
+};
+
 struct DequantizeChannels {
   static constexpr const char* kName = "DequantizeChannels";
   static constexpr const char* kInputs = "uff";
@@ -140,16 +140,12 @@ struct DequantizeChannels {
   explicit DequantizeChannels(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto x = call.input<uint8_t>(0);
-    const Layout layout(call, x.shape);
-    const float* gain = call.channel_input(1, layout.channels);
-    const float* offset = call.channel_input(2, layout.channels);
-    float* y = call.output<float>(x.shape);
-    if (x.size == 0) return;
-    call.parallel(layout.tasks(), [&](size_t task) {
-      const size_t first = layout.first(task);
-      kernels->dequantise(x.data + first, layout.task_rows(task), layout.channels, gain, offset, y + first);
-    });
+    const Codes codes(call);
+    float* y = call.output<float>(codes.tensor.shape);
+    const auto number = [x = codes.x, gain = codes.gain, offset = codes.offset](size_t i, size_t c) INLINED {
+      return static_cast<float>(x[i]) * gain[c] + offset[c];
+    };
+    fill(call, codes.layout, y, number);
   }
 };
 
@@ -161,19 +157,13 @@ struct DequantizeAdd {
   explicit DequantizeAdd(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto x = call.input<uint8_t>(0);
-    const Layout layout(call, x.shape);
-    const float* gain = call.channel_input(1, layout.channels);
-    const float* offset = call.channel_input(2, layout.channels);
-    const auto summand = call.input<float>(3);
-    if (summand.shape != x.shape) call.fail("the summands have different shapes");
-    float* y = call.output<float>(x.shape);
-    if (x.size == 0) return;
-    call.parallel(layout.tasks(), [&](size_t task) {
-      const size_t first = layout.first(task);
-      kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                              summand.data + first, y + first);
-    });
+    const Codes codes(call);
+    const float* summand = call.input_of_shape<float>(3, codes.tensor.shape);
+    float* y = call.output<float>(codes.tensor.shape);
+    const auto sum = [x = codes.x, gain = codes.gain, offset = codes.offset, summand](size_t i, size_t c) INLINED {
+      return static_cast<float>(x[i]) * gain[c] + offset[c] + summand[i];
+    };
+    fill(call, codes.layout, y, sum);
   }
 };
 
@@ -185,19 +175,14 @@ struct DequantizeSum {
   explicit DequantizeSum(const Node&) {}
 
   void compute(const Call& call) const {
-    const auto x = call.input<uint8_t>(0), summand = call.input<uint8_t>(3);
-    const Layout layout(call, x.shape);
-    const float* gain = call.channel_input(1, layout.channels);
-    const float* offset = call.channel_input(2, layout.channels);
-    const float* summand_gain = call.channel_input(4, layout.channels);
-    if (summand.shape != x.shape) call.fail("the summands have different shapes");
-    float* y = call.output<float>(x.shape);
-    if (x.size == 0) return;
-    call.parallel(layout.tasks(), [&](size_t task) {
-      const size_t first = layout.first(task);
-      kernels->dequantise_add(x.data + first, layout.task_rows(task), layout.channels, gain, offset,
-                              summand.data + first, summand_gain, y + first);
-    });
+    const Codes codes(call);
+    const uint8_t* summand = call.input_of_shape<uint8_t>(3, codes.tensor.shape);
+    const float* summand_gain = call.channel_input(4, codes.layout.channels);
+    float* y = call.output<float>(codes.tensor.shape);
+    const auto sum = [=, x = codes.x, gain = codes.gain, offset = codes.offset](size_t i, size_t c) INLINED {
+      return static_cast<float>(x[i]) * gain[c] + static_cast<float>(summand[i]) * summand_gain[c] + offset[c];
+    };
+    fill(call, codes.layout, y, sum);
   }
 };
 
@@ -272,7 +257,7 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   const ort::Api* api = base->get_api(ort::kVersion);
   return status_of(api == nullptr ? base->get_api(kFirstVersion) : api, [&] {
     if (api == nullptr) fail(base->get_api(kFirstVersion), "these operators need ONNX Runtime 1.17");
-    if (kernels == nullptr) fail(api, std::string(kIsaVariable) + " names none of this processor's: " + isa_names());
+    if (isa == Isa::kNone) fail(api, std::string(kIsaVariable) + " names none of this processor's: " + isa_names());
     check(ort::add_custom_op_domain(api, options, domain(api)));
   });
 }

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.base import EngineOptions, Feeds, Signature
 from ptq_export.engines.build_cache import Identity, current, stale_reasons, verified_sha256, writable, write_identity
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.exported_layers import LayerRecord, asked_layers
@@ -32,7 +32,7 @@ from ptq_export.engines.ort.session import (
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt.reuse import batch_range, fitted
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS
+from ptq_export.interface import SAMPLE
 from ptq_export.provenance import private_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
         _require(CUDA)
         super().__init__(source, cache, options, sha256)
 
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
         """None: ONNX Runtime's profiler sees the launches of a GPU's kernels, not the kernels."""
         return {}
 
@@ -69,8 +69,8 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
         options = {"user_compute_stream": str(stream), "enable_cuda_graph": str(int(graph))}
         return open_session(self.optimised_path, settings, [(CUDA, options), CPU])
 
-    def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
-        return arguments, [slice(None)]
+    def _parts(self, feeds: "Mapping[str, Tensor]") -> "tuple[Mapping[str, Tensor], Sequence[slice]]":
+        return feeds, [slice(None)]
 
     def _least_batch(self) -> int:
         return self.signature.batch or 1
@@ -127,16 +127,14 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         else:
             logger.warning("TensorRT did not take all of %s: there is no context model, its engines are cached", source)
 
-    def run(
-        self, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
         """In parts, where there are more samples than the engine's largest batch; fewer than its least are made as
         many."""
-        arguments, parts = fitted((sample, timestep, *label), self._batches)
-        eps = np.empty((len(arguments[0]), self.signature.channels, *self.sample_shape[1:]), np.float32)
+        rows, parts = fitted(feeds, self._batches)
+        eps = np.empty(self.signature.output_shape(len(rows[SAMPLE])), np.float32)
         for part in parts:
-            eps[part] = SessionEngine.run(self, *(value[part] for value in arguments))
-        return eps[: len(sample)]
+            eps[part] = SessionEngine.run(self, {name: value[part] for name, value in rows.items()})
+        return eps[: len(feeds[SAMPLE])]
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         """Every conv and linear, int8 where its Q/DQ asks for that and TensorRT took it.
@@ -146,7 +144,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         """
         return taken_layers(asked_layers(self.source, expected), self._open(self.source), TENSORRT)
 
-    def layer_times_ms(self, inputs: Sequence[NDArray[Any]]) -> dict[str, float]:
+    def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
         """None: for ONNX Runtime all that TensorRT took is one node."""
         return {}
 
@@ -162,8 +160,8 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
     def _open_on(self, stream: int, graph: bool) -> onnxruntime.InferenceSession:
         return self._open(self._model, on={"user_compute_stream": str(stream)}, graph=graph)
 
-    def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
-        return fitted(arguments, self._batches)
+    def _parts(self, feeds: "Mapping[str, Tensor]") -> "tuple[Mapping[str, Tensor], Sequence[slice]]":
+        return fitted(feeds, self._batches)
 
     def _least_batch(self) -> int:
         return self._batches[0]
@@ -203,12 +201,10 @@ def tensorrt_options(signature: Signature, batches: tuple[int, int, int], option
 
     `trt_fp16_enable` and `trt_int8_enable` stay off: then the network is strongly typed, each type the graph's own.
     """
-    names = INPUTS[:2] if signature.classes is None else INPUTS
     found = {}
     for place, batch in zip(("min", "opt", "max"), batches, strict=True):
-        shapes = [(batch, *signature.sample_shape), *[(batch,)] * (len(names) - 1)]
-        pairs = zip(names, shapes, strict=True)
-        found[f"trt_profile_{place}_shapes"] = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in pairs)
+        shapes = {it.name: "x".join(map(str, (batch, *it.shape))) for it in signature.inputs}
+        found[f"trt_profile_{place}_shapes"] = ",".join(f"{name}:{shape}" for name, shape in shapes.items())
     if options.builder_level is not None:
         found["trt_builder_optimization_level"] = str(options.builder_level)
     if options.workspace_mib is not None:

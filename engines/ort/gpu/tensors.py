@@ -1,19 +1,17 @@
 """What ONNX Runtime's GPU providers do with tensors that are on the device already, and how a step is timed there."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
+from ptq_export.engines.base import DeviceTiming, EngineOptions, Feeds, GpuEngine
 from ptq_export.engines.cuda.runtime import free_bytes
 from ptq_export.engines.ort.gpu.bound import BoundModel, Region
 from ptq_export.errors import InputError
-from ptq_export.interface import INPUTS, OUTPUT
+from ptq_export.interface import OUTPUT, SAMPLE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,43 +29,36 @@ class OrtGpuEngine(GpuEngine):
 
     options: EngineOptions
 
-    def run_tensors(self, sample: "Tensor", timestep: "Tensor", *label: "Tensor") -> "Tensor":
+    def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
         import torch
 
-        if sample.device.index != 0:
-            raise InputError(f"the sample is on {sample.device}, this engine on cuda:0", "move it there")
-        arguments, parts = self._parts((sample, timestep, *label))
-        stream = torch.cuda.current_stream(sample.device).cuda_stream
-        eps = torch.empty(self._output_shape(len(arguments[0])), dtype=torch.float32, device=sample.device)
+        device = feeds[SAMPLE].device
+        if device.index != 0:
+            raise InputError(f"the sample is on {device}, this engine on cuda:0", "move it there")
+        rows, parts = self._parts(feeds)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        eps = torch.empty(self.signature.output_shape(len(rows[SAMPLE])), dtype=torch.float32, device=device)
         for part in parts:
-            eps[part] = self._step_of_tensors(stream, *(value[part] for value in arguments))
-        return eps[: len(sample)]
+            eps[part] = self._step_of_tensors(stream, {name: value[part] for name, value in rows.items()})
+        return eps[: len(feeds[SAMPLE])]
 
-    def timed_step(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[], DeviceTiming]:
-        feeds: dict[str, NDArray[Any]] = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
-        return self._bound.timed_step(feeds, OUTPUT, self._output_shape(len(sample)), graph)
+    def timed_step(self, graph: bool, feeds: Feeds) -> Callable[[], DeviceTiming]:
+        return self._bound.timed_step(feeds, OUTPUT, self.signature.output_shape(len(feeds[SAMPLE])), graph)
 
-    def step_loop(
-        self, graph: bool, sample: NDArray[np.float32], timestep: NDArray[np.int64], *label: NDArray[np.int64]
-    ) -> Callable[[int], None]:
-        feeds: dict[str, NDArray[Any]] = dict(zip(INPUTS, (sample, timestep, *label), strict=False))
-        return self._bound.step_loop(feeds, OUTPUT, self._output_shape(len(sample)), graph)
+    def step_loop(self, graph: bool, feeds: Feeds) -> Callable[[int], None]:
+        return self._bound.step_loop(feeds, OUTPUT, self.signature.output_shape(len(feeds[SAMPLE])), graph)
 
-    def _step_of_tensors(self, stream: int, *arguments: "Tensor") -> "Tensor":
+    def _step_of_tensors(self, stream: int, feeds: "Mapping[str, Tensor]") -> "Tensor":
         """One step of a batch that the engine takes, on `stream`."""
         import torch
 
-        aligned = [value if value.data_ptr() % ALIGNMENT == 0 else value.clone() for value in arguments]
-        eps = torch.empty(self._output_shape(len(aligned[0])), dtype=torch.float32, device=aligned[0].device)
-        tensors = dict(zip((*INPUTS[: len(aligned)], OUTPUT), (*aligned, eps), strict=True))
+        aligned = {it: value if value.data_ptr() % ALIGNMENT == 0 else value.clone() for it, value in feeds.items()}
+        sample = aligned[SAMPLE]
+        eps = torch.empty(self.signature.output_shape(len(sample)), dtype=torch.float32, device=sample.device)
+        tensors = {**aligned, OUTPUT: eps}
         regions = {name: Region(tensor.data_ptr(), tuple(tensor.shape)) for name, tensor in tensors.items()}
         self._bound.enqueue(regions, stream, self.options.cuda_graphs)
         return eps
-
-    def _output_shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, self.signature.channels, *self.sample_shape[1:])
 
     @property
     def gpu_bytes(self) -> int:
@@ -83,10 +74,7 @@ class OrtGpuEngine(GpuEngine):
         before = free_bytes()
         bound = BoundModel(self._open_on)
         batch = self._least_batch()
-        feeds: dict[str, NDArray[Any]] = {"sample": np.zeros((batch, *self.sample_shape), np.float32)}
-        names = INPUTS[1:2] if self.signature.classes is None else INPUTS[1:]
-        feeds |= {name: np.zeros(batch, np.int64) for name in names}
-        bound.timed_step(feeds, OUTPUT, self._output_shape(batch), False)
+        bound.timed_step(self.signature.nothing(batch), OUTPUT, self.signature.output_shape(batch), False)
         return bound, max(0, before - free_bytes())
 
     @abstractmethod
@@ -98,5 +86,5 @@ class OrtGpuEngine(GpuEngine):
         """The smallest batch that the engine takes."""
 
     @abstractmethod
-    def _parts(self, arguments: "tuple[Tensor, ...]") -> "tuple[Sequence[Tensor], Sequence[slice]]":
-        """Arguments of a batch that the engine serves in these parts."""
+    def _parts(self, feeds: "Mapping[str, Tensor]") -> "tuple[Mapping[str, Tensor], Sequence[slice]]":
+        """Inputs of a batch that the engine serves in these parts."""

@@ -14,15 +14,19 @@ from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
-from ptq_export.denoiser import draw_labels
+from ptq_export.conditions import draw
+from ptq_export.engines.base import Signature
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.registry import engine_class
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes
 from ptq_export.graph.single_file import load_model
+from ptq_export.interface import LABEL
 from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.options import Sampling
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import (
+    examples_of,
     finished_manifest,
     network_missing,
     read_schedule,
@@ -35,7 +39,8 @@ from ptq_export.pipeline.proofs import any_batch
 from ptq_export.pipeline.stages import Job, Progress
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
-from ptq_export.sampling import initial_noise, make_scheduler, sample_loop, sampler_notes, visited_timesteps
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler, sampler_notes, visited_timesteps
 
 __all__ = ["bench", "compare", "inspect", "sample", "verify"]
 
@@ -78,18 +83,29 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     fewer = f"give fewer: --count {total_memory_bytes() // each} at most"
     require_memory(each * sampling.count, f"--count {sampling.count}", fewer)
     noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
-    label = _labels(engine.signature.classes, sampling)
+    conditions = _conditions(run, engine.signature, sampling)
     for note in notes:
         progress.message(note)
     progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", len(times))
     model = any_batch(engine)
     images = sample_loop(
-        model, scheduler, noise, sampling.steps, *label, callback=lambda _: progress.advance(), seed=sampling.seed
+        model,
+        scheduler,
+        noise,
+        sampling.steps,
+        conditions,
+        callback=lambda _: progress.advance(),
+        seed=sampling.seed,
     )
     low, high = schedule.sample_range or (images.min().item(), images.max().item())
     sample_grid(images.double().numpy(), sampling.picture, low, high)
     facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
-    told = {"label": label[0].tolist() if label else None, "timesteps": times, "range": [low, high], "notes": notes}
+    told = {
+        "label": conditions[LABEL].tolist() if LABEL in conditions else None,
+        "timesteps": times,
+        "range": [low, high],
+        "notes": notes,
+    }
     return {"run": str(run), **facts, **told}
 
 
@@ -107,14 +123,17 @@ def _require_picture(path: Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}", "give -o a file in another folder") from error
 
 
-def _labels(classes: int | None, sampling: Sampling) -> tuple[torch.Tensor, ...]:
+def _conditions(run: Path, signature: Signature, sampling: Sampling) -> dict[str, torch.Tensor]:
+    """The class that was asked for; other conditions are those that the run was calibrated with."""
+    found = draw(signature.conditions, examples_of(run, signature.conditions), sampling.count, sampling.seed)
     if sampling.label is None:
-        return draw_labels(classes, sampling.count, sampling.seed)
+        return found
+    classes = next((each.limit for each in signature.conditions if each.name == LABEL), None)
     if classes is None:
         raise InputError("this engine has no classes", "leave out --class")
     if sampling.label >= classes:
         raise InputError(f"class {sampling.label} is out of range", f"this engine knows the classes 0..{classes - 1}")
-    return (torch.full((sampling.count,), sampling.label),)
+    return found | {LABEL: torch.full((sampling.count,), sampling.label)}
 
 
 def verify(run: Path, progress: Progress, ckpt: str | None = None) -> dict[str, Any]:
@@ -160,12 +179,12 @@ def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     layers = quantised_modules(simulation)
     check_codes(graph, layers)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
-    noise = initial_noise((4, *job.denoiser.sample_shape), 0)
     times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
-    inputs = (noise, times, *job.denoiser.labels(4, 0))
+    noise = initial_noise((4, *job.denoiser.sample_shape), 0)
+    pairs = Pairs(noise, job.denoiser.schedule.timesteps(times.tolist()), job.denoiser.draw(4, 0))
     progress.stage("parity, layer by layer", None)
     run_graph = engine_class(job.prover).run_graph
-    rows = local_parity(reference, simulation, graph, modules, run_graph, inputs, job.carrier)
+    rows = local_parity(reference, simulation, graph, modules, run_graph, pairs, job.carrier)
     differing = [row.block for row in rows if not row.ok]
     if differing:
         raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")

@@ -5,29 +5,40 @@ checkpoint is, without running code; nothing of it is shown, and it is used only
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ptq_export.calibrators.arrays import read_arrays
 from ptq_export.calibrators.quantise import restore
 from ptq_export.checkpoints import runs_code
 from ptq_export.checkpoints.told import recorded_scheduler
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
+from ptq_export.interface import Input, inputs_from_json
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import choose_float_layers
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.stages import QUANTISED, Job, Progress, load_denoiser, open_job, read_timings
+from ptq_export.pipeline.stages import PAIRS, QUANTISED, Job, Progress, load_denoiser, open_job, read_timings
 from ptq_export.pipeline.tuning.tune import take_tuning
 from ptq_export.report import build_report
-from ptq_export.sampling import make_scheduler
+from ptq_export.schedulers import make_scheduler
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import find_target
 
-__all__ = ["finished_manifest", "network_missing", "read_schedule", "reopen", "reopen_engine", "simulate"]
+__all__ = [
+    "examples_of",
+    "finished_manifest",
+    "network_missing",
+    "read_schedule",
+    "reopen",
+    "reopen_engine",
+    "simulate",
+]
 
 LONGEST = 10**6
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -109,10 +120,12 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
     """
     folder, manifest, options = _open(run)
     part = manifest["denoiser"]
-    channels, height, width = part["sample_shape"]
+    sample, _, *conditions = inputs_from_json(part["inputs"], str(run / MANIFEST))
     source = Source(part["spec"], part.get("format", ""), part["sha256"])
     schedule = read_schedule(manifest, run)
-    denoiser = Denoiser(_Absent(), schedule, (channels, height, width), source, part.get("classes"))
+    shape = tuple(int(size) for size in sample.shape)
+    examples = examples_of(run, conditions)
+    denoiser = Denoiser(_Absent(), schedule, shape, source, tuple(conditions), examples)
     return Job(
         options,
         find_target(options.target),
@@ -124,6 +137,21 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
         read_timings(folder),
         options.placements,
     )
+
+
+def examples_of(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
+    """The conditions that a run was calibrated with, those that cannot be drawn.
+
+    Raises:
+        InputError: the file with them is damaged or gone.
+    """
+    names = [each.name for each in conditions if each.limit is None or each.open_sizes]
+    if not names:
+        return {}
+    arrays = read_arrays(run / PAIRS, names, "copy the run folder again")
+    found = {name: torch.from_numpy(arrays[name].read()) for name in names}
+    kinds = {each.name: getattr(torch, each.dtype) for each in conditions}
+    return {name: value.to(kinds[name]) for name, value in found.items()}
 
 
 def simulate(job: Job) -> nn.Module:

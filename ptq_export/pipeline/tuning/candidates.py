@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ptq_export.calibrators.sites import Unit, hooked
 from ptq_export.denoiser import Denoiser
+from ptq_export.nn.probe import blank
 from ptq_export.pipeline.tuning.race import Candidate
 
 __all__ = ["LayerTimes", "Work", "find_work", "group_candidates"]
@@ -56,8 +56,7 @@ def find_work(denoiser: Denoiser, names: Sequence[str]) -> dict[str, Work]:
         found.setdefault(name, _work(layers[name], inputs[0], output))
 
     with hooked(layers, record):
-        time = torch.zeros(1, dtype=torch.int64)
-        denoiser(torch.zeros(1, *denoiser.sample_shape), time, *denoiser.labels(1, 0))
+        blank(denoiser).through(denoiser)
     return {name: found[name] for name in names}
 
 

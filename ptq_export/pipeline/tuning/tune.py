@@ -7,13 +7,14 @@ from typing import Any
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks.environment import describe_environment, package_versions
 from ptq_export.benchmarks.fidelity import finite_db
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import availability, runtime_version
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.interface import inputs_to_json
 from ptq_export.nn.scheme import placed
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import one_call
 from ptq_export.pipeline.stages import PAIRS, Job
 from ptq_export.pipeline.tuning.cache import cache_file, recall, remember
@@ -32,7 +33,7 @@ BEFORE_RESIZE = {False: "quantisers before upsamplings, too", True: "no quantise
 SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
 
 
-def tune(job: Job, pairs: CalibrationPairs) -> None:
+def tune(job: Job, pairs: Pairs) -> None:
     """Choose the job's layers and the form of its shortcuts by what is fastest here, if `--tune` asks for it.
 
     The choice is `tuning.json`, taken from the run folder, else from the user's cache, else measured. What the run
@@ -101,7 +102,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
         },
         "graph": {
             "checkpoint_sha256": job.denoiser.source.sha256,
-            "sample_shape": list(job.denoiser.sample_shape),
+            "inputs": inputs_to_json(job.denoiser.inputs),
             "variance": options.variance,
             "scheme": asdict(job.scheme),
             "versions": package_versions(),
@@ -119,7 +120,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
     }
 
 
-def _measure(job: Job, pairs: CalibrationPairs, seconds: float) -> dict[str, Any]:
+def _measure(job: Job, pairs: Pairs, seconds: float) -> dict[str, Any]:
     start = Choice(job.options.split_shortcut, placements=job.placements)
     with JobBench(job, pairs) as bench:
         with job.stage("tuning, a cheap quantisation"):

@@ -24,7 +24,6 @@ from ptq_export.benchmarks.timing.clock import Protocol as Rounds
 from ptq_export.benchmarks.timing.gpu_clock import race_gpu_steps
 from ptq_export.benchmarks.timing.latency import measure_steps
 from ptq_export.benchmarks.timing.stats import Latency
-from ptq_export.calibrators.pairs import CalibrationPairs
 from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules
 from ptq_export.calibrators.sites import Site, find_sites
 from ptq_export.denoiser import Denoiser
@@ -35,8 +34,10 @@ from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.probe import noise
 from ptq_export.nn.scheme import placed
 from ptq_export.nn.split_shortcut import split_shortcuts
+from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
 from ptq_export.pipeline.stages import ASKED, Job
@@ -76,10 +77,10 @@ class JobBench:
     Of the network in both its forms, joint and split, the second is quantised when it is first asked for.
     """
 
-    def __init__(self, job: Job, pairs: CalibrationPairs) -> None:
+    def __init__(self, job: Job, pairs: Pairs) -> None:
         self.job = job
         chosen = torch.linspace(0, len(pairs) - 1, min(PAIRS, len(pairs))).long()
-        self._pairs = CalibrationPairs(*pairs.inputs(chosen))
+        self._pairs = pairs.rows(chosen)
         self._held_out = few_held_out(job, SEED)
         self._quantised: dict[bool, _Quantised] = {}
         self._folders: OrderedDict[Choice, TemporaryDirectory[str]] = OrderedDict()
@@ -126,11 +127,12 @@ class JobBench:
 
     def _timed(self, engines: Mapping[str, Engine], rounds: Rounds) -> Mapping[str, Latency]:
         denoiser, batch = self.job.denoiser, tuning_batch(self.job)
-        shape, middle = denoiser.sample_shape, denoiser.schedule.num_train_timesteps // 2
+        middle = denoiser.schedule.num_train_timesteps // 2
+        pairs = noise(denoiser, batch, middle, batch)
         on_gpu = {name: engine for name, engine in engines.items() if isinstance(engine, GpuEngine)}
         if len(on_gpu) == len(engines):
-            return race_gpu_steps(on_gpu, batch, shape, rounds, middle, denoiser.classes)
-        (step,) = measure_steps(engines, (batch,), shape, rounds, [middle], denoiser.classes)
+            return race_gpu_steps(on_gpu, pairs, rounds)
+        (step,) = measure_steps(engines, [pairs], rounds, [middle])
         return step.candidates
 
     def sqnr_db(self, choice: Choice) -> float:

@@ -1,0 +1,115 @@
+"""One job for nets of every shape: prompts, images, vectors, sequences, and everything that a net may predict."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from ptq_export.errors import InputError
+from ptq_export.options import Sampling
+from ptq_export.pipeline import load_engine, run, sample, verify
+from ptq_export.pipeline.stages import SILENT
+
+NETS = ("text", "low_res", "sequence", "velocity", "clean", "flow")
+NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16, "min_sqnr": 0.0}
+
+
+def quantised(name: str, target: str, folder: Path) -> Path:
+    return run(replace(tiny.options(folder, f"families:{name}"), target=target, **NEAREST))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An ort-int8 run of every net; do not change them."""
+    return {name: quantised(name, "ort-int8", tmp_path_factory.mktemp("families") / name) for name in NETS}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_proof_holds_and_layers_are_int8(runs: dict[str, Path], name: str) -> None:
+    verdict = json.loads((runs[name] / "manifest.json").read_text())["verdict"]
+    assert verdict["ok"] and verdict["int8_layers"] >= 2, verdict
+    assert verify(runs[name], SILENT, f"families:{name}")["parity"] >= 2
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_proof_holds_on_openvino(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    verdict = json.loads((quantised(name, "openvino-int8", tmp_path / "run") / "manifest.json").read_text())["verdict"]
+    assert verdict["ok"] and verdict["int8_layers"] >= 2, verdict
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_engine_is_near_the_float_net_by_names(runs: dict[str, Path], name: str) -> None:
+    denoiser = getattr(families, name)()
+    noise = torch.randn(3, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
+    times, given = denoiser.schedule.timesteps([0, 400, 900]), denoiser.draw(3, 0)
+    wanted = denoiser(noise, times, **given)
+    for which, least_db in (("ort-fp32", 90), ("ort-int8", 12)):
+        found = load_engine(runs[name], which)(noise, times, **given)
+        assert 10 * torch.log10(wanted.square().sum() / (wanted - found).square().sum()) > least_db
+
+
+def test_a_prompt_of_another_length_is_served(runs: dict[str, Path]) -> None:
+    denoiser, engine = families.text(), load_engine(runs["text"], "ort-fp32")
+    noise = torch.zeros(2, *families.IMAGE)
+    prompt, mask = torch.randn(2, 9, families.TEXT), torch.ones(2, 9, dtype=torch.int64)
+    wanted = denoiser(noise, torch.tensor([5, 5]), encoder_hidden_states=prompt, mask=mask)
+    torch.testing.assert_close(engine(noise, 5, encoder_hidden_states=prompt, mask=mask), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_masked_token_changes_nothing(runs: dict[str, Path]) -> None:
+    engine = load_engine(runs["text"])
+    noise, prompt = np.zeros((1, *families.IMAGE), np.float32), np.ones((1, 3, families.TEXT), np.float32)
+    mask = np.array([[1, 1, 0]])
+    other = prompt.copy()
+    other[0, 2] = 7
+    first, second = (engine(noise, 5, encoder_hidden_states=it, mask=mask) for it in (prompt, other))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+PROMPT, MASK = np.zeros((2, 5, families.TEXT), np.float32), np.ones((2, 5), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"encoder_hidden_states": PROMPT}, r"mask \[N, tokens\] int64 is missing"),
+        ({"encoder_hidden_states": PROMPT, "mask": MASK, "label": 3}, "no input label"),
+        ({"encoder_hidden_states": PROMPT.astype(np.float64), "mask": MASK}, "takes float32"),
+        ({"encoder_hidden_states": PROMPT[0], "mask": MASK}, r"\[5, 24\], this engine takes"),
+        ({"encoder_hidden_states": PROMPT[:, :, :8], "mask": MASK}, r"\[2, 5, 8\], this engine takes"),
+        ({"encoder_hidden_states": PROMPT, "mask": MASK[:, :4]}, "tokens is 5 elsewhere"),
+        ({"encoder_hidden_states": PROMPT[:1], "mask": MASK}, "1 rows, the sample 2"),
+        ({"encoder_hidden_states": PROMPT, "mask": MASK + 1}, r"known: 0\.\.1"),
+        ({"encoder_hidden_states": PROMPT * np.nan, "mask": MASK}, "NaN or infinite"),
+    ],
+)
+def test_unfit_conditions_are_refused_by_name(runs: dict[str, Path], given: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_engine(runs["text"])(np.zeros((2, *families.IMAGE), np.float32), 5, **given)
+
+
+def test_open_sizes_are_refused_where_a_plan_wants_numbers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="trt-rtx-int8 is built for fixed sizes, and tokens is open"):
+        quantised("text", "trt-rtx-int8", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["text", "sequence", "flow"])
+def test_samples_are_drawn_under_the_run_s_own_conditions(runs: dict[str, Path], name: str, tmp_path: Path) -> None:
+    sampler = getattr(families, name)().schedule.sampler
+    facts = sample(runs[name], Sampling(tmp_path / "a.png", 2, 3, sampler), SILENT)
+    assert facts["sampler"] == sampler and (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_a_flow_is_walked_as_diffusers_walks_it(runs: dict[str, Path]) -> None:
+    """x_{k+1} = x_k + (t_{k+1} - t_k) / T * velocity, from t = T to 0."""
+    pairs = json.loads((runs["flow"] / "calibration.json").read_text())
+    assert max(pairs["timesteps"]) == 1000.0 and pairs["sampler"] == "flow-euler"
+    schedule = json.loads((runs["flow"] / "manifest.json").read_text())["denoiser"]["schedule"]
+    assert schedule["prediction_type"] == "flow"
