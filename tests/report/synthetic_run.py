@@ -186,6 +186,10 @@ def manifest() -> dict[str, Any]:
             "notes": ["DDPM U-Net trained on scikit-learn's handwritten digits"],
             "parameters": 6_020_161,
             "sample_shape": [1, 16, 16],
+            "inputs": [
+                {"name": "sample", "dtype": "float32", "shape": [1, 16, 16], "limit": None},
+                {"name": "timestep", "dtype": "int64", "shape": [], "limit": None},
+            ],
         },
         "target": "ort-int8",
         "scheme": {"activations": "uint8, per tensor", "weights": "int8, per output channel", "output_q": True},
