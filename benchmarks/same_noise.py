@@ -59,11 +59,12 @@ def same_noise_psnr(
     steps: int,
     conditions: Conditions = UNCONDITIONAL,
     decoder: Decoder | None = None,
+    sampler: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SameNoise:
-    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` to the end with every model, by the schedule's
-    own sampler, and decode what are latents; `progress` hears the share done."""
-    sampler = schedule.sampler
+    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` to the end with every model, by default with
+    the schedule's own `sampler`, and decode what are latents; `progress` hears the share done."""
+    sampler = sampler or schedule.sampler
     calls = len(visited_timesteps(schedule, steps, sampler))
     total, done = (1 + len(candidates)) * math.ceil(len(noise) / BATCH) * calls, 0
 
@@ -74,7 +75,7 @@ def same_noise_psnr(
             progress(min(done / total, 1.0))
 
     def sample(model: EpsModel) -> Tensor:
-        samples = final_samples(model, schedule, noise, steps, conditions, callback=count)
+        samples = final_samples(model, schedule, noise, steps, conditions, sampler, count)
         return samples if decoder is None else decode(decoder, samples)
 
     exact = sample(reference)
@@ -94,13 +95,14 @@ def final_samples(
     noise: Tensor,
     steps: int,
     conditions: Conditions = UNCONDITIONAL,
+    sampler: str | None = None,
     callback: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """x_0 of `noise` `[N, *sample_shape]` by the schedule's own sampler, clamped to the range of images, if any;
-    memory is bounded by batches of 64."""
+    """x_0 of `noise` `[N, *sample_shape]`, by default with the schedule's own sampler, clamped to the range of images,
+    if any, in batches of 64."""
     parts = zip(torch.split(noise, BATCH), batched(conditions, BATCH, len(noise)), strict=True)
     chunks = [
-        sample_loop(model, make_scheduler(schedule), chunk, steps, given, callback=callback, seed=index)
+        sample_loop(model, make_scheduler(schedule, sampler), chunk, steps, given, callback=callback, seed=index)
         for index, (chunk, given) in enumerate(parts)
     ]
     samples = torch.cat(chunks)

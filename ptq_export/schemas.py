@@ -35,7 +35,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 TEXT, FLAG, ANY = text(), flag(), anything()
 NUMBER, DURATION, POSITIVE = number(), number(0), number(1e-12)
-COUNT, ONE_OR_MORE, BATCH, TIMESTEP = whole(0), whole(1), whole(1, 10**6), whole(0, 10**7)
+COUNT, ONE_OR_MORE, BATCH, TIMESTEP = whole(0), whole(1), whole(1, 10**6), number(0, 1e7)
 SIZE, SIDE = whole(1, 1 << 50), whole(1, 1 << 14)
 MOST_LAYERS, MOST_TIMESTEPS = 10**5, 10**4
 

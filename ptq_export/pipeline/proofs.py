@@ -197,7 +197,9 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
     final_noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(denoiser, models, schedule, final_noise, steps, conditions, denoiser.decoder, share)
+        same = same_noise_psnr(
+            denoiser, models, schedule, final_noise, steps, conditions, denoiser.decoder, progress=share
+        )
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )

@@ -66,18 +66,18 @@ def vertical_scale(low: float, high: float) -> Scale:
     return lambda value: round(HEIGHT_PX * (high - value) / (high - low), 1)
 
 
-def timestep_end(timesteps: Sequence[int]) -> int:
+def timestep_end(timesteps: Sequence[float]) -> int:
     """The next multiple of 100 above every t seen: the training range is not in the run's files."""
-    return 100 * (max(timesteps) // 100 + 1)
+    return 100 * (int(max(timesteps)) // 100 + 1)
 
 
-def timestep_scale(timesteps: Sequence[int]) -> Scale:
+def timestep_scale(timesteps: Sequence[float]) -> Scale:
     """Time-steps to percent of the plot's width, from t = 0."""
     end = timestep_end(timesteps)
     return lambda timestep: round(100 * timestep / end, 2)
 
 
-def timestep_ticks(timesteps: Sequence[int]) -> list[Tick]:
+def timestep_ticks(timesteps: Sequence[float]) -> list[Tick]:
     """Round time-steps from 0 to the end of the axis."""
     end = timestep_end(timesteps)
     values = MaxNLocator(nbins=5, integer=True, steps=_STEPS).tick_values(0, end)

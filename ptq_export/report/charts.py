@@ -151,14 +151,14 @@ def _drawn(fidelity: Json, values: Mapping[str, Sequence[float]], y: Scale) -> l
 def _curve_tips(fidelity: Json, values: Mapping[str, Sequence[float]], unit: Callable[[float], str]) -> dict[int, str]:
     return {
         timestep: "\n".join(
-            [f"t = {timestep}", *(f"{engine_name(name)}: {unit(series[index])}" for name, series in values.items())]
+            [f"t = {timestep:g}", *(f"{engine_name(name)}: {unit(series[index])}" for name, series in values.items())]
         )
         for index, timestep in enumerate(fidelity["timesteps"])
     }
 
 
 def _curve_plot(
-    label: str, timesteps: Sequence[int], curves: list[Curve], y_ticks: list[Tick], tips: Mapping[int, str]
+    label: str, timesteps: Sequence[float], curves: list[Curve], y_ticks: list[Tick], tips: Mapping[float, str]
 ) -> Plot:
     x = timestep_scale(timesteps)
     order = sorted(tips)
@@ -195,7 +195,7 @@ def _parity_tip(result: Json) -> str:
     )
 
 
-def histogram(timesteps: Sequence[int]) -> Plot:
+def histogram(timesteps: Sequence[float]) -> Plot:
     """How many calibration pairs stand at each time-step; neighbours share a bar above `HISTOGRAM_BARS` bars."""
     end, unique = timestep_end(timesteps), sorted(set(timesteps))
     gaps = [after - before for before, after in pairwise(unique)]

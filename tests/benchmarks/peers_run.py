@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from exported_net import exported
+from exported_net import exported, inputs_of
 from least import least_manifest
 from safetensors.torch import save_file
 
 from ptq_export.denoiser import UNetEps
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
+from ptq_export.interface import inputs_to_json
 
 __all__ = ["SHAPE", "make_run"]
 
@@ -35,6 +36,7 @@ def make_run(folder: Path, target: str = "ort-int8") -> Path:
     rows = [_row(name, "float" if name.endswith(FLOAT) else "int8") for name in layers]
     (folder / "layers.json").write_text(json.dumps({"schema": 1, "layers": rows}))
     denoiser = {"spec": "attention.pt", "sha256": "0" * 64, "notes": [], "sample_shape": SHAPE, "schedule": {}}
+    denoiser["inputs"] = inputs_to_json(inputs_of(SHAPE))
     timings = {"calibration pairs": 9.0, "calibration, learned rounding": 3.0, "ONNX export": 1.0}
     manifest = least_manifest(target=target, denoiser=denoiser, timings_s=timings)
     (folder / "manifest.json").write_text(json.dumps(manifest))

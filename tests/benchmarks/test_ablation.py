@@ -80,7 +80,7 @@ def test_no_eps_is_computed_twice() -> None:
 
 def test_one_sample_has_another_eps_in_another_class() -> None:
     sampler, (sample, timestep) = memoised(tiny(classes=3)), (torch.ones(2, 1, 8, 8), torch.tensor([500, 500]))
-    first, second = sampler(sample, timestep, torch.tensor([0, 2]))
+    first, second = sampler(sample, timestep, label=torch.tensor([0, 2]))
     assert not torch.allclose(first, second)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from ptq_export.artifacts import read_json
 from ptq_export.benchmarks.peers.subject import open_subject
 from ptq_export.errors import InputError
+from ptq_export.interface import inputs_to_json, label
 
 
 @pytest.fixture(scope="module")
@@ -96,4 +97,7 @@ def test_layers_that_the_fp32_graph_lacks_are_refused(run: Path, name: str, prec
 def test_labels_are_part_of_the_pairs(run: Path) -> None:
     pairs = load_file(run / "pairs.safetensors")
     save_file(pairs | {"label": torch.zeros(4, dtype=torch.int64)}, run / "pairs.safetensors")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["denoiser"]["inputs"] += inputs_to_json([label(3)])
+    (run / "manifest.json").write_text(json.dumps(manifest))
     assert list(open_subject([run]).pairs()) == ["sample", "timestep", "label"]
