@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 
+from ptq_export.calibrators.quantise import quantised_grids
 from ptq_export.engines import KINDS
 from ptq_export.engines.available import EngineKind
 from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
@@ -22,8 +23,10 @@ from ptq_export.engines.layers import LayerRecord, asked_layers
 from ptq_export.engines.ort import OrtEngine
 from ptq_export.engines.plan import RTX
 from ptq_export.engines.rtx_gpu import missing_rtx_gpu
-from ptq_export.errors import GateFailed
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.nn.scheme import PLACEMENTS
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, tune, verify
+from ptq_export.pipeline.reopened import reopen, simulate
 from ptq_export.pipeline.stages import SILENT
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
@@ -170,21 +173,24 @@ def resizes(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(tmp_path: Path) -> None:
-    asked = replace(
-        tiny.options(tmp_path / "placed"), **OPTIONS, placement="float-shortcuts,before-resize", check="rtx"
-    )
+    asked = replace(tiny.options(tmp_path / "placed"), **OPTIONS, placement=",".join(PLACEMENTS), check="rtx")
     folder = run(asked)
     assert resizes(folder / "denoiser.trt-rtx-int8.onnx") == [("DequantizeLinear", ["QuantizeLinear"])]
     rows = {row["name"]: row for row in read(folder / "layers.json")["layers"]}
     shortcuts = [row for name, row in rows.items() if ".conv_shortcut" in name]
     assert shortcuts and all("float-shortcuts" in row["reason"] and row["precision"] == "float" for row in shortcuts)
     manifest, checked = read(folder / "manifest.json"), read(folder / "tensorrt.json")
-    assert manifest["verdict"]["ok"] and manifest["scheme"]["before_resize"] and manifest["scheme"]["float_shortcuts"]
+    assert manifest["verdict"]["ok"]
+    assert all(manifest["scheme"][name.replace("-", "_")] is True for name in PLACEMENTS)
+    assert len(rows) == 29, "grids are no layers"
     weights = checked["plans"][RTX]["weights"]
     assert weights["as_int8"] == weights["count"] > 0
-    # What is quantised before the upsampling is a residual sum, and its other operand is on no grid.
-    assert {row["rule"] for row in checked["findings"]} == {"residual"}
+    assert checked["findings"] == []
     assert verify(folder, SILENT, tiny.SPEC)["parity"] > 20
+    with reopen(folder, SILENT, tiny.SPEC) as job:
+        assert len(quantised_grids(simulate(job))) == 16, "restored, two in each of eight residual blocks"
+    with pytest.raises(InputError, match="other options .placement: 'float-shortcuts,before-resize,residual,conv1-out"):
+        run(replace(asked, placement="residual"))
 
 
 @pytest.mark.slow
@@ -200,7 +206,8 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
     folder = run(replace(tiny.options(tmp_path / "tuned"), **OPTIONS, tune=20.0))
     value = read(folder / "tuning.json")
     tried = {row["what"] for row in value["trials"] + value["not_reached"]}
-    assert "quantisers before upsamplings, too" in tried and value["batch"] == 4
+    asked = {"quantisers before upsamplings, too", "int8 operands of residual sums"}
+    assert asked | {"int8 results of first convolutions"} <= tried and value["batch"] == 4
     assert tried & {"shortcuts of residual blocks", "1x1 convolutions"}, "which are the same layers here"
     assert {batch for name, batch in Understudy.built if name == "choice.onnx"} == {4}
     before = "before-resize" in value["chosen"]["placements"]
