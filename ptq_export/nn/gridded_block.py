@@ -64,5 +64,9 @@ def place_grids(denoiser: Denoiser, scheme: Scheme) -> Denoiser:
 
 
 def _blocks(module: nn.Module) -> dict[str, ResnetBlock2D]:
-    """Of diffusers' own class alone: of another's `forward` nothing is known here."""
-    return {name: child for name, child in module.named_modules() if type(child) is ResnetBlock2D}
+    """Those with the `forward` of diffusers' own class: of another's nothing is known here."""
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if type(child) is ResnetBlock2D and "forward" not in vars(child)
+    }

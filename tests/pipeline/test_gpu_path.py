@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 
+from ptq_export.benchmarks.tuning import Candidate, Choice
 from ptq_export.calibrators.quantise import quantised_grids
 from ptq_export.engines import KINDS
 from ptq_export.engines.available import EngineKind
@@ -27,7 +28,9 @@ from ptq_export.errors import GateFailed, InputError
 from ptq_export.nn.scheme import PLACEMENTS
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, tune, verify
 from ptq_export.pipeline.reopened import reopen, simulate
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.run import prepare
+from ptq_export.pipeline.stages import SILENT, calibration_pairs
+from ptq_export.pipeline.workbench import JobBench
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}
@@ -191,6 +194,25 @@ def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(
         assert len(quantised_grids(simulate(job))) == 16, "restored, two in each of eight residual blocks"
     with pytest.raises(InputError, match=r"other options \(placement: .*, 'residual' now\)"):
         run(replace(asked, placement="residual"))
+
+
+@pytest.mark.slow
+def test_the_bench_builds_each_choice_with_its_grids_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One quantisation serves all choices: grids are taken out of its graph, and out of what is weighed."""
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    options = replace(tiny.options(tmp_path / "bench"), **OPTIONS).resolved()
+    start = Choice(split_shortcut=False)
+    with prepare(options, SILENT) as job, JobBench(job, calibration_pairs(job)) as bench:
+        counts, quality_db = {}, {}
+        for placement in (None, "residual", "conv1-output"):
+            toggled = start if placement is None else bench.changed(start, Candidate("", frozenset(), 0.0, placement))
+            assert toggled is not None and toggled.placements == {placement} - {None}
+            nodes = onnx.load(bench.engine(toggled).source).graph.node
+            counts[placement] = sum(node.op_type == "QuantizeLinear" for node in nodes)
+            quality_db[placement] = bench.sqnr_db(toggled)
+        assert counts == {None: 24, "residual": 32, "conv1-output": 32}, "eight residual blocks"
+        assert max(quality_db["residual"], quality_db["conv1-output"]) < quality_db[None]
+        assert bench.variant(start).subject is not job.subject, "the job's own has no places for grids"
 
 
 @pytest.mark.slow
