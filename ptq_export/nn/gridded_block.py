@@ -19,12 +19,12 @@ from ptq_export.nn.scheme import Scheme
 __all__ = ["GriddedResnetBlock2D", "place_grids"]
 
 
-class GriddedResnetBlock2D(ResnetBlock2D):
+class GriddedResnetBlock2D(ResnetBlock2D):  # type: ignore[misc]
     """A `ResnetBlock2D` `[N, C, H, W]` -> `[N, O, H', W']` with its layers and two more modules at these places."""
 
     def __init__(self, block: ResnetBlock2D, places: tuple[Place, ...]) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(block))
+        self.__dict__.update(vars(block))
         self.conv1_grid = GridPoint(CONV1_OUTPUT) if CONV1_OUTPUT in places else nn.Identity()
         self.residual_grid = GridPoint(RESIDUAL) if RESIDUAL in places else nn.Identity()
 

@@ -69,7 +69,13 @@ PLACEMENTS = ("float-shortcuts", "before-resize", *GRID_PLACEMENTS)
 
 def placed(scheme: Scheme, placements: Collection[str]) -> Scheme:
     """`scheme` with these of `PLACEMENTS`."""
-    return replace(scheme, **{name.replace("-", "_"): name in placements for name in PLACEMENTS})
+    return replace(
+        scheme,
+        float_shortcuts="float-shortcuts" in placements,
+        before_resize="before-resize" in placements,
+        residual="residual" in placements,
+        conv1_output="conv1-output" in placements,
+    )
 
 
 ORT_CPU = Scheme(
