@@ -31,10 +31,7 @@ TUNING = "tuning.json"
 TOGGLES = {
     "before-resize": {False: "quantisers before upsamplings, too", True: "no quantisers before upsamplings"},
     "residual": {False: "int8 operands of residual sums", True: "float operands of residual sums"},
-    "conv1-output": {
-        False: "int8 results of first convolutions",
-        True: "float results of first convolutions",
-    },
+    "conv1-output": {False: "int8 results of first convolutions", True: "float results of first convolutions"},
 }
 SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
 
