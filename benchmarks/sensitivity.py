@@ -1,4 +1,4 @@
-"""What each quantised layer costs on its own: the network in full precision but for that one layer.
+"""What each quantised layer costs on its own: the network in full precision but for that one layer and its grids.
 
 The noise of layers adds up almost without correlation, so the worst of this ranking are the first to keep in float;
 how many it takes is then measured, not predicted.
@@ -15,7 +15,10 @@ from ptq_export.benchmarks.fidelity import sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HeldOut
 from ptq_export.errors import InputError
 
-__all__ = ["LayerNoise", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
+__all__ = ["LayerNoise", "Parts", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
+
+Parts = Mapping[str, nn.Module]
+"""An integer layer and the grids that come and go with it, by module path."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class LayerNoise:
 
 
 def layer_noise(
-    reference: nn.Module, layers: Mapping[str, nn.Module], held_out: HeldOut, progress: Callable[[float], None]
+    reference: nn.Module, layers: Mapping[str, Parts], held_out: HeldOut, progress: Callable[[float], None]
 ) -> list[LayerNoise]:
-    """Every one of `layers` (integer modules by path) in `reference` alone, the loudest first."""
-    alone = {name: with_layers(reference, {name: layer}) for name, layer in layers.items()}
+    """Every one of `layers` (by path, each with what comes with it) in `reference` alone, the loudest first."""
+    alone = {name: with_layers(reference, parts) for name, parts in layers.items()}
     curves = sqnr_per_timestep(reference, alone, held_out, progress)
     noise = {name: median((curve.noise.sum(1) / curve.signal.sum(1)).tolist()) for name, curve in curves.items()}
     total = sum(noise.values()) or 1.0
@@ -43,7 +46,7 @@ def layer_noise(
 
 
 def fewest_float(
-    reference: nn.Module, layers: Mapping[str, nn.Module], ranking: Sequence[str], wanted_db: float, held_out: HeldOut
+    reference: nn.Module, layers: Mapping[str, Parts], ranking: Sequence[str], wanted_db: float, held_out: HeldOut
 ) -> list[str]:
     """The shortest head of `ranking` (names, the loudest first) without which the others reach `wanted_db`.
 
@@ -54,7 +57,7 @@ def fewest_float(
     """
 
     def reached_db(count: int) -> float:
-        kept = {name: layers[name] for name in ranking[count:]}
+        kept = {path: part for name in ranking[count:] for path, part in layers[name].items()}
         return median_sqnr_db(reference, with_layers(reference, kept), held_out)
 
     few, many = -1, len(ranking)  # `few` does not reach it, `many` does: in full precision nothing is lost
@@ -72,7 +75,7 @@ def median_sqnr_db(reference: nn.Module, model: nn.Module, held_out: HeldOut) ->
     return median(sqnr_per_timestep(reference, {"model": model}, held_out)["model"].sqnr_db)
 
 
-def with_layers(reference: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+def with_layers(reference: nn.Module, layers: Parts) -> nn.Module:
     """`reference` with `layers` in the places of its own; all tensors are shared."""
     memo = {id(tensor): tensor for tensor in (*reference.parameters(), *reference.buffers())}
     model = copy.deepcopy(reference, memo)

@@ -20,7 +20,8 @@ BATCH = 16
 
 @dataclass
 class Observation:
-    """What one layer reads, and what it makes where the scheme has a grid there (None: it has none)."""
+    """What one layer reads, or what goes through a place for a grid, and what the layer makes where the scheme has a
+    grid there (None: it has none)."""
 
     input: ChannelHistogram
     output: ChannelHistogram | None
@@ -32,7 +33,7 @@ def observe(
     names: tuple[str, ...],
     scheme: Scheme,
 ) -> dict[str, Observation]:
-    """Histograms of the inputs and outputs of the layers `names`.
+    """Histograms of the inputs and outputs of the layers, and of the places for grids, that are called `names`.
 
     Raises:
         InputError: a layer reads or makes values that no range can be found for.

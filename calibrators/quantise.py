@@ -1,4 +1,4 @@
-"""From a denoiser and calibration pairs to the quantised denoiser: the same module tree with integer layers.
+"""From a denoiser and calibration pairs to the quantised denoiser: the same module tree with integer layers and grids.
 
 Units are quantised in execution order, each behind the quantised ones before it, and stored as they are finished:
 an interrupted calibration goes on with the next unit. Every unit has a seed of its own, so a resumed run equals an
@@ -6,7 +6,7 @@ uninterrupted one.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -15,15 +15,26 @@ from ptq_export.calibrators.capture import Reference, UnitData, capture
 from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
-from ptq_export.calibrators.rounding import SoftLayer
+from ptq_export.calibrators.rounding import SoftGrid, SoftLayer
 from ptq_export.calibrators.sites import Site, Unit, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
+from ptq_export.nn.grid_point import GridPoint, QuantisedGrid, grid_points, owner_of
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pairs import Pairs
 
-__all__ = ["Method", "QuantisationState", "UnitStore", "quantise", "quantised_modules", "restore"]
+__all__ = [
+    "Method",
+    "QuantisationState",
+    "UnitStore",
+    "integer_parts",
+    "integer_state",
+    "quantise",
+    "quantised_grids",
+    "quantised_modules",
+    "restore",
+]
 
 QuantisationState = dict[str, Tensor]
 
@@ -64,7 +75,7 @@ def quantise(
     All of it happens on the denoiser's device, where the result stays; `store` is given states on the CPU.
     """
     units = find_units(denoiser.module, sites)
-    names = tuple(name for unit in units for name in unit.sites)
+    names = tuple(name for unit in units for name in (*unit.sites, *unit.grids))
     model = copy.deepcopy(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
     reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
@@ -75,8 +86,9 @@ def quantise(
             observations = observations or observe(denoiser, pairs, names, method.scheme)
             wanted = reference.take(unit.name)
             soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
-            _quantise_unit(denoiser.module, model, unit, soft, wanted, pairs, method.for_unit(index))
-            store.save(index, _state(model, unit.sites))
+            grids = {name: _soft_grid(model.get_submodule(name), observations[name], method) for name in unit.grids}
+            _quantise_unit(denoiser.module, model, unit, soft, grids, wanted, pairs, method.for_unit(index))
+            store.save(index, integer_state(model, (*unit.sites, *unit.grids)))
         else:
             restore(model, state)
         advance(unit.name)
@@ -88,22 +100,23 @@ def _quantise_unit(
     model: nn.Module,
     unit: Unit,
     soft: dict[str, SoftLayer],
+    grids: dict[str, SoftGrid],
     wanted: UnitData,
     pairs: Pairs,
     method: Method,
 ) -> None:
     (found,) = capture(model, [unit.name], pairs)
     data = UnitData(found.call, wanted.output)
-    for name, layer in soft.items():
-        model.set_submodule(name, layer)
+    for name, part in (soft | grids).items():
+        model.set_submodule(name, part)
     module = model.get_submodule(unit.name)
     if method.recipe is None:
         inside = {name.removeprefix(unit.name).removeprefix("."): layer for name, layer in soft.items()}
         correct_bias(reference.get_submodule(unit.name), module, inside, wanted, data)
     else:
         reconstruct(module, list(soft.values()), data, method.recipe, method.seed)
-    for name, layer in soft.items():
-        model.set_submodule(name, layer.harden())
+    for name, part in (soft | grids).items():
+        model.set_submodule(name, part.harden())
 
 
 def _soft(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
@@ -114,23 +127,50 @@ def _soft(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
     return SoftLayer(layer, grid, output, method.scheme, learn=method.recipe is not None)
 
 
+def _soft_grid(point: nn.Module, seen: Observation, method: Method) -> SoftGrid:
+    assert isinstance(point, GridPoint)
+    return SoftGrid(point, symmetric_grid(seen.input, method.metric), method.scheme)
+
+
 def quantised_modules(model: nn.Module) -> dict[str, QuantisedLayer]:
     """The integer layers by module path."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantisedLayer)}
 
 
+def quantised_grids(model: nn.Module) -> dict[str, QuantisedGrid]:
+    """The grids that are no layer's input, by module path."""
+    return {name: point for name, point in grid_points(model).items() if isinstance(point, QuantisedGrid)}
+
+
+def integer_parts(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
+    """What each integer layer brings with it: itself and the grids that belong to it, by module path."""
+    parts: dict[str, dict[str, nn.Module]] = {name: {name: layer} for name, layer in quantised_modules(model).items()}
+    for name, grid in quantised_grids(model).items():
+        parts[owner_of(name, grid)][name] = grid
+    return parts
+
+
 def restore(model: nn.Module, state: QuantisationState) -> None:
-    """Put the integer layers of `state` (`<module path>.<buffer>`) in place of the float ones of `model`."""
-    layers: dict[str, QuantisationState] = {}
+    """Put the integer layers and grids of `state` (`<module path>.<buffer>`) in their places in `model`."""
+    parts: dict[str, QuantisationState] = {}
     for key, value in state.items():
         name, buffer = key.rsplit(".", 1)
-        layers.setdefault(name, {})[buffer] = value
-    for name, buffers in layers.items():
-        layer = model.get_submodule(name)
-        device = layer.get_parameter("weight").device
-        model.set_submodule(name, quantised_layer({key: value.to(device) for key, value in buffers.items()}, layer))
+        parts.setdefault(name, {})[buffer] = value
+    device = next(model.parameters()).device
+    for name, buffers in parts.items():
+        here = {key: value.to(device) for key, value in buffers.items()}
+        model.set_submodule(name, _restored(model.get_submodule(name), here))
 
 
-def _state(model: nn.Module, names: tuple[str, ...]) -> QuantisationState:
-    layers = {name: model.get_submodule(name) for name in names}
-    return {f"{name}.{key}": value.cpu() for name, layer in layers.items() for key, value in layer.state_dict().items()}
+def _restored(found: nn.Module, state: QuantisationState) -> nn.Module:
+    """What `state` makes of the grid point or the float layer that stands in its place."""
+    if isinstance(found, GridPoint):
+        return QuantisedGrid(state, found)
+    found.get_parameter("weight")  # an AttributeError, where it is no layer
+    return quantised_layer(state, found)
+
+
+def integer_state(model: nn.Module, names: Iterable[str]) -> QuantisationState:
+    """The buffers of the integer layers and grids called `names`, as `restore` takes them."""
+    parts = {name: model.get_submodule(name) for name in names}
+    return {f"{name}.{key}": value.cpu() for name, part in parts.items() for key, value in part.state_dict().items()}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.convolution import with_weights
+from ptq_export.nn.grid_point import GridPoint, QuantisedGrid
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
 
-__all__ = ["SoftLayer"]
+__all__ = ["SoftGrid", "SoftLayer"]
 
 GAMMA, ZETA = -0.1, 1.1
 
@@ -77,6 +78,22 @@ class SoftLayer(nn.Module):
         bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
         learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias)
         return quantised_layer(layer_state(learned), self.layer)
+
+
+class SoftGrid(GridPoint):
+    """The grid of a `GridPoint` while the layers around it learn: their gradients go through it."""
+
+    def __init__(self, point: GridPoint, grid: Grid, scheme: Scheme) -> None:
+        super().__init__(point.place)
+        self.scale, self.zero_point = round_to(grid.scale, scheme.carrier), grid.zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on the grid."""
+        return fake_quantize(x, self.scale, self.zero_point)
+
+    def harden(self) -> QuantisedGrid:
+        """The same grid as the engine has it."""
+        return QuantisedGrid({"scale": self.scale}, self)
 
 
 def _reads_even_pairs(layer: nn.Conv2d | nn.Linear) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.nn.calls import Call
+from ptq_export.nn.grid_point import grid_points, owner_of
 from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.probe import EQUAL, difference
 from ptq_export.nn.scheme import Scheme
@@ -43,10 +44,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is reconstructed together: a residual block, an attention block, or one layer; with its int8 sites."""
+    """What is reconstructed together: a residual block, an attention block, or one layer; with its int8 sites, and the
+    grids inside it that are no layer's input."""
 
     name: str
     sites: tuple[str, ...]
+    grids: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -173,4 +176,8 @@ def find_units(module: nn.Module, sites: tuple[Site, ...]) -> tuple[Unit, ...]:
         if not site.keep_float:
             unit = next((block for block in blocks if site.name.startswith(f"{block}.")), site.name)
             members.setdefault(unit, []).append(site.name)
-    return tuple(Unit(name, tuple(names)) for name, names in members.items())
+    owners = {name: owner_of(name, point) for name, point in grid_points(module).items()}
+    return tuple(
+        Unit(name, tuple(names), tuple(grid for grid, owner in owners.items() if owner in names))
+        for name, names in members.items()
+    )

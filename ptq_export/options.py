@@ -218,8 +218,9 @@ class Options:
         Knob(
             _ENGINE,
             "TensorRT's targets: what a GPU has to judge: float-shortcuts (the shortcuts of residual blocks in "
-            "float16), before-resize (quantise before an upsampling, too). --tune tries them.",
-            {"metavar": "NAME,...", "show_default": "neither"},
+            "float16), before-resize (quantise before an upsampling, too), residual (an int8 operand for the sum of a "
+            "residual block), conv1-output (int8 behind its first convolution). --tune tries them.",
+            {"metavar": "NAME,...", "show_default": "none"},
         ),
     ] = None
     split_shortcut: Annotated[

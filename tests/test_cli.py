@@ -126,7 +126,7 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
             "it serves ort-int8, openvino-int8",
         ),
         (["--ckpt", "embedded:digits", "--placement", "before-resize"], 2, "--placement means nothing for ort-int8"),
-        (["--ckpt", "embedded:digits", "--target", "trt-int8", "--placement", "residual"], 2, "there is no residual"),
+        (["--ckpt", "embedded:digits", "--target", "trt-int8", "--placement", "residuals"], 2, "there is no residuals"),
         (["--ckpt", "embedded:digits", "--tune", "0"], 2, "--tune"),
         (["--ckpt", "embedded:digits", "--tune", "long"], 2, "--tune"),
         (["--ckpt", "embedded:digits", "--tune-loss", "1"], 2, "give --tune SECONDS too"),

@@ -3,6 +3,7 @@
 import pytest
 
 from ptq_export.errors import InputError
+from ptq_export.nn.scheme import PLACEMENTS
 from ptq_export.options import Options
 from ptq_export.targets import TARGETS, find_target
 
@@ -50,11 +51,12 @@ def test_only_a_graph_for_tensorrt_can_be_tried_there(check: str) -> None:
 
 def test_placements_are_for_tensorrt_and_tuning_for_what_runs_here() -> None:
     for name in ("trt-int8", "trt-rtx-int8", "ort-trt-int8", "jetson-int8"):
-        find_target(name).check(Options(placement="float-shortcuts,before-resize"))
+        find_target(name).check(Options(placement=",".join(PLACEMENTS)))
     for name in ("ort-int8", "trt-int8", "ort-trt-int8"):
         find_target(name).check(Options(tune=60.0))
-    with pytest.raises(InputError, match="--placement means nothing for ort-int8"):
-        find_target("ort-int8").check(Options(placement="before-resize"))
+    for name in PLACEMENTS:
+        with pytest.raises(InputError, match="--placement means nothing for ort-int8"):
+            find_target("ort-int8").check(Options(placement=name))
     with pytest.raises(InputError, match="jetson-int8 is for another"):
         find_target("jetson-int8").check(Options(tune=60.0))
 

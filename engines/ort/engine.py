@@ -16,7 +16,7 @@ from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort.operators import library_version, register, with_operators
 from ptq_export.engines.ort.profile import node_times_ms
-from ptq_export.engines.ort.session import Level, SessionEngine, open_session, session_settings
+from ptq_export.engines.ort.session import Level, SessionEngine, as_written, open_session, session_settings
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.single_file import load_model
 from ptq_export.scratch import scratch_folder
@@ -66,9 +66,15 @@ class OrtEngine(SessionEngine):
         return times_ms
 
     @classmethod
-    def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        rewritten = with_operators(ir.from_proto(onnx.load_from_string(model)))
-        return super().run_graph(rewritten or model, inputs)
+    def run_graph(
+        cls,
+        model: bytes,
+        inputs: Mapping[str, NDArray[Any]],
+        settings: onnxruntime.SessionOptions | None = None,
+    ) -> NDArray[np.float32]:
+        graph = ir.from_proto(onnx.load_from_string(model))
+        settings = as_written(settings or onnxruntime.SessionOptions(), graph)
+        return super().run_graph(with_operators(graph) or model, inputs, settings)
 
     def _identity(self, onnx_sha256: str) -> Identity:
         operators = library_version() if self.options.operators else "none"
@@ -77,8 +83,9 @@ class OrtEngine(SessionEngine):
 
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
-        rewritten = with_operators(load_model(self.source)) if self.options.operators else None
-        settings = register(session_settings(self.options, Level.ORT_ENABLE_ALL))
+        graph = load_model(self.source)
+        settings = register(as_written(session_settings(self.options, Level.ORT_ENABLE_ALL), graph))
+        rewritten = with_operators(graph) if self.options.operators else None
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
         settings.optimized_model_filepath = str(path)

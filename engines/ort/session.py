@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -15,7 +16,7 @@ from ptq_export.engines.base import Engine, EngineOptions, Feeds
 from ptq_export.engines.ort.operators import register
 from ptq_export.errors import EnvironmentMissing, InputError
 
-__all__ = ["CPU", "Level", "Provider", "SessionEngine", "open_session", "session_settings"]
+__all__ = ["CPU", "Level", "Provider", "SessionEngine", "as_written", "open_session", "session_settings"]
 
 Provider: TypeAlias = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
@@ -36,8 +37,13 @@ class SessionEngine(Engine):
         return eps
 
     @classmethod
-    def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        settings = register(onnxruntime.SessionOptions())
+    def run_graph(
+        cls,
+        model: bytes,
+        inputs: Mapping[str, NDArray[Any]],
+        settings: onnxruntime.SessionOptions | None = None,
+    ) -> NDArray[np.float32]:
+        settings = register(settings or onnxruntime.SessionOptions())
         settings.log_severity_level = FATAL_ONLY
         result: NDArray[np.float32] = open_session(model, settings, cls.providers).run(None, dict(inputs))[0]
         return result
@@ -53,6 +59,22 @@ def session_settings(options: EngineOptions, level: onnxruntime.GraphOptimizatio
     # Between two calls the sampler works on the same cores: threads that spin there make it many times slower.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def as_written(settings: onnxruntime.SessionOptions, graph: ir.Model) -> onnxruntime.SessionOptions:
+    """`settings` under which a graph with int8 activations is computed in float on its grids, as it is written.
+
+    Such graphs are TensorRT's, and are only proved here. A convolution between such quantisers would become an integer
+    kernel that adds in 16 bits on processors without VNNI, and nothing bounds the weights of another engine for that.
+    """
+    if any(_makes_int8(node) for node in graph.graph):
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    return settings
+
+
+def _makes_int8(node: ir.Node) -> bool:
+    zero_point = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
+    return zero_point is not None and zero_point.dtype == ir.DataType.INT8
 
 
 def open_session(

@@ -126,8 +126,13 @@ def _half_quantised(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
 
 
 def _weightless(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
+    """A grid behind an int8 layer is that layer's, whose kernel writes it; one beside it in an Add is read by its
+    kernel, which adds it: neither is there for the operation that reads it."""
     for node in graph:
-        if node.op_type in WEIGHTED | QUANTISERS or not any(_is_dequantised_activation(value) for value in node.inputs):
+        own = [value for value in node.inputs if _is_dequantised_activation(value) and not _is_written(value)]
+        if node.op_type in WEIGHTED | QUANTISERS or not own:
+            continue
+        if node.op_type == "Add" and any(_is_int8_layer(_producer(value)) for value in node.inputs):
             continue
         users = [use.node.op_type for output in node.outputs for use in output.uses()]
         if not users or any(user != "QuantizeLinear" for user in users):
@@ -164,9 +169,7 @@ def _float_residuals(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:
     for node in _of(graph, {"Add"}):
         users = [use.node for use in node.outputs[0].uses()]
         layers = [_producer(value) for value in node.inputs]
-        int8 = [
-            made for made in layers if made is not None and made.op_type in WEIGHTED and _is_dequantised(made.inputs[0])
-        ]
+        int8 = [made for made in layers if _is_int8_layer(made)]
         if users and int8 and all(user.op_type == "QuantizeLinear" for user in users):
             others = [value for value, made in zip(node.inputs, layers, strict=True) if made not in int8]
             if any(_constant(value) is None and not _is_dequantised(value) for value in others):
@@ -224,7 +227,8 @@ RULES = (
     Rule(
         "residual",
         "warning",
-        "an Add is fused into the int8 layer before it only if both operands are quantised",
+        "with a float operand the Add behind an int8 layer makes a float result, which another pass quantises; with an "
+        "int8 one that layer writes int8 itself",
         _float_residuals,
     ),
 )
@@ -258,6 +262,17 @@ def _dequantiser(value: ir.Value | None) -> ir.Node | None:
 
 def _is_dequantised(value: ir.Value | None) -> bool:
     return _dequantiser(value) is not None
+
+
+def _is_int8_layer(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type in WEIGHTED and _is_dequantised(node.inputs[0])
+
+
+def _is_written(value: ir.Value | None) -> bool:
+    """Whether a dequantised value's codes are those of an int8 layer's own result."""
+    dequantiser = _producer(value)
+    quantiser = None if dequantiser is None else _producer(dequantiser.inputs[0])
+    return quantiser is not None and _is_int8_layer(_producer(quantiser.inputs[0]))
 
 
 def _is_dequantised_activation(value: ir.Value | None) -> bool:

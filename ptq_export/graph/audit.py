@@ -1,4 +1,5 @@
-"""Learned codes = exported codes: the integers in the `.onnx` file are compared byte for byte with the simulation's."""
+"""Learned codes = exported codes: the integers in the `.onnx` file are compared byte for byte with the simulation's,
+and so are the grids that are no layer's input."""
 
 from collections.abc import Mapping
 
@@ -7,10 +8,12 @@ import onnx_ir as ir
 from torch import Tensor
 
 from ptq_export.errors import GateFailed
+from ptq_export.graph.grid_pairs import find_pair
 from ptq_export.graph.passes.name_layers import LAYER_OPS
+from ptq_export.nn.grid_point import QuantisedGrid, owner_of
 from ptq_export.nn.layers import QuantisedLayer
 
-__all__ = ["check_codes"]
+__all__ = ["check_codes", "check_grids"]
 
 WEIGHT, BIAS = 1, 2
 
@@ -38,6 +41,29 @@ def check_codes(model: ir.Model, layers: Mapping[str, QuantisedLayer]) -> None:
         )
         if not same_bias:
             raise GateFailed(f"{name}: the bias in the graph is not the calibrated one")
+
+
+def check_grids(model: ir.Model, grids: Mapping[str, QuantisedGrid]) -> None:
+    """Find the quantiser of every grid where it belongs, beside or behind its layer, and compare both its scales.
+
+    Raises:
+        GateFailed: a grid is not there, or its scale is another; the message names it.
+    """
+    nodes = {node.name: node for node in model.graph if node.op_type in LAYER_OPS}
+    for name, grid in grids.items():
+        layer = nodes.get(owner_of(name, grid))
+        pair = None if layer is None else find_pair(layer, grid.place)
+        if pair is None:
+            raise GateFailed(f"{name} is not in the exported graph", "please report this with the checkpoint's format")
+        if not all(_same_grid(node, grid) for node in pair):
+            raise GateFailed(f"{name}: the grid in the graph is not the calibrated one")
+
+
+def _same_grid(node: ir.Node, grid: QuantisedGrid) -> bool:
+    scale, zero_point = (_numbers(_operand(node, index)) for index in (1, 2))
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype != np.int8:
+        return False
+    return scale.astype(np.float32).item() == grid.scale.item() and zero_point.item() == 0
 
 
 def _same_codes(node: ir.Node, operand: int, codes: Tensor, scale: Tensor) -> bool:

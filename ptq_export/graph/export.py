@@ -93,7 +93,8 @@ def _sizes_in_common(module: nn.Module, inputs: Sequence[Input]) -> Iterator[Non
         first: dict[str, Any] = {}
         for wanted, value in zip(inputs, (*args, *kwargs.values()), strict=True):
             for axis, size in _open(wanted).items():
-                torch._check(value.shape[axis] == first.setdefault(size, value.shape[axis]))
+                same = value.shape[axis] == first.setdefault(size, value.shape[axis])
+                torch._check(same)  # type: ignore[no-untyped-call]
 
     handle = module.register_forward_pre_hook(tell, with_kwargs=True)
     try:

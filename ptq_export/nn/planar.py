@@ -18,14 +18,14 @@ class PlanarConv1d(nn.Module):
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        padding = conv.padding if isinstance(conv.padding, str) else (0, *conv.padding)
+        (size,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
         self.plane = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
-            (1, *conv.kernel_size),
-            (1, *conv.stride),
-            padding,
-            (1, *conv.dilation),
+            (1, size),
+            (1, stride),
+            conv.padding if isinstance(conv.padding, str) else (0, conv.padding[0]),
+            (1, dilation),
             conv.groups,
             conv.bias is not None,
             conv.padding_mode,

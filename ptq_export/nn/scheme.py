@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["OPENVINO", "ORT_CPU", "PLACEMENTS", "TENSORRT", "Carrier", "Scheme", "placed"]
+__all__ = ["GRID_PLACEMENTS", "OPENVINO", "ORT_CPU", "PLACEMENTS", "TENSORRT", "Carrier", "Scheme", "placed"]
 
 Granularity = Literal["tensor", "channel"]
 Carrier = Literal["float32", "float16"]
@@ -40,6 +40,9 @@ class Scheme:
             widest tensor of the block, for the smallest of its products.
         before_resize: What a nearest-neighbour upsampling repeats is quantised before it, too, on the grid of the
             convolution behind it: a quarter of the numbers, and the same codes.
+        residual: The operand of a residual block's sum that its second convolution does not make is on an int8 grid:
+            that convolution's kernel adds it, and may then write int8 itself.
+        conv1_output: What a residual block's first convolution makes is on an int8 grid: its kernel writes bytes.
     """
 
     name: str
@@ -54,15 +57,25 @@ class Scheme:
     min_channels: int
     float_shortcuts: bool = False
     before_resize: bool = False
+    residual: bool = False
+    conv1_output: bool = False
 
 
-PLACEMENTS = ("float-shortcuts", "before-resize")
+GRID_PLACEMENTS = ("residual", "conv1-output")
+"""Those of `PLACEMENTS` that are grids of their own, which have to be calibrated."""
+PLACEMENTS = ("float-shortcuts", "before-resize", *GRID_PLACEMENTS)
 """Choices of a scheme that only the device itself can judge, by the name that a user gives them."""
 
 
 def placed(scheme: Scheme, placements: Collection[str]) -> Scheme:
     """`scheme` with these of `PLACEMENTS`."""
-    return replace(scheme, float_shortcuts="float-shortcuts" in placements, before_resize="before-resize" in placements)
+    return replace(
+        scheme,
+        float_shortcuts="float-shortcuts" in placements,
+        before_resize="before-resize" in placements,
+        residual="residual" in placements,
+        conv1_output="conv1-output" in placements,
+    )
 
 
 ORT_CPU = Scheme(

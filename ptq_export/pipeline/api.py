@@ -15,7 +15,8 @@ from ptq_export.nn.planar import make_planar
 from ptq_export.nn.scheme import placed
 from ptq_export.options import Options
 from ptq_export.pipeline.graphs import export_graph, fold_time
-from ptq_export.pipeline.stages import float_sites, given
+from ptq_export.pipeline.stages import float_sites, given, open_subject
+from ptq_export.pipeline.start import require_grids
 from ptq_export.targets import find_target
 
 __all__ = ["export", "quantise"]
@@ -28,8 +29,9 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     """
     options = (options or Options()).resolved()
     scheme = placed(find_target(options.target).quantised(), options.placements)
-    denoiser = make_planar(bake_weights(denoiser))
+    denoiser = open_subject(make_planar(bake_weights(denoiser)), False, scheme)
     sites = float_sites(denoiser, scheme, options)
+    require_grids(denoiser, sites, scheme)
     count, steps = given(options.samples), given(options.steps)
     subject = denoiser.on(find_device(options.device))
     pairs = collect_pairs(subject, count, steps, options.policy, options.seed, lambda _: None)

@@ -7,7 +7,7 @@ from torch import nn
 from ptq_export.benchmarks.chart import plot_sensitivity
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_pairs
 from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_sqnr_db, with_layers
-from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.quantise import integer_parts
 from ptq_export.calibrators.sites import keep_float
 from ptq_export.pipeline.stages import Job
 from ptq_export.schedulers import allowed_steps
@@ -23,14 +23,15 @@ SENSITIVITY = "sensitivity.json"
 
 def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
     """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first."""
-    reference, layers, held_out = job.subject.module, quantised_modules(simulation), few_held_out(job, SEED)
+    reference, layers, held_out = job.subject.module, integer_parts(simulation), few_held_out(job, SEED)
+    every = {path: part for parts in layers.values() for path, part in parts.items()}
     with job.stage("sensitivity, layer by layer") as share:
         ranking = layer_noise(reference, layers, held_out, share)
     value = {
         "schema": SCHEMA,
         "pairs_per_timestep": PAIRS,
         "timesteps": list(held_out.pairs),
-        "all_db": round(median_sqnr_db(reference, with_layers(reference, layers), held_out), 2),
+        "all_db": round(median_sqnr_db(reference, with_layers(reference, every), held_out), 2),
         "layers": [
             {"name": row.name, "sqnr_db": round(row.sqnr_db, 2), "share": round(row.share, 5)} for row in ranking
         ],
@@ -53,13 +54,14 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> None:
     chosen = job.folder.load_json(KEPT)
     if chosen is None:
         ranking = [row["name"] for row in rank_layers(job, simulation)["layers"]]
-        layers = quantised_modules(simulation)
+        layers = integer_parts(simulation)
         with job.stage(f"layers to keep float for {wanted_db:g} dB"):
             names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job, SEED))
         chosen = {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names}
         job.folder.save_json(KEPT, chosen)
-    for name in chosen["layers"]:
-        simulation.set_submodule(name, job.subject.module.get_submodule(name))
+    layers = integer_parts(simulation)
+    for path in (path for name in chosen["layers"] for path in layers[name]):
+        simulation.set_submodule(path, job.subject.module.get_submodule(path))
     job.sites = keep_float(job.sites, chosen["layers"], f"kept float to reach {wanted_db:g} dB")
 
 

@@ -7,9 +7,9 @@ import onnx_ir as ir
 from torch import nn
 
 from ptq_export.benchmarks.environment import package_versions
-from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.denoiser import Denoiser
-from ptq_export.graph.audit import check_codes
+from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.export import EXAMPLE_BATCH, export_module
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.drop_neutral import DropNeutral
@@ -54,8 +54,8 @@ def export_float(job: Job) -> None:
 
 
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
-    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes proved equal to the
-    simulation's."""
+    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes and grids proved
+    equal to the simulation's."""
     export_float(job)
     denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
     if not folder.has(int8):
@@ -72,6 +72,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             _save(folder, int8, graph)
     graph = load_model(folder.path / int8)
     check_codes(graph, quantised_modules(simulation))
+    check_grids(graph, quantised_grids(simulation))
     return graph
 
 

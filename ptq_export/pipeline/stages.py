@@ -13,7 +13,15 @@ from torch import nn
 from ptq_export.artifacts import write_json
 from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import collect_pairs, load_pairs
-from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules, restore
+from ptq_export.calibrators.quantise import (
+    Method,
+    UnitStore,
+    integer_state,
+    quantise,
+    quantised_grids,
+    quantised_modules,
+    restore,
+)
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import Site, find_sites, find_units, keep_float
 from ptq_export.checkpoints import load_checkpoint
@@ -27,6 +35,7 @@ from ptq_export.machine import most_threads, require_memory
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
+from ptq_export.nn.gridded_block import place_grids
 from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.planar import make_planar
 from ptq_export.nn.probe import probe
@@ -35,7 +44,13 @@ from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.start import require_equal, require_int8_layers, require_integer_form, require_size
+from ptq_export.pipeline.start import (
+    require_equal,
+    require_grids,
+    require_int8_layers,
+    require_integer_form,
+    require_size,
+)
 from ptq_export.schedulers import visited_timesteps
 from ptq_export.schemas import read_part
 from ptq_export.targets import Target, find_target
@@ -54,6 +69,7 @@ __all__ = [
     "given",
     "load_denoiser",
     "open_job",
+    "open_subject",
     "quantised",
     "read_timings",
 ]
@@ -225,11 +241,27 @@ def float_sites(denoiser: Denoiser, scheme: Scheme, options: Options) -> tuple[S
     return sites
 
 
+def open_subject(denoiser: Denoiser, split: bool, scheme: Scheme) -> Denoiser:
+    """What is quantised: the denoiser, its shortcuts split or not, with the places for the grids of `scheme`.
+
+    Raises:
+        GateFailed: with those it computes something else.
+    """
+    joint = split_shortcuts(denoiser) if split else denoiser
+    subject = place_grids(joint, scheme)
+    if subject is not joint:
+        pairs = probe(denoiser)
+        require_equal(pairs.through(joint), pairs.through(subject), "placing grids in residual blocks")
+    return subject
+
+
 def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
-    subject = split_shortcuts(denoiser) if options.split_shortcut else denoiser
     target = find_target(options.target)
-    sites = float_sites(subject, placed(target.quantised(), options.placements), options)
+    scheme = placed(target.quantised(), options.placements)
+    subject = open_subject(denoiser, options.split_shortcut, scheme)
+    sites = float_sites(subject, scheme, options)
+    require_grids(subject, sites, scheme)
     folder = RunFolder(options.folder, request)
     return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder), options.placements)
 
@@ -273,9 +305,7 @@ def quantised(job: Job, pairs: Pairs) -> nn.Module:
     subject = job.subject.on(find_device(options.device))
     with job.stage(f"calibration, {options.rounding} rounding", len(units)):
         model = quantise(subject, job.sites, pairs, method, store, lambda _: job.progress.advance()).cpu()
-    layers = quantised_modules(model)
-    state = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
-    folder.save_tensors(QUANTISED, state)
+    folder.save_tensors(QUANTISED, integer_state(model, (*quantised_modules(model), *quantised_grids(model))))
     return model
 
 

@@ -15,12 +15,21 @@ from ptq_export.calibrators.sites import Site
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.single_file import MAX_BYTES
+from ptq_export.nn.grid_point import CONV1_OUTPUT, RESIDUAL, grid_points, owner_of
 from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.own_operations import own_operations
 from ptq_export.nn.probe import EQUAL, difference, probe
+from ptq_export.nn.scheme import Scheme
 from ptq_export.pairs import Pairs
 
-__all__ = ["note_own_operations", "require_equal", "require_int8_layers", "require_integer_form", "require_size"]
+__all__ = [
+    "note_own_operations",
+    "require_equal",
+    "require_grids",
+    "require_int8_layers",
+    "require_integer_form",
+    "require_size",
+]
 
 _GRAPH_BYTES = 16 * 2**20  # what stands in an ONNX file beside the weights: nodes, shapes, the table of the time-steps
 
@@ -78,6 +87,21 @@ def require_int8_layers(sites: Iterable[Site]) -> None:
     told = "\n".join(f"  {reason}" for reason in reasons[:20]) or "  it has no nn.Conv2d and no nn.Linear"
     more = f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else ""
     raise InputError(f"no layer of this network can be int8:\n{told}{more}", "nothing was calibrated or written")
+
+
+def require_grids(subject: Denoiser, sites: Iterable[Site], scheme: Scheme) -> None:
+    """Refuse a placement that asks for grids where this network has no place for one.
+
+    Raises:
+        InputError: with the placement.
+    """
+    int8 = {site.name for site in sites if not site.keep_float}
+    points = grid_points(subject.module)
+    found = {point.place.placement for name, point in points.items() if owner_of(name, point) in int8}
+    for place, asked in ((RESIDUAL, scheme.residual), (CONV1_OUTPUT, scheme.conv1_output)):
+        if asked and place.placement not in found:
+            cause = f"--placement {place.placement}: no residual block of this network has {place.layer} in int8"
+            raise InputError(cause, "leave it out: there is nothing that it would change")
 
 
 def require_integer_form(subject: Denoiser, sites: Iterable[Site]) -> None:

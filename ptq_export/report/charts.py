@@ -158,7 +158,7 @@ def _curve_tips(fidelity: Json, values: Mapping[str, Sequence[float]], unit: Cal
 
 
 def _curve_plot(
-    label: str, timesteps: Sequence[float], curves: list[Curve], y_ticks: list[Tick], tips: Mapping[float, str]
+    label: str, timesteps: Sequence[float], curves: list[Curve], y_ticks: list[Tick], tips: Mapping[Any, str]
 ) -> Plot:
     x = timestep_scale(timesteps)
     order = sorted(tips)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from exported_net import inputs_of
 from onnx import TensorProto, helper
@@ -138,3 +139,35 @@ def test_a_graph_that_fails_is_told_by_its_exception_alone(capfd: pytest.Capture
     with pytest.raises(Exception, match="reshape"):
         OrtEngine.run_graph(model.SerializeToString(), {"x": np.zeros(3, np.float32), "shape": np.array([2])})
     assert capfd.readouterr().err == ""
+
+
+INT8 = """<ir_version: 10, opset_import: ["": 18]>
+denoiser (float[N,2,4,4] sample, int64[N] timestep) => (float[N,2,4,4] eps)
+<float one = {1}, float wide = {32258}, int8 zero = {0}, int8[2,2,1,1] weight = {127, 127, 127, 127},
+ float nothing = {0}, int64[3] axes = {1, 2, 3}, float[2] bias = {0, 0}>
+{
+    q = QuantizeLinear(sample, one, zero)
+    x = DequantizeLinear(q, one, zero)
+    w = DequantizeLinear(weight, one, zero)
+    y = Conv(x, w, bias)
+    p = QuantizeLinear(y, wide, zero)
+    hidden = DequantizeLinear(p, wide, zero)
+    t = Cast<to = 1>(timestep)
+    still = Mul(t, nothing)
+    shift = Unsqueeze(still, axes)
+    eps = Add(hidden, shift)
+}"""
+"""One layer between int8 grids, all its weights 127: two products of them leave 16 bits."""
+
+
+def test_a_graph_with_int8_activations_is_proved_as_it_is_written(tmp_path: Path) -> None:
+    """2 x 127 x 127 is one step of the last grid: no integer kernel, which without VNNI would make something else."""
+    source, sample = tmp_path / "denoiser.onnx", np.full((1, 2, 4, 4), 127, np.float32)
+    onnx.save(onnx.parser.parse_model(INT8), source)
+    engine = OrtEngine(source, tmp_path / "engine", ONE)
+    assert not any(node.op_type == "QLinearConv" for node in onnx.load(engine.optimised_path).graph.node)
+    for eps in (
+        engine(sample, TIMESTEP[:1]),
+        OrtEngine.run_graph(source.read_bytes(), {"sample": sample, "timestep": TIMESTEP[:1]}),
+    ):
+        assert np.array_equal(eps, np.full_like(sample, 32258))

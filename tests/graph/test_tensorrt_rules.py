@@ -104,6 +104,10 @@ CASES = {
 }
 
 
+BEHIND = f"{QUANTISED}  c = Conv (d, k, b)  p = QuantizeLinear (c, s, z)  e = DequantizeLinear (p, s, z)  "
+BESIDE = f"{QUANTISED}  c = Conv (d, k, b)  p = QuantizeLinear (r, s, z)  e = DequantizeLinear (p, s, z)  "
+
+
 def broken(graph: ir.Model) -> set[str]:
     return {finding.rule for finding in lint(graph)}
 
@@ -127,3 +131,25 @@ def test_errors_come_first_and_name_node_sight_and_reason() -> None:
     first, *_ = lint(model(z=np.uint8(3)))
     assert (first.severity, first.rule, first.seen) == ("error", "zero-point", "zero point 3")
     assert "around 0" in first.reason and "QuantizeLinear" in first.node
+
+
+@pytest.mark.parametrize(
+    "body",
+    [f"{BEHIND}y = Add (e, r)", f"{BESIDE}y = Add (e, c)"],
+    ids=["conv1-output", "residual"],
+)
+def test_a_grid_behind_or_beside_an_int8_layer_is_that_layers_and_asks_nothing_of_what_reads_it(body: str) -> None:
+    assert broken(model(body)) == set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{BESIDE}a = Relu (c)  y = Add (e, a)",
+        f"{BESIDE}y = Relu (e)",
+        "f = Relu (x)  p = QuantizeLinear (f, s, z)  e = DequantizeLinear (p, s, z)  y = Add (e, r)",
+    ],
+    ids=["no layer in the sum", "no sum", "no layer at all"],
+)
+def test_a_grid_that_no_layer_writes_or_adds_asks_for_one_on_the_result(body: str) -> None:
+    assert broken(model(body)) == {"weightless"}

@@ -14,6 +14,8 @@ import pytest
 import tiny
 import torch
 
+from ptq_export.benchmarks.tuning import Candidate, Choice
+from ptq_export.calibrators.quantise import quantised_grids
 from ptq_export.engines import KINDS
 from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
 from ptq_export.engines.cuda.driver import Gpu
@@ -22,10 +24,14 @@ from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.registry import EngineKind
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.rtx_gpu import missing_rtx_gpu
-from ptq_export.errors import GateFailed
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.nn.scheme import PLACEMENTS
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.commands.reopened import reopen, simulate
+from ptq_export.pipeline.run import prepare
+from ptq_export.pipeline.stages import SILENT, calibration_pairs
 from ptq_export.pipeline.tuning import tune
+from ptq_export.pipeline.tuning.workbench import JobBench
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}
@@ -171,21 +177,43 @@ def resizes(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(tmp_path: Path) -> None:
-    asked = replace(
-        tiny.options(tmp_path / "placed"), **OPTIONS, placement="float-shortcuts,before-resize", check="rtx"
-    )
+    asked = replace(tiny.options(tmp_path / "placed"), **OPTIONS, placement=",".join(PLACEMENTS), check="rtx")
     folder = run(asked)
     assert resizes(folder / "denoiser.trt-rtx-int8.onnx") == [("DequantizeLinear", ["QuantizeLinear"])]
     rows = {row["name"]: row for row in read(folder / "layers.json")["layers"]}
     shortcuts = [row for name, row in rows.items() if ".conv_shortcut" in name]
     assert shortcuts and all("float-shortcuts" in row["reason"] and row["precision"] == "float" for row in shortcuts)
     manifest, checked = read(folder / "manifest.json"), read(folder / "tensorrt.json")
-    assert manifest["verdict"]["ok"] and manifest["scheme"]["before_resize"] and manifest["scheme"]["float_shortcuts"]
+    assert manifest["verdict"]["ok"]
+    assert all(manifest["scheme"][name.replace("-", "_")] is True for name in PLACEMENTS)
+    assert len(rows) == 29, "grids are no layers"
     weights = checked["plans"][RTX]["weights"]
     assert weights["as_int8"] == weights["count"] > 0
-    # What is quantised before the upsampling is a residual sum, and its other operand is on no grid.
-    assert {row["rule"] for row in checked["findings"]} == {"residual"}
+    assert checked["findings"] == []
     assert verify(folder, SILENT, tiny.SPEC)["parity"] > 20
+    with reopen(folder, SILENT, tiny.SPEC) as job:
+        assert len(quantised_grids(simulate(job))) == 16, "restored, two in each of eight residual blocks"
+    with pytest.raises(InputError, match=r"other options \(placement: .*, 'residual' now\)"):
+        run(replace(asked, placement="residual"))
+
+
+@pytest.mark.slow
+def test_the_bench_builds_each_choice_with_its_grids_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One quantisation serves all choices: grids are taken out of its graph, and out of what is weighed."""
+    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    options = replace(tiny.options(tmp_path / "bench"), **OPTIONS).resolved()
+    start = Choice(split_shortcut=False)
+    with prepare(options, SILENT) as job, JobBench(job, calibration_pairs(job)) as bench:
+        counts, quality_db = {}, {}
+        for placement in (None, "residual", "conv1-output"):
+            toggled = start if placement is None else bench.changed(start, Candidate("", frozenset(), 0.0, placement))
+            assert toggled is not None and toggled.placements == {placement} - {None}
+            nodes = onnx.load(bench.engine(toggled).source).graph.node
+            counts[placement] = sum(node.op_type == "QuantizeLinear" for node in nodes)
+            quality_db[placement] = bench.sqnr_db(toggled)
+        assert counts == {None: 24, "residual": 32, "conv1-output": 32}, "eight residual blocks"
+        assert max(quality_db["residual"], quality_db["conv1-output"]) < quality_db[None]
+        assert bench.variant(start).subject is not job.subject, "the job's own has no places for grids"
 
 
 @pytest.mark.slow
@@ -201,7 +229,8 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
     folder = run(replace(tiny.options(tmp_path / "tuned"), **OPTIONS, tune=20.0))
     value = read(folder / "tuning.json")
     tried = {row["what"] for row in value["trials"] + value["not_reached"]}
-    assert "quantisers before upsamplings, too" in tried and value["batch"] == 4
+    asked = {"quantisers before upsamplings, too", "int8 operands of residual sums"}
+    assert asked | {"int8 results of first convolutions"} <= tried and value["batch"] == 4
     assert tried & {"shortcuts of residual blocks", "1x1 convolutions"}, "which are the same layers here"
     assert {batch for name, batch in Understudy.built if name == "choice.onnx"} == {4}
     before = "before-resize" in value["chosen"]["placements"]

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ptq_export.calibrators.sites import Site, find_sites
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.nn.scheme import ORT_CPU
+from ptq_export.nn.scheme import ORT_CPU, TENSORRT, placed
 from ptq_export.pipeline import run
+from ptq_export.pipeline.stages import open_subject
 from ptq_export.pipeline.start import (
     note_own_operations,
     require_equal,
+    require_grids,
     require_int8_layers,
     require_integer_form,
     require_size,
@@ -71,6 +74,35 @@ def test_a_network_without_an_int8_layer_is_refused_with_every_reason() -> None:
     require_int8_layers([Site("a", "first layer"), Site("b")])
     with pytest.raises(InputError, match=r"(?s)a: first layer.*b: grouped"):
         require_int8_layers([Site("a", "first layer"), Site("b", "grouped")])
+
+
+@pytest.mark.parametrize("placement", ["residual", "conv1-output"])
+def test_a_placement_without_a_place_is_refused_and_leaves_nothing(placement: str, tmp_path: Path) -> None:
+    """The layers of the tiny network that such grids would belong to are kept float."""
+    layer = {"residual": "conv2", "conv1-output": "conv1"}[placement]
+    asked = replace(tiny.options(tmp_path / "run"), target="trt-int8", placement=placement, keep_float=f"*.{layer}")
+    with pytest.raises(InputError, match=f"--placement {placement}: no residual block .* has {layer} in int8"):
+        run(asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_residual_blocks_has_no_place_for_their_grids() -> None:
+    plain = denoiser(Net())
+    scheme = placed(TENSORRT, ["residual"])
+    assert open_subject(plain, split=False, scheme=scheme) is plain
+    with pytest.raises(InputError, match="--placement residual: no residual block of this network"):
+        require_grids(plain, find_sites(plain, scheme), scheme)
+
+
+def test_blocks_that_are_no_longer_diffusers_own_are_refused_before_calibration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a later diffusers might have them."""
+    today = ResnetBlock2D.forward
+    monkeypatch.setattr(ResnetBlock2D, "forward", lambda self, x, temb: 2 * today(self, x, temb))
+    given = tiny.denoiser()
+    with pytest.raises(GateFailed, match="placing grids in residual blocks changes the network's output by"):
+        open_subject(given, split=False, scheme=placed(TENSORRT, ["residual"]))
 
 
 def test_a_network_above_the_size_of_an_onnx_file_is_refused_with_its_size() -> None:

@@ -9,6 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
+from ptq_export.graph.scopes import module_path
+
 __all__ = ["FloatLayers"]
 
 
@@ -16,7 +18,8 @@ class FloatLayers(ir.passes.InPlacePass):
     """Take the grids of some layers away and give them their float weights.
 
     1. The input is what was quantised, before the gain per channel.
-    2. The output is the layer's own: an output grid goes. One that other nodes read, too, has none.
+    2. The output is the layer's own: an output grid goes. One that other nodes read, too, has none; a grid that is not
+       the layer's own stays (`DropGrids`).
     3. A quantiser that several layers read stays for the others.
     """
 
@@ -54,7 +57,7 @@ def _bypass_grids(layer: ir.Node) -> None:
     has_gain = gain is not None and gain.inputs[1] is not None and gain.inputs[1].is_initializer()
     layer.replace_input_with(0, gain.inputs[0] if gain is not None and has_gain else quantiser.inputs[0])
     uses = list(layer.outputs[0].uses())
-    if len(uses) == 1 and uses[0].node.op_type == "QuantizeLinear":
+    if len(uses) == 1 and uses[0].node.op_type == "QuantizeLinear" and module_path(uses[0].node) == layer.name:
         (dequantised,) = (use.node for use in uses[0].node.outputs[0].uses())
         dequantised.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
 

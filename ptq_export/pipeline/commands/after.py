@@ -11,7 +11,7 @@ import torch
 
 from ptq_export.artifacts import inside, sha256_file
 from ptq_export.benchmarks.parity import local_parity
-from ptq_export.calibrators.quantise import quantised_modules
+from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.conditions import draw
@@ -19,7 +19,7 @@ from ptq_export.engines.base import Signature
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.registry import engine_class
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.graph.audit import check_codes
+from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.single_file import load_model
 from ptq_export.interface import LABEL
 from ptq_export.machine import require_memory, total_memory_bytes
@@ -178,6 +178,7 @@ def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     graph = load_model(job.folder.path / job.target.onnx)
     layers = quantised_modules(simulation)
     check_codes(graph, layers)
+    check_grids(graph, quantised_grids(simulation))
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     times = torch.linspace(0, job.denoiser.schedule.num_train_timesteps - 1, 4).long()
     noise = initial_noise((4, *job.denoiser.sample_shape), 0)

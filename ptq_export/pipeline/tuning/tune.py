@@ -13,6 +13,7 @@ from ptq_export.engines.registry import availability, runtime_version
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.interface import inputs_to_json
+from ptq_export.nn.grid_point import grid_points
 from ptq_export.nn.scheme import placed
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import one_call
@@ -28,8 +29,11 @@ __all__ = ["TUNING", "check_tuning", "take_tuning", "tune", "tuning_key"]
 
 SCHEMA = 1
 TUNING = "tuning.json"
-BEFORE = "before-resize"
-BEFORE_RESIZE = {False: "quantisers before upsamplings, too", True: "no quantisers before upsamplings"}
+TOGGLES = {
+    "before-resize": {False: "quantisers before upsamplings, too", True: "no quantisers before upsamplings"},
+    "residual": {False: "int8 operands of residual sums", True: "float operands of residual sums"},
+    "conv1-output": {False: "int8 results of first convolutions", True: "float results of first convolutions"},
+}
 SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
 
 
@@ -81,8 +85,9 @@ def take_tuning(job: Job) -> None:
     if value is None:
         raise InputError(f"{job.folder.path / TUNING} is damaged or gone", "the same command makes the run again")
     chosen = value["chosen"]
-    variant, reasons = open_variant(job, chosen["split_shortcut"]), chosen["float_layers"]
-    job.subject, job.placements = variant.subject, frozenset(chosen.get("placements", job.placements))
+    job.placements = frozenset(chosen.get("placements", job.placements))
+    variant, reasons = open_variant(job, chosen["split_shortcut"], job.placements), chosen["float_layers"]
+    job.subject = variant.subject
     job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
 
 
@@ -150,7 +155,11 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
         shortcuts = _shortcuts(job, variant)
         if shortcuts and shortcuts not in {group.layers for group in groups}:
             others.append(Candidate("shortcuts of residual blocks", shortcuts, 0.0))
-        others.append(Candidate(BEFORE_RESIZE[BEFORE in start.placements], frozenset(), 0.0, BEFORE))
+        there = {"before-resize", *(point.place.placement for point in grid_points(variant.subject.module).values())}
+        toggles = {name: titles for name, titles in TOGGLES.items() if name in there}
+        others += [
+            Candidate(titles[name in start.placements], frozenset(), 0.0, name) for name, titles in toggles.items()
+        ]
     return sorted([*groups, *others], key=lambda candidate: -candidate.expected_ms)
 
 

@@ -9,7 +9,7 @@ rounds, and compares the means of the two pairs.
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,23 +24,24 @@ from ptq_export.benchmarks.timing.clock import Protocol as Rounds
 from ptq_export.benchmarks.timing.gpu_clock import race_gpu_steps
 from ptq_export.benchmarks.timing.latency import measure_steps
 from ptq_export.benchmarks.timing.stats import Latency
-from ptq_export.calibrators.quantise import Method, UnitStore, quantise, quantised_modules
+from ptq_export.calibrators.quantise import Method, UnitStore, integer_parts, quantise
 from ptq_export.calibrators.sites import Site, find_sites
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.registry import build_engine
 from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.graph.grid_pairs import DropGrids
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
 from ptq_export.nn.probe import noise
-from ptq_export.nn.scheme import placed
-from ptq_export.nn.split_shortcut import split_shortcuts
+from ptq_export.nn.scheme import GRID_PLACEMENTS, placed
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
-from ptq_export.pipeline.stages import ASKED, Job
+from ptq_export.pipeline.stages import ASKED, Job, open_subject
 from ptq_export.pipeline.tuning.race import Candidate, Choice, Race
 from ptq_export.scratch import scratch_folder
 
@@ -67,14 +68,15 @@ class Variant:
 @dataclass(frozen=True)
 class _Quantised:
     variant: Variant
-    layers: dict[str, nn.Module]
+    parts: dict[str, dict[str, nn.Module]]
     graph: ir.Model
 
 
 class JobBench:
     """Measures the choices of a job on its own target; use it as a context: its graphs lie in folders of its own.
 
-    Of the network in both its forms, joint and split, the second is quantised when it is first asked for.
+    Of the network in both its forms, joint and split, the second is quantised when it is first asked for; both have
+    every grid that a placement may ask for, and choices leave some out.
     """
 
     def __init__(self, job: Job, pairs: Pairs) -> None:
@@ -102,7 +104,7 @@ class JobBench:
         if candidate.placement:
             return replace(choice, placements=choice.placements ^ {candidate.placement})
         if not candidate.layers:
-            other = open_variant(self.job, not choice.split_shortcut)
+            other = open_variant(self.job, not choice.split_shortcut, self._placements)
             same = len(other.sites) == len(self.variant(choice).sites)
             layers = renamed(choice.float_layers, other.int8)
             return None if same else Choice(not choice.split_shortcut, layers, choice.placements)
@@ -139,7 +141,8 @@ class JobBench:
         """See `benchmarks.tuning.Workbench`; infinite where no layer is int8."""
         prepared = self._of(choice)
         reference = prepared.variant.subject.module
-        layers = {name: layer for name, layer in prepared.layers.items() if name not in choice.float_layers}
+        kept = [parts for name, parts in prepared.parts.items() if name not in choice.float_layers]
+        layers = {path: part for parts in kept for path, part in parts.items() if _is_placed(part, choice)}
         if not layers:
             return math.inf
         return median_sqnr_db(reference, with_layers(reference, layers), self._held_out)
@@ -166,14 +169,23 @@ class JobBench:
         prepared = self._of(choice)
         reference = prepared.variant.subject.module
         graph = prepared.graph.clone()
+        points = grid_points(reference)
+        gone = {name: point for name, point in points.items() if owner_of(name, point) in choice.float_layers}
+        DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
         lay_out(graph, placed(self.job.target.quantised(), choice.placements))
         save_model(HalfPrecision()(graph).model if self.job.carrier == "float16" else graph, path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
-            self._quantised[choice.split_shortcut] = self._quantise(open_variant(self.job, choice.split_shortcut))
+            variant = open_variant(self.job, choice.split_shortcut, self._placements)
+            self._quantised[choice.split_shortcut] = self._quantise(variant)
         return self._quantised[choice.split_shortcut]
+
+    @property
+    def _placements(self) -> frozenset[str]:
+        """Those that ask for every grid that a choice may have."""
+        return self.job.placements | (frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset())
 
     def _quantise(self, variant: Variant) -> _Quantised:
         job, options = self.job, self.job.options
@@ -183,7 +195,12 @@ class JobBench:
         model = quantise(subject, variant.sites, self._pairs, method, store, lambda _: None).cpu()
         graph = export_graph(job.denoiser, model)
         fold_time(graph, job.denoiser)
-        return _Quantised(variant, dict(quantised_modules(model)), graph)
+        return _Quantised(variant, integer_parts(model), graph)
+
+
+def _is_placed(part: nn.Module, choice: Choice) -> bool:
+    """Whether the choice has it, where it is a grid."""
+    return not isinstance(part, GridPoint) or part.place.placement in choice.placements
 
 
 def tuning_batch(job: Job) -> int:
@@ -191,11 +208,12 @@ def tuning_batch(job: Job) -> int:
     return batch_range(job.engine_options)[1] if job.target.device == "gpu" else job.options.fixed_batch or 1
 
 
-def open_variant(job: Job, split: bool) -> Variant:
-    """The job's network in one of its forms; what `--keep-float` named in the other form stays float in this one."""
+def open_variant(job: Job, split: bool, placements: Collection[str]) -> Variant:
+    """The job's network in one of its forms, with the grids of `placements`; what `--keep-float` named in the other
+    form stays float in this one."""
+    subject = open_subject(job.denoiser, split, placed(job.target.quantised(), placements))
     if split == job.options.split_shortcut:
-        return Variant(job.subject, job.sites)
-    subject = split_shortcuts(job.denoiser) if split else job.denoiser
+        return Variant(subject, job.sites)
     sites = find_sites(subject, job.scheme)
     asked = frozenset(site.name for site in job.sites if site.keep_float == ASKED)
     kept = renamed(asked, frozenset(site.name for site in sites))
