@@ -12,11 +12,11 @@ from graph_models import noise, ops, run
 
 from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import integer_parts, quantised_grids, quantised_modules
-from ptq_export.engines.ort import OrtEngine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.errors import GateFailed
 from ptq_export.graph.audit import check_codes, check_grids
-from ptq_export.graph.float_layers import FloatLayers
 from ptq_export.graph.grid_pairs import DropGrids, find_pair
+from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.nn.grid_point import QuantisedGrid, owner_of
 
 CALL = noise(2, 1, 8, 8), np.array([10, 700])

@@ -14,7 +14,6 @@ import pytest
 import tiny
 import torch
 
-from ptq_export.benchmarks.tuning import Candidate, Choice
 from ptq_export.calibrators.quantise import quantised_grids
 from ptq_export.engines import KINDS
 from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
@@ -31,6 +30,7 @@ from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import SILENT, calibration_pairs
 from ptq_export.pipeline.tuning import tune
+from ptq_export.pipeline.tuning.race import Candidate, Choice
 from ptq_export.pipeline.tuning.workbench import JobBench
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
