@@ -10,14 +10,14 @@ import onnx
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
 from ptq_export.graph.single_file import read_proto
-from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, Input, inputs_from_json
+from ptq_export.interface import INPUTS, SAMPLE, TIMESTEP, TRAIN_TIMESTEPS, DType, Input, inputs_from_json
 
 __all__ = ["read_signature"]
 
 LARGEST_SAMPLE = 1 << 28
 """Numbers in one sample: a gigabyte of float32."""
 LARGEST_COUNT = 10**7
-TYPES = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
+TYPES: dict[DType, int] = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
 
 
 def read_signature(source: Path, batch: int | None = None) -> Signature:
@@ -28,32 +28,45 @@ def read_signature(source: Path, batch: int | None = None) -> Signature:
     """
     model = read_proto(source)
     stated = {item.key: item.value for item in model.metadata_props}
-    inputs = _inputs(stated, source)
-    found = {value.name: value for value in model.graph.input}
-    _require_stated(inputs, found, source)
+    inputs = _inputs(model, stated, source)
     shape = tuple(size for size in inputs[0].shape if isinstance(size, int))
     outputs = [_shape(value) for value in model.graph.output]
     if len(shape) != len(inputs[0].shape) or not 2 <= len(shape) <= 4 or len(outputs) != 1:
         raise InputError(f"{source.name} takes {inputs[0]} and makes {len(outputs)} outputs", "export it again")
     if math.prod(shape) > LARGEST_SAMPLE:
         raise InputError(f"{source.name} takes samples of {'x'.join(map(str, shape))}, which is too large")
-    first = _shape(found[inputs[0].name])[0]
+    first = next(_shape(value)[0] for value in model.graph.input if value.name == SAMPLE)
     made = outputs[0][1] if len(outputs[0]) == len(shape) + 1 else shape[0]
     channels = made if isinstance(made, int) else shape[0]
     return Signature(inputs, channels, first if isinstance(first, int) else batch, _timesteps(stated, source))
 
 
-def _inputs(stated: Mapping[str, str], source: Path) -> tuple[Input, ...]:
+def _inputs(model: onnx.ModelProto, stated: Mapping[str, str], source: Path) -> tuple[Input, ...]:
+    """What the graph takes; the limits of integers are in the metadata alone."""
+    found = {value.name: value for value in model.graph.input}
+    if not {SAMPLE, TIMESTEP} <= {*found}:
+        takes = ", ".join(f"{name} {_shape(value)}" for name, value in found.items()) or "nothing"
+        raise InputError(f"{source.name} is not a denoiser of (sample, timestep): it takes {takes}")
     if INPUTS not in stated:
-        raise InputError(
-            f"{source.name} does not state its inputs: it is not a denoiser of this package, or an older one's",
-            "export it again",
-        )
+        order = sorted(found, key=[SAMPLE, TIMESTEP, *found].index)
+        return tuple(_as_input(found[name], source) for name in order)
     try:
         value = json.loads(stated[INPUTS])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source.name} does not say what its inputs are: {error}", "export it again") from error
-    return inputs_from_json(value, source.name)
+    inputs = inputs_from_json(value, source.name)
+    _require_stated(inputs, found, source)
+    return inputs
+
+
+def _as_input(value: onnx.ValueInfoProto, source: Path) -> Input:
+    kinds = {number: name for name, number in TYPES.items()}
+    kind = kinds.get(value.type.tensor_type.elem_type)
+    if kind is None:
+        raise InputError(
+            f"{source.name} takes {value.name} of a type that is neither float32 nor int64", "export it again"
+        )
+    return Input(value.name, kind, tuple(_shape(value)[1:]))
 
 
 def _require_stated(inputs: Sequence[Input], found: Mapping[str, onnx.ValueInfoProto], source: Path) -> None:

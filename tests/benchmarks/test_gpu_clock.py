@@ -128,9 +128,7 @@ def test_a_graph_that_was_not_recorded_is_told_in_its_own_column() -> None:
 
 def test_the_json_holds_percentiles_and_no_raw_samples() -> None:
     energies = count(5)
-    (step,) = measure_gpu_steps(
-        {"a": Metronome(1.0)}, (1,), (1, 2, 2), PROTOCOL, 7, energy=lambda _: float(next(energies))
-    )
+    (step,) = measure_gpu_steps({"a": Metronome(1.0)}, [pairs(1)], PROTOCOL, energy=lambda _: float(next(energies)))
     value: dict[str, Any] = step.to_json()["candidates"]["a"]
     assert set(value) == {"graph", "kernels", "with_transfers", "energy_mj"} and value["energy_mj"] == 5.0
     assert {"median_ms", "p90_ms", "p95_ms", "p99_ms"} <= set(value["graph"]["compute"])

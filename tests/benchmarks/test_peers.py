@@ -80,7 +80,16 @@ def test_bad_options_are_refused(
 @pytest.mark.slow
 def test_a_real_run_beside_nncf_and_torch(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
-    brief = {"samples": 4, "steps": 2, "iterations": 2, "held_out": 2, "rounds": 10, "seconds": 0.1, "threads": 1}
+    brief = {
+        "samples": 4,
+        "steps": 2,
+        "iterations": 2,
+        "held_out": 2,
+        "rounds": 10,
+        "seconds": 0.1,
+        "threads": 1,
+        "min_sqnr": 0.0,
+    }
     runs = [
         run(Options(str(TINY), target=target, resolution=16, out=tmp_path / target, **brief))
         for target in ("ort-int8", "openvino-int8")

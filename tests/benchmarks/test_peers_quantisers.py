@@ -65,13 +65,14 @@ def test_nncf_quantises_our_layers_and_its_model_serves_any_batch(
     quantise(subject, tmp_path / "q.xml")
     models = {batch: opened(subject, tmp_path / "q.xml", "openvino", batch) for batch in (1, 3)}
     assert {model.int8_layers for model in models.values()} == {len(subject.layers)}
-    sample, timestep = (values[:3] for values in subject.pairs().values())
-    exact = opened(subject, subject.graph, "openvino", 3).call(sample, timestep)
-    error = np.linalg.norm(models[3].call(sample, timestep) - exact)
+
+    def feeds(count: int) -> dict[str, np.ndarray]:
+        return {name: values[:count] for name, values in subject.pairs().items()}
+
+    exact = opened(subject, subject.graph, "openvino", 3).call(feeds(3))
+    error = np.linalg.norm(models[3].call(feeds(3)) - exact)
     assert 0 < error < 0.5 * np.linalg.norm(exact)
-    np.testing.assert_allclose(
-        models[1].call(sample[:1], timestep[:1]), models[3].call(sample, timestep)[:1], atol=1e-4
-    )
+    np.testing.assert_allclose(models[1].call(feeds(1)), models[3].call(feeds(3))[:1], atol=1e-4)
 
 
 def test_modelopt_gets_a_copy_of_the_graph(subject: Subject, tmp_path: Path) -> None:
@@ -85,6 +86,6 @@ def test_modelopt_gets_a_copy_of_the_graph(subject: Subject, tmp_path: Path) -> 
 
 def test_both_runtimes_compute_the_same_float_network(subject: Subject) -> None:
     pytest.importorskip("openvino")
-    sample, timestep = np.ones((2, *subject.sample_shape), np.float32), np.full(2, 500)
-    first, second = (opened(subject, subject.graph, name).call(sample, timestep) for name in ("ort", "openvino"))
+    feeds = {"sample": np.ones((2, *subject.sample_shape), np.float32), "timestep": np.full(2, 500)}
+    first, second = (opened(subject, subject.graph, name).call(feeds) for name in ("ort", "openvino"))
     np.testing.assert_allclose(first, second, atol=1e-4)

@@ -159,7 +159,7 @@ def test_the_engine_times_the_step_that_it_was_given(
     monkeypatch.setattr(ort_tensors, "BoundModel", Model)
     monkeypatch.setattr(ort_tensors, "free_bytes", lambda: next(free))
     engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1, batches=(2, 2, 4)))
-    assert engine.timed_step(True, SAMPLE, TIMESTEP) is made and engine.gpu_bytes == 40
+    assert engine.timed_step(True, {"sample": SAMPLE, "timestep": TIMESTEP}) is made and engine.gpu_bytes == 40
     assert made == [((2, 2, 4, 4), False), ((3, 2, 4, 4), True)], "once with the least batch, then what was asked for"
     assert len(opened) == 1 and ort_trt[-1] == engine.context_path.name
 
@@ -248,5 +248,5 @@ def test_cuda_tensors_stay_on_the_device_and_give_what_arrays_give(
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(name)) for kind, name in KINDS.items()])
 def test_a_step_on_the_gpu_is_timed_by_events(kind: str, graph: bool, denoiser_onnx: Write, tmp_path: Path) -> None:
     engine = build_engine(kind, denoiser_onnx(), tmp_path / "engine", ONE)
-    timing = engine.timed_step(graph, SAMPLE, TIMESTEP)()
+    timing = engine.timed_step(graph, {"sample": SAMPLE, "timestep": TIMESTEP})()
     assert timing.by_events and timing.compute_ms > 0 and timing.recorded == graph and engine.gpu_bytes >= 0

@@ -158,7 +158,7 @@ def test_every_layer_runs_int8_and_takes_time(kind: str, source: Path, tmp_path:
 @pytest.mark.parametrize("graph", [False, True])
 def test_a_step_is_timed_on_the_device(kind: str, graph: bool, source: Path, tmp_path: Path) -> None:
     engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batch=4))
-    step = engine.timed_step(graph, noise(4), np.zeros(4, np.int64))
+    step = engine.timed_step(graph, {"sample": noise(4), "timestep": np.zeros(4, np.int64)})
     timings = [step() for _ in range(5)]
     assert all(timing.recorded == graph for timing in timings)
     assert all(0 < timing.compute_ms < 1e3 and 0 < timing.enqueue_ms < 1e4 for timing in timings)

@@ -102,7 +102,8 @@ def test_any_number_of_samples_fits_the_plan(
     given: int, parts: list[list[int]], make: Callable[[int], np.ndarray | torch.Tensor]
 ) -> None:
     rows = make(given)
-    (taken, again), slices = fitted([rows, rows], (3, 4, 5))
+    fed, slices = fitted({"sample": rows, "timestep": rows}, (3, 4, 5))
+    taken, again = fed.values()
     assert [taken[part].tolist() for part in slices] == [again[part].tolist() for part in slices] == parts
     eps = np.empty(len(taken), int)
     for part in slices:

@@ -93,5 +93,5 @@ def test_it_answers_like_a_unet(engine: OrtEngine) -> None:
     sample = torch.ones(2, 2, 4, 4)
     assert (unet.config.sample_size, unet.config.in_channels) == (4, 2)
     assert torch.equal(unet(sample, torch.tensor(3)).sample, unet(sample, 3, return_dict=False)[0])
-    with pytest.raises(InputError, match="no class labels"):
+    with pytest.raises(InputError, match="no input label"):
         unet(sample, 3, class_labels=torch.tensor([1, 2]))
