@@ -18,6 +18,7 @@ from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.grid_pairs import DropGrids, find_pair
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.nn.grid_point import QuantisedGrid, owner_of
+from ptq_export.pairs import Pairs
 
 CALL = noise(2, 1, 8, 8), np.array([10, 700])
 GRIDS = ("conv1_grid", "residual_grid")
@@ -48,9 +49,9 @@ def test_codes_and_grids_are_the_calibrated_ones_and_every_block_is_its_simulati
     check_codes(exported(), quantised_modules(simulation))
     check_grids(exported(), grids)
     blocks = dict.fromkeys(name.rpartition(".")[0] for name in grids)
-    inputs = tuple(map(torch.from_numpy, CALL))
+    pairs = Pairs(*map(torch.from_numpy, CALL))
     reference = two_blocks.subject().module
-    rows = local_parity(reference, simulation, exported(), blocks, OrtEngine.run_graph, inputs)
+    rows = local_parity(reference, simulation, exported(), blocks, OrtEngine.run_graph, pairs)
     assert all(row.ok and row.sqnr_db > 100 for row in rows), "no code differs"
 
 
