@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ptq_export.calibrators.capture import Reference, UnitData, capture
-from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid
+from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid, token_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
-from ptq_export.calibrators.rounding import SoftGrid, SoftLayer
+from ptq_export.calibrators.rounding import SoftGrid, SoftLayer, by_token
 from ptq_export.calibrators.sites import Site, Unit, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
@@ -121,9 +121,14 @@ def _quantise_unit(
 
 def _soft(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
     assert isinstance(layer, nn.Conv2d | nn.Linear)
-    signed, metric = method.scheme.signed, method.metric
-    grid = symmetric_grid(seen.input, metric) if signed else input_grid(seen.input, metric, layer.weight.detach())
-    output = output_grid(seen.output, metric) if seen.output else None
+    codes, metric, weight = method.scheme.activations, method.metric, layer.weight.detach()
+    if by_token(layer, method.scheme):
+        grid = token_grid(codes, weight.device)
+    else:
+        grid = (
+            symmetric_grid(seen.input, metric, codes) if codes.signed else input_grid(seen.input, metric, weight, codes)
+        )
+    output = output_grid(seen.output, metric, codes) if seen.output else None
     return SoftLayer(layer, grid, output, method.scheme, learn=method.recipe is not None)
 
 

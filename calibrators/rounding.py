@@ -12,11 +12,11 @@ from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_sca
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.convolution import with_weights
 from ptq_export.nn.grid_point import GridPoint, QuantisedGrid
-from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer
+from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer, token_magnitude
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
 
-__all__ = ["SoftGrid", "SoftLayer"]
+__all__ = ["SoftGrid", "SoftLayer", "by_token"]
 
 GAMMA, ZETA = -0.1, 1.1
 
@@ -36,8 +36,9 @@ class SoftLayer(nn.Module):
         weight = layer.weight.detach()
         folded = fold_input_scale(weight, grid)
         bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(weight.shape[0])
-        step = weight_scale(folded, scheme.pair_limit, scheme.even_pairs or _reads_even_pairs(layer))
-        if scheme.integer_bias:
+        step = weight_scale(folded, scheme.pair_limit, scheme.even_pairs or _reads_even_pairs(layer), scheme.weights)
+        self.by_token = by_token(layer, scheme)
+        if scheme.integer_bias and not self.by_token:
             step = step.maximum(bias_step(bias, grid.scale.max(), output))
         self.step = round_to(step, scheme.carrier)
         self.ratio = folded / _rows(self.step, folded)
@@ -56,13 +57,21 @@ class SoftLayer(nn.Module):
         return (torch.sigmoid(self.alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def input_scale(self) -> Tensor:
-        """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them."""
+        """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them.
+
+        That of tokens is what it is: their largest values are 1.
+        """
+        if self.by_token:
+            return round_to(self.base_scale, self.scheme.carrier)
         return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.carrier)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
         x = the_input(args, kwargs)
+        largest = token_magnitude(x) if self.by_token else None
+        x = x if largest is None else x / largest
         x = fake_quantize(x, _along(self.input_scale(), x), self.zero_point)
+        x = x if largest is None else x * largest  # a factor per row: before the product or behind it
         codes = self.ratio.floor() + self.rounding()
         weight = codes * _rows(self.step, codes) / self.relative
         y = with_weights(self.layer, x, weight, self.bias)
@@ -73,10 +82,11 @@ class SoftLayer(nn.Module):
     @torch.no_grad()
     def harden(self) -> QuantisedLayer:
         """The integer layer: every weight takes the side that it leans to."""
-        codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-127, 127).to(torch.int8)
+        reach, dtype = self.scheme.weights.reach, self.scheme.weights.dtype
+        codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-reach, reach).to(dtype)
         grid = Grid(self.input_scale(), self.zero_point)
         bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
-        learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias)
+        learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias, self.by_token)
         return quantised_layer(layer_state(learned), self.layer)
 
 
@@ -94,6 +104,11 @@ class SoftGrid(GridPoint):
     def harden(self) -> QuantisedGrid:
         """The same grid as the engine has it."""
         return QuantisedGrid({"scale": self.scale}, self)
+
+
+def by_token(layer: nn.Module, scheme: Scheme) -> bool:
+    """Whether the layer's input has a step per token."""
+    return isinstance(layer, nn.Linear) and scheme.linear_input == "token"
 
 
 def _reads_even_pairs(layer: nn.Conv2d | nn.Linear) -> bool:

@@ -120,6 +120,14 @@ class Options:
     metric: Annotated[
         str, Knob(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")
     ] = "l2.4"
+    linears: Annotated[
+        Literal["tensor", "token"],
+        Knob(
+            _CALIBRATION,
+            "Inputs of linears: one calibrated step, or each token divided by its largest value, which outliers of "
+            "others cannot spoil.",
+        ),
+    ] = "tensor"
     rounding: Annotated[Literal["learned", "nearest"], Knob(_CALIBRATION, "Rounding of the weights.")] = "learned"
     samples: Annotated[int | None, Knob(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
     steps: Annotated[int | None, Knob(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None

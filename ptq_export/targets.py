@@ -1,14 +1,14 @@
 """The registry of targets: each one names the quantisation scheme, the engine kind and what it is compared with."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ptq_export.errors import InputError
 from ptq_export.interface import Input
 from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
-from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
+from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme, placed
 from ptq_export.options import Options
 
 __all__ = ["FP16", "FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
@@ -51,6 +51,14 @@ class Target:
                 f"{self.name} is a baseline: there is nothing to quantise", f"--target is one of {quantised}"
             )
         return self.scheme
+
+    def scheme_for(self, options: Options, placements: Collection[str]) -> Scheme:
+        """The scheme as `options` ask for it, with these placements.
+
+        Raises:
+            InputError: this is a float baseline.
+        """
+        return replace(placed(self.quantised(), placements), linear_input=options.linears)
 
     def check(self, options: Options) -> None:
         """Refuse what means nothing for this target.

@@ -14,6 +14,7 @@ from ptq_export.engines.exported_layers import ExportedGraph, LayerRecord, open_
 __all__ = ["executed_layers", "layer_of_nodes"]
 
 PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a Gemm that has no bias
 INT8 = frozenset({"u8", "i8"})
 
 
@@ -45,7 +46,8 @@ def _products(graph: ExportedGraph, runtime_model: Any) -> Iterator[tuple[dict[s
         facts = {key: _text(value) for key, value in node.get_rt_info().items()} | {"name": node.get_friendly_name()}
         if facts["layerType"] not in PRODUCTS:
             continue
-        layers = [name for name in facts["originalLayersNames"].split(",") if name in graph.layers]
+        origins = (name.removesuffix(BARE) for name in facts["originalLayersNames"].split(","))
+        layers = [name for name in origins if name in graph.layers]
         if layers:
             yield facts, layers[0]
 

@@ -7,6 +7,9 @@ With input steps s (a scalar, or one per channel), u = max(s), weight codes c of
     y_o = (q - z) * u  conv  c_o * v_o / sigma_o  +  b_o / sigma_o + zeta_o
     out = (clamp(round(y)) - zeta) * sigma
 
+A linear's input may have a step per token: x is divided by the token's largest magnitude m before its quantiser, and
+the product multiplied by m; b is added behind that, as floats.
+
 Per-channel input steps are a gain u / s on x, undone in the codes (c stands for w * s / u); per-channel output grids
 live in v and b: the engine sees scalar grids on both sides. Without an output grid y is the result (sigma 1, zeta 0).
 b is on the accumulator's grid (v u, int32), or a float where the engine adds it as one.
@@ -31,10 +34,15 @@ __all__ = [
     "QuantisedConv2d",
     "QuantisedLayer",
     "QuantisedLinear",
+    "TokenLinear",
     "UnquantisedLayer",
     "layer_state",
     "quantised_layer",
+    "token_magnitude",
 ]
+
+
+SMALLEST_TOKEN = 2.0**-14  # float16 has no smaller number that every GPU keeps
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class LayerCodes:
     input: Grid
     output: Grid | None
     integer_bias: bool = True
+    by_token: bool = False
 
 
 class QuantisedLayer(nn.Module):
@@ -158,6 +167,25 @@ class QuantisedLinear(QuantisedLayer):
         return functional.linear(x, weight, bias)
 
 
+class TokenLinear(QuantisedLinear):
+    """A linear layer on `[..., C]` whose tokens, rows of C values, each have a step of their own."""
+
+    token_bias: Tensor
+
+    def compute(self, x: Tensor) -> Tensor:
+        largest = token_magnitude(x)
+        return super().compute(x / largest) * largest + self.token_bias
+
+    def fake_input(self, x: Tensor) -> Tensor:
+        largest = token_magnitude(x)
+        return super().fake_input(x / largest) * largest
+
+
+def token_magnitude(x: Tensor) -> Tensor:
+    """The largest magnitude of each token of `[..., C]`: `[..., 1]`, above zero in float16 too."""
+    return x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_TOKEN)
+
+
 class CeilingLayer(nn.Module):
     """A float layer between the activation grids of a quantised one: what exact weights would give."""
 
@@ -191,6 +219,8 @@ def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
     weight_scale = layer.scale / sigma
     bias_scale = weight_scale * unit
     bias = layer.bias.double() / sigma.double() + zeta.double()
+    if layer.by_token:
+        bias = torch.zeros_like(bias)
     state = {
         "weight_codes": layer.codes,
         "weight_scale": weight_scale,
@@ -203,6 +233,8 @@ def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
         state["bias"] = bias.float()
     if layer.input.scale.ndim:
         state["input_gain"] = (unit / layer.input.scale).reshape(-1, 1, 1)
+    if layer.by_token:
+        state["token_bias"] = layer.bias
     if layer.output:
         state |= {"output_scale": layer.output.scale, "output_zero_point": layer.output.zero_point}
     return {name: value.detach().clone() for name, value in state.items()}
@@ -212,4 +244,4 @@ def quantised_layer(state: Mapping[str, Tensor], like: nn.Module) -> QuantisedLa
     """The integer form of the float layer `like`."""
     if isinstance(like, nn.Conv2d):
         return QuantisedConv2d(state, like)
-    return QuantisedLinear(state)
+    return TokenLinear(state) if "token_bias" in state else QuantisedLinear(state)

@@ -7,9 +7,22 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["GRID_PLACEMENTS", "OPENVINO", "ORT_CPU", "PLACEMENTS", "TENSORRT", "Carrier", "Scheme", "placed"]
+from ptq_export.nn.code_type import INT8, UINT8, CodeType
+
+__all__ = [
+    "GRID_PLACEMENTS",
+    "OPENVINO",
+    "ORT_CPU",
+    "PLACEMENTS",
+    "TENSORRT",
+    "Carrier",
+    "LinearGranularity",
+    "Scheme",
+    "placed",
+]
 
 Granularity = Literal["tensor", "channel"]
+LinearGranularity = Literal["tensor", "token"]
 Carrier = Literal["float32", "float16"]
 
 
@@ -18,12 +31,16 @@ class Scheme:
     """The quantisation rules of one kind of engine. Inputs of conv / linear are always quantised.
 
     Attributes:
-        signed: Activations are int8 with zero point 0; else uint8 with a zero point of their own.
+        activations: Codes of activations: signed ones have the zero point 0, others one of their own.
         conv_input: One step per tensor, or one per channel: then the input is multiplied by a gain per channel that is
             undone in the weights before they are quantised, so that the engine still sees one scalar grid.
         conv_output: Granularity of the grid on convolution outputs. `channel` costs nothing at run time: scale and
             offset are folded into the weight scales and the bias. (Linears: one step per input, no output grid.)
             None: no grid there.
+        linear_input: One step for the whole input of a linear, or one per token (the last axis being the channels):
+            x / m is quantised, m the token's largest magnitude, and the product multiplied by m. Outliers of one token
+            then cost the others nothing, and nothing is quantised dynamically: the step is always 1 / 127.
+        weights: Codes of weights, symmetric, one step per output channel.
         pair_limit: Bound on |c_2j| + |c_2j+1| over adjacent weight codes of the [kh, kw, cin] order. x86 without VNNI
             adds two uint8 x int8 products in 16 bits (vpmaddubsw); 255 x 128 = 32640 cannot saturate there, so that
             one graph is exact on every x86 CPU. None: the engine adds in 32 bits.
@@ -46,7 +63,7 @@ class Scheme:
     """
 
     name: str
-    signed: bool
+    activations: CodeType
     conv_input: Granularity
     conv_output: Granularity | None
     pair_limit: int | None
@@ -55,6 +72,8 @@ class Scheme:
     weight_zero_point: bool
     carrier: Carrier
     min_channels: int
+    weights: CodeType = INT8
+    linear_input: LinearGranularity = "tensor"
     float_shortcuts: bool = False
     before_resize: bool = False
     residual: bool = False
@@ -80,7 +99,7 @@ def placed(scheme: Scheme, placements: Collection[str]) -> Scheme:
 
 ORT_CPU = Scheme(
     name="ort-cpu",
-    signed=False,
+    activations=UINT8,
     conv_input="channel",
     conv_output="channel",
     pair_limit=128,
@@ -92,7 +111,7 @@ ORT_CPU = Scheme(
 )
 OPENVINO = Scheme(
     name="openvino",
-    signed=False,
+    activations=UINT8,
     conv_input="tensor",
     conv_output=None,
     pair_limit=128,
@@ -104,7 +123,7 @@ OPENVINO = Scheme(
 )
 TENSORRT = Scheme(
     name="tensorrt",
-    signed=True,
+    activations=INT8,
     conv_input="tensor",
     conv_output=None,
     pair_limit=None,

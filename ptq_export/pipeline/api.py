@@ -12,7 +12,6 @@ from ptq_export.device import find_device
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.planar import make_planar
-from ptq_export.nn.scheme import placed
 from ptq_export.options import Options
 from ptq_export.pipeline.graphs import export_graph, fold_time
 from ptq_export.pipeline.stages import float_sites, given, open_subject
@@ -28,7 +27,7 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     Of `options` the target's scheme and the calibration knobs are read. Nothing is written.
     """
     options = (options or Options()).resolved()
-    scheme = placed(find_target(options.target).quantised(), options.placements)
+    scheme = find_target(options.target).scheme_for(options, options.placements)
     denoiser = open_subject(make_planar(bake_weights(denoiser)), False, scheme)
     sites = float_sites(denoiser, scheme, options)
     require_grids(denoiser, sites, scheme)

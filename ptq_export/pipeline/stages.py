@@ -39,7 +39,7 @@ from ptq_export.nn.gridded_block import place_grids
 from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.planar import make_planar
 from ptq_export.nn.probe import probe
-from ptq_export.nn.scheme import Carrier, Scheme, placed
+from ptq_export.nn.scheme import Carrier, Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
@@ -140,7 +140,7 @@ class Job:
     @property
     def scheme(self) -> Scheme:
         """The quantisation rules of the target, as they were chosen."""
-        return placed(self.target.quantised(), self.placements)
+        return self.target.scheme_for(self.options, self.placements)
 
     @property
     def jetpack(self) -> JetPack | None:
@@ -258,7 +258,7 @@ def open_subject(denoiser: Denoiser, split: bool, scheme: Scheme) -> Denoiser:
 def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], progress: Progress) -> Job:
     """The job that `options` ask for, in its run folder, which is `request`'s or becomes it."""
     target = find_target(options.target)
-    scheme = placed(target.quantised(), options.placements)
+    scheme = target.scheme_for(options, options.placements)
     subject = open_subject(denoiser, options.split_shortcut, scheme)
     sites = float_sites(subject, scheme, options)
     require_grids(subject, sites, scheme)

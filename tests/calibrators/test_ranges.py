@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
-from ptq_export.calibrators.ranges import LEVELS, METRICS, clip_range, find_metric
+from ptq_export.calibrators.ranges import METRICS, clip_range, find_metric
 from ptq_export.errors import InputError
+from ptq_export.nn.code_type import INT8, UINT8
 
 
 def histogram_of(rows: Tensor) -> ChannelHistogram:
@@ -62,9 +63,9 @@ def test_l2_has_the_least_squared_error_of_all_metrics() -> None:
     errors = {}
     for metric in METRICS:
         clip = clip_range(histogram_of(rows), metric)
-        scale = (clip.high - clip.low) / LEVELS
+        scale = (clip.high - clip.low) / UINT8.steps
         zero_point = (-clip.low / scale).round()
-        codes = ((rows / scale).round() + zero_point).clamp(0, LEVELS)
+        codes = ((rows / scale).round() + zero_point).clamp(0, UINT8.steps)
         errors[metric] = float(((codes - zero_point) * scale - rows).square().mean())
     assert errors["l2"] <= 1.02 * min(errors.values())
     assert errors["l2"] < 0.9 * errors["min-max"]
@@ -100,13 +101,13 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
 def test_a_symmetric_range_is_that_of_int8_codes_around_zero(metric: str) -> None:
     """Values above zero alone waste the codes below: their step is that of 127 codes."""
     rows = torch.linspace(0, 2, 30_001)[None]
-    clip = clip_range(histogram_of(rows), metric, symmetric=True)
+    clip = clip_range(histogram_of(rows), metric, INT8)
     assert float(clip.low / clip.high) == pytest.approx(-128 / 127)
     assert float(clip.high) == pytest.approx(2, rel=0.05)
 
 
 def test_a_symmetric_range_follows_the_larger_side_and_clips_long_tails() -> None:
-    wide = clip_range(histogram_of(-normal().abs() * 3), "min-max", symmetric=True)
+    wide = clip_range(histogram_of(-normal().abs() * 3), "min-max", INT8)
     assert float(wide.low) == pytest.approx(float(-normal().abs().max() * 3), rel=0.01)
-    tails = {name: float(clip_range(histogram_of(laplace()), name, symmetric=True).high) for name in ("l2", "min-max")}
+    tails = {name: float(clip_range(histogram_of(laplace()), name, INT8).high) for name in ("l2", "min-max")}
     assert tails["l2"] < 0.95 * tails["min-max"]

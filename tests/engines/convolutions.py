@@ -32,7 +32,9 @@ class Stack(nn.Module):
 
 def quantised(stack: Stack, scheme: Scheme) -> Stack:
     """Every layer rounded to nearest, behind an input grid that covers -4 to 4."""
-    zero_point = torch.tensor(0, dtype=torch.int8) if scheme.signed else torch.tensor(128, dtype=torch.uint8)
+    zero_point = (
+        torch.tensor(0, dtype=torch.int8) if scheme.activations.signed else torch.tensor(128, dtype=torch.uint8)
+    )
     for index, layer in enumerate(stack.layers):
         grid = Grid(torch.tensor(2.0**-5), zero_point)
         stack.layers[index] = SoftLayer(layer, grid, None, scheme, learn=False).harden()

@@ -22,6 +22,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.code_type import UINT8
 from ptq_export.nn.scheme import TENSORRT
 
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
@@ -172,7 +173,7 @@ def test_a_plan_of_another_gpu_that_cannot_be_built_here_says_what_differs(
 def test_a_graph_that_is_refused_leaves_no_plan(request_rtx: PlanRequest, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(request_rtx.source.read_bytes())
-    save_model(exported(quantised(Stack(16, 1), replace(TENSORRT, signed=False)), (16, SIZE, SIZE)), damaged)
+    save_model(exported(quantised(Stack(16, 1), replace(TENSORRT, activations=UINT8)), (16, SIZE, SIZE)), damaged)
     with pytest.raises(GateFailed, match="zero point"):
         ready_plan(replace(request_rtx, source=damaged), tmp_path / "engine")
     assert list((tmp_path / "engine").iterdir()) == []

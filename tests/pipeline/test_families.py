@@ -8,6 +8,7 @@ from pathlib import Path
 
 import families
 import numpy as np
+import onnx
 import pytest
 import tiny
 import torch
@@ -119,3 +120,14 @@ def test_a_flow_is_walked_as_diffusers_walks_it(made: Callable[[str], Path]) -> 
     assert max(pairs["timesteps"]) == 1000.0 and pairs["sampler"] == "flow-euler"
     schedule = json.loads((made("flow") / "manifest.json").read_text())["denoiser"]["schedule"]
     assert schedule["prediction_type"] == "flow"
+
+
+@pytest.mark.parametrize("target", ["ort-int8", "openvino-int8"])
+def test_linears_with_a_step_per_token_are_int8_in_the_engine_and_proved(target: str, tmp_path: Path) -> None:
+    options = replace(tiny.options(tmp_path / "run", "families:text"), target=target, linears="token", **NEAREST)
+    folder = run(options)
+    rows = json.loads((folder / "layers.json").read_text())["layers"]
+    precision = {row["name"]: row["precision"] for row in rows}
+    assert precision["attention.to_q"] == precision["attention.to_out.0"] == "int8"
+    graph = onnx.load(folder / f"denoiser.{target}.onnx")
+    assert sum(node.op_type == "ReduceMax" for node in graph.graph.node) == 2, "one per int8 linear"

@@ -37,7 +37,7 @@ from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
 from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
 from ptq_export.nn.probe import noise
-from ptq_export.nn.scheme import GRID_PLACEMENTS, placed
+from ptq_export.nn.scheme import GRID_PLACEMENTS
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
@@ -173,7 +173,7 @@ class JobBench:
         gone = {name: point for name, point in points.items() if owner_of(name, point) in choice.float_layers}
         DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
-        lay_out(graph, placed(self.job.target.quantised(), choice.placements))
+        lay_out(graph, self.job.target.scheme_for(self.job.options, choice.placements))
         save_model(HalfPrecision()(graph).model if self.job.carrier == "float16" else graph, path)
 
     def _of(self, choice: Choice) -> _Quantised:
@@ -211,7 +211,7 @@ def tuning_batch(job: Job) -> int:
 def open_variant(job: Job, split: bool, placements: Collection[str]) -> Variant:
     """The job's network in one of its forms, with the grids of `placements`; what `--keep-float` named in the other
     form stays float in this one."""
-    subject = open_subject(job.denoiser, split, placed(job.target.quantised(), placements))
+    subject = open_subject(job.denoiser, split, job.target.scheme_for(job.options, placements))
     if split == job.options.split_shortcut:
         return Variant(subject, job.sites)
     sites = find_sites(subject, job.scheme)
