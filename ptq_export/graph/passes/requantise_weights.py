@@ -10,10 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ptq_export.errors import GateFailed
+from ptq_export.nn.code_type import INT8
 
 __all__ = ["RequantiseWeights"]
 
-_LEAST, _MOST = -128, 127
+_LEAST, _MOST = INT8.low, INT8.high
 
 
 class RequantiseWeights(ir.passes.InPlacePass):
