@@ -27,7 +27,7 @@ CLOSE_DB = 25.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """`badge` is PASS, FAIL, INVALID (proofs hold, timing too noisy), UNTIMED (proofs hold) or UNFINISHED."""
+    """`badge` is PASS, FAIL, PROVED (proofs hold, timing too noisy), UNTIMED (proofs hold) or UNFINISHED."""
 
     badge: str
     sentence: str
@@ -55,7 +55,7 @@ def judge(manifest: Json | None, latency: Json | None) -> Verdict:
     ]
     if not noisy:
         noisy = ["the timing was too noisy to be trusted" if verdict["speedup"] else "latency was not measured"]
-    timed = {True: "PASS", False: "INVALID", None: "UNTIMED"}
+    timed = {True: "PASS", False: "PROVED", None: "UNTIMED"}
     badge = timed[verdict["valid"]] if verdict["ok"] else "FAIL"
     reasons = [*verdict["failures"], *([] if verdict["valid"] else noisy)]
     return Verdict(badge, sentence(verdict), tuple(reasons))
@@ -70,20 +70,24 @@ def judged_step(latency: Json) -> Json:
 def sentence(verdict: Json) -> str:
     """`int8 is 1.93× faster per step than FP32 at 38.4 dB; 46 of 51 layers run int8; all proofs hold.`
 
-    Where eps itself is less than `CLOSE_DB` from full precision's, a sentence on the images comes first.
+    A timing that does not count comes last, behind what holds. Where eps itself is less than `CLOSE_DB` from full
+    precision's, a sentence on the images comes first.
     """
     pace = "speed was not measured"
     if verdict["speedup"]:
         batch = f" of batch {verdict['batch']}" if verdict.get("batch") else ""
         pace = f"int8 is {_pace(verdict['speedup'])} per step{batch} than {precision_label(verdict['baseline'])}"
     fidelity = "fidelity was not measured" if verdict["psnr_db"] is None else f"{decibel(verdict['psnr_db'])} dB"
-    parts = [f"{pace} at {fidelity}"] if verdict["speedup"] and verdict["psnr_db"] is not None else [pace, fidelity]
+    noisy = verdict["speedup"] and not verdict["valid"]
+    parts = [fidelity] if noisy else [pace, fidelity]
+    if verdict["speedup"] and verdict["psnr_db"] is not None and not noisy:
+        parts = [f"{pace} at {fidelity}"]
     run = "run int8" if verdict.get("layers_read_from", "engine") == "engine" else "are int8 in the graph"
     parts.append(f"{verdict['int8_layers']} of {verdict['layers']} layers {run}")
     failed = len(verdict["failures"])
     parts.append("all proofs hold" if verdict["ok"] else f"{failed or 'some'} proof{'' if failed == 1 else 's'} failed")
-    if not verdict["valid"] and verdict["speedup"]:
-        parts.append("the timing is too noisy to count")
+    if noisy:
+        parts.append(f"{pace}, in a timing too noisy to count")
     return _warning(verdict["median_sqnr_db"]) + "; ".join(parts) + "."
 
 
@@ -113,9 +117,9 @@ def random_weights(denoiser: Json) -> bool:
 
 
 def output_name(manifest: Json | None) -> str:
-    """What the network predicts: eps, x_0 or v."""
+    """What the network predicts: eps, x_0, v or a flow's velocity."""
     schedule = {} if manifest is None else manifest["denoiser"].get("schedule", {})
-    return {"sample": "x₀", "v_prediction": "v"}.get(schedule.get("prediction_type", ""), "eps")
+    return {"sample": "x₀", "v_prediction": "v", "flow": "velocity"}.get(schedule.get("prediction_type", ""), "eps")
 
 
 def headline(parts: Mapping[str, Json | None]) -> list[Figure]:
