@@ -1,10 +1,12 @@
 """The integers of a grid, as data: how many bits, and whether they reach below zero (optimum-quanto's `qtype`)."""
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from ptq_export.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["INT8", "UINT8", "CodeType"]
 
@@ -43,12 +45,14 @@ class CodeType:
         return 0 if self.signed else self.high - self.reach
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """What holds a code in torch; ONNX has a type of the same name.
 
         Raises:
             InputError: nothing does: no engine here has kernels for such codes.
         """
+        import torch  # the command line lists targets, which name their codes, without it
+
         found = {"int8": torch.int8, "uint8": torch.uint8}.get(self.name)
         if found is None:
             raise InputError(f"no engine here has a kernel for {self.name} codes", "known: int8, uint8")
