@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ptq_export.calibrators.capture import Reference, UnitData, capture
+from ptq_export.calibrators.capture import Frontier, UnitData
 from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
@@ -67,19 +67,19 @@ def quantise(
     names = tuple(name for unit in units for name in unit.sites)
     model = copy.deepcopy(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
-    reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
-    for index, unit in enumerate(units):
-        state = store.load(index)
-        if state is None:
-            observations = observations or observe(denoiser, pairs, names, method.scheme)
-            wanted = reference.take(unit.name)
-            soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
-            _quantise_unit(denoiser.module, model, unit, soft, wanted, pairs, method.for_unit(index))
-            store.save(index, _state(model, unit.sites))
-        else:
-            restore(model, state)
-        advance(unit.name)
+    with Frontier(denoiser.module, model, names, [unit.name for unit in units], pairs) as frontier:
+        for index, unit in enumerate(units):
+            state = store.load(index)
+            if state is None:
+                observations = observations or observe(denoiser, pairs, names, method.scheme)
+                wanted, found = frontier.take(unit.name)
+                soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
+                _quantise_unit(denoiser.module, model, unit, soft, wanted, found, method.for_unit(index))
+                store.save(index, _state(model, unit.sites))
+            else:
+                restore(model, state)
+            advance(unit.name)
     return model
 
 
@@ -89,19 +89,17 @@ def _quantise_unit(
     unit: Unit,
     soft: dict[str, SoftLayer],
     wanted: UnitData,
-    pairs: Pairs,
+    found: UnitData,
     method: Method,
 ) -> None:
-    (found,) = capture(model, [unit.name], pairs)
-    data = UnitData(found.call, wanted.output)
     for name, layer in soft.items():
         model.set_submodule(name, layer)
     module = model.get_submodule(unit.name)
     if method.recipe is None:
         inside = {name.removeprefix(unit.name).removeprefix("."): layer for name, layer in soft.items()}
-        correct_bias(reference.get_submodule(unit.name), module, inside, wanted, data)
+        correct_bias(reference.get_submodule(unit.name), module, inside, wanted, found)
     else:
-        reconstruct(module, list(soft.values()), data, method.recipe, method.seed)
+        reconstruct(module, list(soft.values()), found, method.recipe, method.seed)
     for name, layer in soft.items():
         model.set_submodule(name, layer.harden())
 
