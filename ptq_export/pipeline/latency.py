@@ -15,7 +15,7 @@ from ptq_export.benchmarks.timing.loop import LoopLatency, measure_loop
 from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
-from ptq_export.engines.registry import availability, load_files
+from ptq_export.engines.registry import availability, distributions, load_files
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
@@ -49,7 +49,9 @@ def measure_latency(job: Job) -> dict[str, Any]:
     protocol = Protocol(min_rounds=job.options.rounds, min_seconds=job.options.seconds)
     measured = (_on_gpu if job.target.device == "gpu" else _on_cpu)(job, targets, protocol)
     report = LatencyReport(
-        environment=describe_environment(_gpu_name() if job.target.device == "gpu" else ""),
+        environment=describe_environment(
+            _gpu_name() if job.target.device == "gpu" else "", distributions(job.target.engine)
+        ),
         protocol=protocol,
         steps=measured.steps,
         loops=measured.loops,

@@ -19,7 +19,7 @@ from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.registry import availability, require_checker
+from ptq_export.engines.registry import availability, distributions, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
@@ -132,7 +132,7 @@ def prepare(options: Options, progress: Progress) -> Job:
         "schema": SCHEMA,
         "options": _plain(replace(options, out=None, check=None)),
         "inputs": inputs,
-        "versions": package_versions(),
+        "versions": package_versions(distributions(target.engine)),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
     return open_job(options, denoiser, request, progress)
@@ -208,8 +208,8 @@ def _write_manifest(job: Job, started: datetime) -> None:
         "denoiser": _describe(job.denoiser),
         "target": target.name,
         "scheme": asdict(job.scheme),
-        "versions": package_versions(),
-        "environment": describe_environment().to_json(),
+        "versions": package_versions(distributions(target.engine)),
+        "environment": describe_environment(runtime=distributions(target.engine)).to_json(),
         "artefacts": artefacts,
         "timings_s": job.timings_s,
         "verdict": verdict,
