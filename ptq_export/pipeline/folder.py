@@ -112,8 +112,16 @@ class RunFolder:
 
     def forget(self, names: Iterable[str]) -> None:
         """Treat these files as not made yet."""
-        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in set(names)}
+        gone = set(names)
+        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in gone}
         write_json(self.place(LEDGER), self._ledger)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget these files, and take them away."""
+        gone = list(names)
+        self.forget(gone)
+        for name in gone:
+            self.place(name).unlink(missing_ok=True)
 
     @property
     def names(self) -> list[str]:
@@ -149,9 +157,9 @@ class RunFolder:
         write_json(self.place(name), value)
         self.keep(name)
 
-    def load_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object of a finished file, or None."""
-        return read_part(self.path, name) if self.has(name) else None
+    def load_json(self, name: str, kind: str | None = None) -> dict[str, Any] | None:
+        """The JSON object of a finished file, or None; `kind` as `read_part` knows it."""
+        return read_part(self.path, name, kind) if self.has(name) else None
 
     def _read_ledger(self) -> dict[str, str]:
         try:

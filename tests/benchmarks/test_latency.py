@@ -44,11 +44,13 @@ def test_progress_covers_all_batches() -> None:
 
 def test_report_has_the_documented_shape() -> None:
     steps = measure_steps({"ort-int8": Recorder(), "ort-fp32": Recorder()}, [pairs(1)], QUICK, [0])
-    report = LatencyReport(describe_environment(), QUICK, steps, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
+    parts = [step.to_json() for step in steps]
+    report = LatencyReport(describe_environment(), QUICK, parts, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
     measured = ["steps", "loops", "size_bytes", "peak_memory_bytes", "judged_batch"]
     assert list(report) == ["schema", "environment", "protocol", *measured]
     assert report["protocol"] == {"warmup": 1, "min_rounds": 4, "min_seconds": 0}
-    assert list(report["steps"][0]) == ["batch", "candidates", "speedup", "speedup_spread", "valid", "reason"]
+    told = ["speedup", "speedup_spread", "valid", "reason", "rounds", "shortened"]
+    assert list(report["steps"][0]) == ["batch", "candidates", *told]
     assert report["steps"][0]["valid"] is False
     assert list(report["steps"][0]["speedup"]) == ["ort-fp32"]
     json.dumps(report, allow_nan=False)

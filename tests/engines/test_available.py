@@ -79,6 +79,6 @@ def test_a_kind_names_the_distribution_of_each_of_its_modules(kind: str) -> None
     for module in (module for module in KINDS[kind].packages if find_spec(module.partition(".")[0])):
         found = {name.replace("_", "-") for name in homes[module.partition(".")[0]]}
         named = tuple(name for name in distributions(kind) if name in installed)
-        assert all(name.startswith(named) for name in found), f"{module} comes in {', '.join(sorted(found))}"
+        assert any(name.startswith(named) for name in found), f"{module} comes in {', '.join(sorted(found))}"
     with pytest.raises(InputError, match="unknown engine kind"):
         distributions(f"{kind}x")
