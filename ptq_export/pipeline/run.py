@@ -26,7 +26,7 @@ from ptq_export.options import Options
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
-from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.folder import VERDICT, RunFolder
 from ptq_export.pipeline.graphs import export_float, export_graphs
 from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
@@ -197,7 +197,7 @@ def _record_calibration(job: Job, pairs: Pairs) -> None:
 def _write_manifest(job: Job, started: datetime) -> None:
     folder, target = job.folder, job.target
     verdict = _verdict(job)
-    folder.save_json("verdict.json", verdict)
+    folder.save_json(VERDICT, verdict)
     artefacts = {name: describe_file(folder.path / name) for name in folder.names if not name.startswith("units/")}
     manifest = {
         "schema": SCHEMA,

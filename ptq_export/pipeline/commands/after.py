@@ -57,9 +57,8 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
         EnvironmentMissing: this machine cannot run the engine.
     """
     with reopen_engine(run, progress) as job:
-        manifest = finished_manifest(run)
         load_engine(run)
-        with job.folder.amending(manifest):
+        with job.folder.amending() as manifest:
             latency = measure_latency(job)
             manifest["verdict"] |= timing_verdict(latency)
         build_report(run)

@@ -182,7 +182,7 @@ class _Absent(nn.Module):
 def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
     """The locked folder with what a killed process left put right, and then its manifest and options."""
     finished_manifest(run)
-    folder = RunFolder(run, read_part(run, "request.json"))
+    folder = RunFolder.open(run)
     if folder.was_amended:
         build_report(run)
     manifest = finished_manifest(run)
