@@ -169,7 +169,8 @@ from ptq_export import Options
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.graphs import export_graphs
-from ptq_export.pipeline.stages import SILENT, calibration_pairs, quantised
+from ptq_export.pipeline.progress import SILENT
+from ptq_export.pipeline.stages import calibration_pairs, quantised
 from ptq_export.pipeline.tensorrt import check_graph
 
 target, device, run, batch = sys.argv[1:]

@@ -6,8 +6,8 @@ from ptq_export.pipeline.commands.after import bench, compare, inspect, sample, 
 from ptq_export.pipeline.commands.sensitivity import sensitivity
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.jetson import build_bundle
+from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.run import run
-from ptq_export.pipeline.stages import Progress
 
 __all__ = [
     "Estimate",

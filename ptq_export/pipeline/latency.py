@@ -19,8 +19,8 @@ from ptq_export.engines.registry import availability, distributions, load_files
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
+from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.proofs import build
-from ptq_export.pipeline.stages import Job
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target

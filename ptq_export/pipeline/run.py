@@ -25,25 +25,18 @@ from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.estimate import require_resources
-from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
+from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, put_back, rank_layers
 from ptq_export.pipeline.folder import VERDICT, RunFolder
 from ptq_export.pipeline.graphs import export_float, export_graphs
 from ptq_export.pipeline.jetson import write_bundle
+from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
+from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.pipeline.proofs import below_floor, build, check_layers, failures, prove
-from ptq_export.pipeline.stages import (
-    SILENT,
-    Job,
-    Progress,
-    calibration_pairs,
-    given,
-    load_denoiser,
-    open_job,
-    quantised,
-)
+from ptq_export.pipeline.stages import calibration_pairs, given, load_denoiser, open_job, quantised
 from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tuning.tune import check_tuning, tune
+from ptq_export.pipeline.tuning.tune import check_tuning, choose
 from ptq_export.report import build_report
 from ptq_export.schedulers import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
@@ -77,9 +70,10 @@ def _do(job: Job) -> Path:
     started = datetime.now(UTC)
     export_float(job)
     pairs = calibration_pairs(job)
-    tune(job, pairs)
+    job = replace(job, plan=choose(job, pairs))
     simulation = quantised(job, pairs)
-    choose_float_layers(job, simulation)
+    job = replace(job, plan=choose_float_layers(job, simulation))
+    put_back(job, simulation)
     _record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
     if job.target.device == "gpu":

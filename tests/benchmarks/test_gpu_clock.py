@@ -128,9 +128,7 @@ def test_a_graph_that_was_not_recorded_is_told_in_its_own_column() -> None:
 
 def test_the_json_holds_percentiles_and_no_raw_samples() -> None:
     energies = count(5)
-    (step,) = measure_gpu_steps(
-        {"a": Metronome(1.0)}, (1,), (1, 2, 2), PROTOCOL, 7, energy=lambda _: float(next(energies))
-    )
+    (step,) = measure_gpu_steps({"a": Metronome(1.0)}, [pairs(1)], PROTOCOL, energy=lambda _: float(next(energies)))
     value: dict[str, Any] = step.to_json()["candidates"]["a"]
     assert set(value) == {"graph", "kernels", "with_transfers", "energy_mj"} and value["energy_mj"] == 5.0
     assert {"median_ms", "p90_ms", "p95_ms", "p99_ms"} <= set(value["graph"]["compute"])
@@ -145,11 +143,11 @@ def test_energy_is_that_of_single_steps_whatever_a_timed_step_does_besides() -> 
         loop(50)
         return 7.0 * (sum(engine.computed for engine in engines.values()) - before) / 50
 
-    (step,) = measure_gpu_steps(engines, (1,), (1, 2, 2), PROTOCOL, 7, energy=meter)
+    (step,) = measure_gpu_steps(engines, [pairs(1)], PROTOCOL, energy=meter)
     assert [timing.energy_mj for timing in step.candidates.values()] == [7.0, 7.0]
 
 
 def test_progress_ends_at_one() -> None:
     heard: list[float] = []
-    measure_gpu_steps({"a": Metronome(1.0)}, (1, 4), (1, 2, 2), PROTOCOL, 7, progress=heard.append)
+    measure_gpu_steps({"a": Metronome(1.0)}, [pairs(1), pairs(4)], PROTOCOL, progress=heard.append)
     assert heard == sorted(heard) and heard[-1] == 1

@@ -24,7 +24,7 @@ from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.rtx_gpu import missing_rtx_gpu
 from ptq_export.errors import GateFailed
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 from ptq_export.pipeline.tuning import tune
 
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")

@@ -13,7 +13,7 @@ from ptq_export.errors import EnvironmentMissing
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 
 @pytest.fixture(scope="module")

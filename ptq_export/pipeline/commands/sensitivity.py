@@ -5,7 +5,7 @@ from typing import Any
 
 from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.float_layers import rank_layers
-from ptq_export.pipeline.stages import Progress
+from ptq_export.pipeline.progress import Progress
 from ptq_export.report import build_report
 
 __all__ = ["sensitivity"]

@@ -40,7 +40,8 @@ from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
-from ptq_export.pipeline.stages import ASKED, Job
+from ptq_export.pipeline.job import Job
+from ptq_export.pipeline.stages import ASKED
 from ptq_export.pipeline.tuning.race import Candidate, Choice, Race
 from ptq_export.scratch import scratch_folder
 
