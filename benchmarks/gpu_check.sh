@@ -197,6 +197,7 @@ from ptq_export.engines.registry import build_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.probe import noise
 from ptq_export.pipeline.graphs import export_graph, fold_time
 
 target, kind, run, batch, out = sys.argv[1:]
@@ -207,7 +208,7 @@ source = Path(run) / "denoiser.fp16.onnx"
 source.parent.mkdir(parents=True)
 save_model(HalfPrecision()(graph).model, source)
 engine = build_engine(kind, source, source.parent / "engine", EngineOptions(batch=int(batch)))
-(step,) = measure_gpu_steps({target: engine}, (int(batch),), denoiser.sample_shape, Protocol(5, 10, 1.0), 500)
+(step,) = measure_gpu_steps({target: engine}, [noise(denoiser, int(batch), 500, 0)], Protocol(5, 10, 1.0))
 Path(out, f"baseline.{target}.json").write_text(json.dumps({"target": target, **step.to_json()}, indent=1) + "\n")
 print(step.step.candidates[target].median_ms)
 PYTHON

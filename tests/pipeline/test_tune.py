@@ -21,7 +21,7 @@ from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import calibration_pairs
 from ptq_export.pipeline.tuning.cache import cache_file, remember
 from ptq_export.pipeline.tuning.race import Candidate, Choice
-from ptq_export.pipeline.tuning.tune import tuning_key
+from ptq_export.pipeline.tuning.tune import choose, tuning_key
 from ptq_export.pipeline.tuning.workbench import JobBench, renamed
 
 ATTENTION = "unet.mid_block.attentions.0"
