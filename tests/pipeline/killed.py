@@ -18,13 +18,14 @@ def create(folder: Path) -> None:
 
 
 def amend(folder: Path) -> None:
-    """As `bench` does: two files, the ledger, the manifest."""
+    """As `bench` does: two files, the ledger, the manifest and its verdict."""
     run = RunFolder.create(folder, REQUEST)
     with run.amending() as manifest:
         run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
         run.place("kept.png").write_bytes(b"new")
         run.keep("kept.png")
         manifest["command"] = "new"
+        manifest["verdict"]["speedup"], manifest["verdict"]["baseline"] = 2.0, "ort-fp32"
 
 
 def kill_after(changes: int) -> None:

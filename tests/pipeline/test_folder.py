@@ -123,3 +123,31 @@ def test_forgotten_files_are_not_made_yet(path: Path) -> None:
     folder.forget({"layers.json", "absent"})
     assert (folder.has("layers.json"), folder.has("kept.json")) == (False, True)
     assert RunFolder.create(path, REQUEST).names == ["kept.json"]
+
+
+def test_a_package_that_came_later_is_recorded_and_then_held_to(path: Path) -> None:
+    RunFolder.create(path, REQUEST).close()
+    with RunFolder.create(path, REQUEST | {"versions": {"torch": "2.10", "openvino": "2026.4"}}) as folder:
+        assert folder.request["versions"] == {"torch": "2.10", "openvino": "2026.4"}
+    RunFolder.create(path, REQUEST).close()
+    with pytest.raises(InputError, match=r"\(versions, openvino: '2026.4' there, '2026.5' now\)"):
+        RunFolder.create(path, REQUEST | {"versions": {"openvino": "2026.5"}})
+    assert RunFolder.open(path).request["versions"]["openvino"] == "2026.4"
+
+
+def test_a_folder_without_a_run_is_not_opened_and_left_alone(path: Path) -> None:
+    with pytest.raises(InputError, match=r"request.json"):
+        RunFolder.open(path)
+    assert not path.exists()
+    path.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"request.json"):
+        RunFolder.open(path)
+    assert list(path.iterdir()) == []
+
+
+def test_removed_files_are_gone(path: Path) -> None:
+    folder = RunFolder.create(path, REQUEST)
+    folder.save_json("layers.json", {})
+    folder.save_json("kept.json", {})
+    folder.remove(["layers.json", "absent"])
+    assert folder.names == ["kept.json"] and files(path) == ["kept.json", "ledger.json", "request.json"]

@@ -33,8 +33,9 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 def finished(folder: Path) -> Path:
     with RunFolder.create(folder, killed.REQUEST) as run:
         run.save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+        run.save_json("verdict.json", least_manifest()["verdict"])
     (folder / "kept.png").write_bytes(b"old")
-    artefacts = {name: describe_file(folder / name) for name in ("kept.json", "kept.png")}
+    artefacts = {name: describe_file(folder / name) for name in ("kept.json", "kept.png", "verdict.json")}
     write_json(folder / "manifest.json", least_manifest(artefacts=artefacts, command="old"))
     return folder
 
@@ -47,6 +48,7 @@ def test_an_amended_run_is_whole_wherever_the_process_was_killed(copies: dict[st
             wanted = {"old": (1.0, b"old"), "new": (2.0, b"new")}[manifest["command"]]
             assert (read_part(copy, "kept.json")["wanted_db"], (copy / "kept.png").read_bytes()) == wanted
             assert manifest["artefacts"] == {name: describe_file(copy / name) for name in manifest["artefacts"]}
+            assert read_part(copy, "verdict.json") == manifest["verdict"]
             assert run.has("kept.json")
             states.append(manifest["command"])
         assert [file.name for file in copy.iterdir() if file.name.startswith(".")] == []

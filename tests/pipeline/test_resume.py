@@ -15,7 +15,7 @@ from watcher import Watcher
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks import parity
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.pipeline import run
+from ptq_export.pipeline import run, try_run
 from ptq_export.pipeline.graphs import export_graphs
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import calibration_pairs, quantised
@@ -91,3 +91,5 @@ def test_proof_that_fails_is_raised_after_everything_was_written(
     assert manifest["artefacts"]["parity.json"]["sha256"] == sha256_file(copied / "parity.json")
     assert manifest["timings_s"].keys() >= {"calibration pairs", "latency per step of 1"}, "an earlier session's times"
     assert "FAIL" in (copied / "report.html").read_text()
+    result = try_run(tiny.options(copied))
+    assert (result.path, list(result.failures)) == (copied, manifest["verdict"]["failures"])
