@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -40,8 +41,8 @@ class Environment:
         return value if self.gpu else {key: it for key, it in value.items() if key != "gpu"}
 
 
-def describe_environment(gpu: str = "") -> Environment:
-    """The environment at this moment."""
+def describe_environment(gpu: str = "", runtime: Iterable[str] = ()) -> Environment:
+    """The environment at this moment; `runtime` are the distributions of what runs the engines."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Environment(
         cpu=processor_name(),
@@ -50,16 +51,16 @@ def describe_environment(gpu: str = "") -> Environment:
         threads=threads,
         os=_operating_system(),
         python=platform.python_version(),
-        versions=package_versions(),
+        versions=package_versions(runtime),
         load_average=tuple(round(load, 2) for load in psutil.getloadavg()),
         gpu=gpu,
     )
 
 
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide an engine's bytes and speed."""
+def package_versions(runtime: Iterable[str] = ()) -> dict[str, str]:
+    """Installed versions of the packages that decide a graph's bytes and, with those of its `runtime`, an engine's."""
     versions = {}
-    for name in PACKAGES:
+    for name in dict.fromkeys((*PACKAGES, *runtime)):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -169,7 +169,8 @@ from ptq_export import Options
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.graphs import export_graphs
-from ptq_export.pipeline.stages import SILENT, calibration_pairs, quantised
+from ptq_export.pipeline.progress import SILENT
+from ptq_export.pipeline.stages import calibration_pairs, quantised
 from ptq_export.pipeline.tensorrt import check_graph
 
 target, device, run, batch = sys.argv[1:]
@@ -196,6 +197,7 @@ from ptq_export.engines.registry import build_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.single_file import save_model
+from ptq_export.nn.probe import noise
 from ptq_export.pipeline.graphs import export_graph, fold_time
 
 target, kind, run, batch, out = sys.argv[1:]
@@ -206,7 +208,7 @@ source = Path(run) / "denoiser.fp16.onnx"
 source.parent.mkdir(parents=True)
 save_model(HalfPrecision()(graph).model, source)
 engine = build_engine(kind, source, source.parent / "engine", EngineOptions(batch=int(batch)))
-(step,) = measure_gpu_steps({target: engine}, (int(batch),), denoiser.sample_shape, Protocol(5, 10, 1.0), 500)
+(step,) = measure_gpu_steps({target: engine}, [noise(denoiser, int(batch), 500, 0)], Protocol(5, 10, 1.0))
 Path(out, f"baseline.{target}.json").write_text(json.dumps({"target": target, **step.to_json()}, indent=1) + "\n")
 print(step.step.candidates[target].median_ms)
 PYTHON

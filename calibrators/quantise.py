@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ptq_export.calibrators.capture import Reference, UnitData, capture
+from ptq_export.calibrators.capture import Frontier, UnitData
 from ptq_export.calibrators.grids import input_grid, output_grid, symmetric_grid, token_grid
 from ptq_export.calibrators.observe import Observation, observe
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
@@ -78,20 +78,20 @@ def quantise(
     names = tuple(name for unit in units for name in (*unit.sites, *unit.grids))
     model = copy.deepcopy(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
-    reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
-    for index, unit in enumerate(units):
-        state = store.load(index)
-        if state is None:
-            observations = observations or observe(denoiser, pairs, names, method.scheme)
-            wanted = reference.take(unit.name)
-            soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
-            grids = {name: _soft_grid(model.get_submodule(name), observations[name], method) for name in unit.grids}
-            _quantise_unit(denoiser.module, model, unit, soft, grids, wanted, pairs, method.for_unit(index))
-            store.save(index, integer_state(model, (*unit.sites, *unit.grids)))
-        else:
-            restore(model, state)
-        advance(unit.name)
+    with Frontier(denoiser.module, model, names, [unit.name for unit in units], pairs) as frontier:
+        for index, unit in enumerate(units):
+            state = store.load(index)
+            if state is None:
+                observations = observations or observe(denoiser, pairs, names, method.scheme)
+                wanted, found = frontier.take(unit.name)
+                soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
+                grids = {name: _soft_grid(model.get_submodule(name), observations[name], method) for name in unit.grids}
+                _quantise_unit(denoiser.module, model, unit, soft, grids, wanted, found, method.for_unit(index))
+                store.save(index, integer_state(model, (*unit.sites, *unit.grids)))
+            else:
+                restore(model, state)
+            advance(unit.name)
     return model
 
 
@@ -102,19 +102,17 @@ def _quantise_unit(
     soft: dict[str, SoftLayer],
     grids: dict[str, SoftGrid],
     wanted: UnitData,
-    pairs: Pairs,
+    found: UnitData,
     method: Method,
 ) -> None:
-    (found,) = capture(model, [unit.name], pairs)
-    data = UnitData(found.call, wanted.output)
     for name, part in (soft | grids).items():
         model.set_submodule(name, part)
     module = model.get_submodule(unit.name)
     if method.recipe is None:
         inside = {name.removeprefix(unit.name).removeprefix("."): layer for name, layer in soft.items()}
-        correct_bias(reference.get_submodule(unit.name), module, inside, wanted, data)
+        correct_bias(reference.get_submodule(unit.name), module, inside, wanted, found)
     else:
-        reconstruct(module, list(soft.values()), data, method.recipe, method.seed)
+        reconstruct(module, list(soft.values()), found, method.recipe, method.seed)
     for name, part in (soft | grids).items():
         model.set_submodule(name, part.harden())
 

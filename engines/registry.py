@@ -17,6 +17,7 @@ __all__ = [
     "EngineKind",
     "availability",
     "build_engine",
+    "distributions",
     "engine_class",
     "load_files",
     "require_checker",
@@ -29,7 +30,7 @@ class EngineKind:
     """A runtime: the modules it needs (the first is the runtime itself), what pip is asked for, where its `Engine` is
     (None: on the device, in a bundle), which GPU it wants (none: it runs on the CPU), and functions, where there are
     any, that say what else is missing, what is for an engine of given `EngineOptions`, what would make it faster, and
-    on what its speed depends besides the runtime's version.
+    on what its speed depends besides the runtime's version. `distributions` are those that the modules may come in.
     """
 
     packages: tuple[str, ...]
@@ -40,9 +41,13 @@ class EngineKind:
     check_options: tuple[str, str] | None = None
     advice: tuple[str, str] | None = None
     parts: tuple[str, str] | None = None
+    distributions: tuple[str, ...] = ()
 
 
 CUDA = "cuda.bindings.runtime"
+CUDA_FROM = ("cuda-bindings", "cuda-python")
+ORT_FROM = ("onnxruntime", "onnxruntime-gpu")
+TRT_FROM = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 KINDS = {
     "ort": EngineKind(
         ("onnxruntime",),
@@ -50,16 +55,27 @@ KINDS = {
         ("ptq_export.engines.ort.engine", "OrtEngine"),
         advice=("ptq_export.engines.ort.operators", "missing_operators"),
         parts=("ptq_export.engines.ort.operators", "library_version"),
+        distributions=ORT_FROM,
     ),
-    "openvino": EngineKind(("openvino",), "'ptq-export[openvino]'", ("ptq_export.engines.ov.engine", "OpenVinoEngine")),
+    "openvino": EngineKind(
+        ("openvino",),
+        "'ptq-export[openvino]'",
+        ("ptq_export.engines.ov.engine", "OpenVinoEngine"),
+        distributions=("openvino",),
+    ),
     "openvino-bf16": EngineKind(
         ("openvino",),
         "'ptq-export[openvino]'",
         ("ptq_export.engines.ov.engine", "OpenVinoBf16Engine"),
         check=("ptq_export.engines.ov.bf16", "missing_bf16"),
+        distributions=("openvino",),
     ),
     "trt": EngineKind(
-        ("tensorrt", CUDA), "tensorrt cuda-python", ("ptq_export.engines.trt.engine", "TrtEngine"), "an NVIDIA GPU"
+        ("tensorrt", CUDA),
+        "tensorrt cuda-python",
+        ("ptq_export.engines.trt.engine", "TrtEngine"),
+        "an NVIDIA GPU",
+        distributions=(*TRT_FROM, *CUDA_FROM),
     ),
     "trt-rtx": EngineKind(
         ("tensorrt_rtx", CUDA),
@@ -68,6 +84,7 @@ KINDS = {
         "an NVIDIA RTX GPU",
         ("ptq_export.engines.trt.rtx_gpu", "missing_rtx_gpu"),
         ("ptq_export.engines.trt.rtx_gpu", "other_gpu"),
+        distributions=("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", *CUDA_FROM),
     ),
     "ort-trt": EngineKind(
         ("onnxruntime", CUDA),
@@ -75,6 +92,7 @@ KINDS = {
         ("ptq_export.engines.ort.gpu.engine", "OrtTrtEngine"),
         "an NVIDIA GPU",
         ("ptq_export.engines.ort.gpu.providers", "missing_tensorrt"),
+        distributions=(*ORT_FROM, *TRT_FROM, *CUDA_FROM),
     ),
     "ort-cuda": EngineKind(
         ("onnxruntime", CUDA),
@@ -82,6 +100,7 @@ KINDS = {
         ("ptq_export.engines.ort.gpu.engine", "OrtCudaEngine"),
         "an NVIDIA GPU",
         ("ptq_export.engines.ort.gpu.providers", "missing_cuda"),
+        distributions=(*ORT_FROM, *CUDA_FROM),
     ),
     "jetson": EngineKind((), "", None),
 }
@@ -146,6 +165,11 @@ def runtime_version(kind: str) -> str:
     entry = lookup("engine kind", kind, KINDS)
     version = str(import_module(entry.packages[0]).__version__)
     return version if entry.parts is None else f"{version}, {_call(entry.parts)}"
+
+
+def distributions(kind: str) -> tuple[str, ...]:
+    """The distributions on whose versions engines of a kind depend, as pip names them; not all of them need be here."""
+    return lookup("engine kind", kind, KINDS).distributions
 
 
 def load_files(kind: str, source: str, batch: str = "") -> Engine:

@@ -18,7 +18,7 @@ from ptq_export import __version__
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.engines.registry import require_checker
-from ptq_export.errors import EnvironmentMissing, GateFailed, InputError, PtqExportError, explained
+from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
 from ptq_export.schemas import read_part
@@ -118,14 +118,10 @@ def quantise(
         from ptq_export import pipeline
 
         screen.note(_estimate_line(pipeline.estimate(options)))
-        try:
-            with screen.progress() as progress:
-                pipeline.run(options, progress)
-        except (GateFailed, EnvironmentMissing):
-            if (options.folder / "manifest.json").is_file():
-                _show_run(screen, options.folder)
-            raise
-        _show_run(screen, options.folder)
+        with screen.progress() as progress:
+            result = pipeline.try_run(options, progress)
+        _show_run(screen, result.path)
+        result.folder()
 
 
 def _hand_over(context: typer.Context, options: Options, output: Output) -> None:

@@ -166,7 +166,12 @@ class Options:
         ),
     ] = 15.0
     rounds: Annotated[
-        int, Knob(_MEASURE, "Least number of timed rounds.", {"min": 10, "max": MOST, "metavar": "N"})
+        int,
+        Knob(
+            _MEASURE,
+            "Least number of timed rounds; 10 or more where they would take over two minutes and over --seconds.",
+            {"min": 10, "max": MOST, "metavar": "N"},
+        ),
     ] = 30
     seconds: Annotated[
         float,

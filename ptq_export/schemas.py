@@ -93,6 +93,8 @@ STEP = {
     "speedup_spread?": named(record({"margin": null_or(NUMBER)})),
     "valid": FLAG,
     "reason?": TEXT,
+    "rounds?": COUNT,
+    "shortened?": FLAG,
 }
 LOOP = {
     "sampler": TEXT,
@@ -103,15 +105,25 @@ LOOP = {
 MEDIAN = record({"median_ms": DURATION})
 GPU_CALLS = record({"compute": MEDIAN, "enqueue": MEDIAN, "warnings": items(TEXT)})
 GPU_TIMING = {"graph": GPU_CALLS, "kernels": GPU_CALLS, "with_transfers": MEDIAN, "energy_mj": null_or(DURATION)}
+GPU_STEP = {"batch": BATCH, "candidates": named(record(GPU_TIMING))}
 LATENCY = _file(
     {
         "environment": named(ANY),
-        "protocol": record({"warmup": COUNT, "min_rounds": COUNT, "min_seconds": DURATION}),
+        "protocol": record({"warmup": COUNT, "min_rounds": COUNT, "min_seconds": DURATION, "max_seconds?": DURATION}),
         "steps": items(record(STEP), 1),
         "loops": items(record(LOOP)),
         "size_bytes": named(SIZE),
         "peak_memory_bytes": named(null_or(COUNT)),
-        "gpu?": items(record({"batch": BATCH, "candidates": named(record(GPU_TIMING))})),
+        "gpu?": items(record(GPU_STEP)),
+    }
+)
+TIMED = _file(
+    {
+        "conditions": named(ANY),
+        "step": record(STEP),
+        "gpu": null_or(record(GPU_STEP)),
+        "loops": items(record(LOOP)),
+        "peak_memory_bytes": named(null_or(COUNT)),
     }
 )
 
@@ -211,6 +223,7 @@ SCHEMAS: Mapping[str, Check] = {
     "request.json": REQUEST,
     "sensitivity.json": SENSITIVITY,
     "tensorrt.json": TENSORRT,
+    "timed.json": TIMED,
     "timings.json": named(DURATION),
     "tuned.json": record({"key": named(ANY), "digest": TEXT, "tuning": record(TUNING_PARTS)}),
     "tuning.json": record(TUNING_PARTS | {"reused": FLAG}),

@@ -42,7 +42,7 @@ from ptq_export.benchmarks.peers.workshop import Workshop
 from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.console import Output, Screen
 from ptq_export.errors import GateFailed, PtqExportError
-from ptq_export.pipeline.stages import Progress
+from ptq_export.pipeline.progress import Progress
 from ptq_export.report.units import duration
 
 __all__ = ["main"]

@@ -14,7 +14,7 @@ from ptq_export.benchmarks.peers.runtimes import Call, Feeds, Opened
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import reopen
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 __all__ = ["network", "open_compiled", "open_eager"]
 

@@ -87,12 +87,13 @@ class GpuStep:
 
     batch: int
     candidates: Mapping[str, GpuTiming]
+    protocol: Protocol
 
     @property
     def step(self) -> StepLatency:
         """The step as one CUDA graph, as the CPU's clock would tell it: by this one candidates are judged."""
         latencies = {name: timing.graph.compute for name, timing in self.candidates.items()}
-        return StepLatency(self.batch, latencies, judge(latencies))
+        return StepLatency(self.batch, latencies, judge(latencies), self.protocol)
 
     def to_json(self) -> dict[str, Any]:
         """An entry of `gpu` in `latency.json`."""
@@ -125,7 +126,7 @@ def measure_gpu_steps(
         whole = interleave({name: partial(engine, **feeds) for name, engine in engines.items()}, protocol, part())
         energy_mj = {name: energy and energy(engine.step_loop(True, feeds)) for name, engine in engines.items()}
         timings = {name: GpuTiming(graph[name], kernels[name], whole[name], energy_mj[name]) for name in engines}
-        results.append(GpuStep(len(each), timings))
+        results.append(GpuStep(len(each), timings, protocol))
     return results
 
 
@@ -155,7 +156,7 @@ def _timed(
 
     calls = {name: partial(noted, name) for name in steps}
     compute = interleave(calls, protocol, progress, duration_ms=lambda call: call())
-    kept = {name: timings[name][protocol.warmup :] for name in steps}
+    kept = {name: timings[name][-compute[name].n :] for name in steps}
     return {
         name: Timed(
             compute[name],

@@ -16,7 +16,6 @@ import torch
 
 from ptq_export.benchmarks.environment import Environment
 from ptq_export.benchmarks.timing.clock import Protocol, interleave
-from ptq_export.benchmarks.timing.loop import LoopLatency
 from ptq_export.benchmarks.timing.stats import Latency, Verdict, judge
 from ptq_export.pairs import Pairs
 from ptq_export.sampling import EpsModel
@@ -28,27 +27,36 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StepLatency:
-    """One denoising step at one batch size, all candidates in the same rounds; the first is the one to judge."""
+    """One denoising step at one batch size, all candidates in the same rounds; the first is the one to judge.
+
+    `protocol` is what was asked for: fewer rounds than that were timed where they would have taken too long.
+    """
 
     batch: int
     candidates: Mapping[str, Latency]
     verdict: Verdict
+    protocol: Protocol
 
     def to_json(self) -> dict[str, Any]:
-        """An entry of `steps` in `latency.json`."""
+        """An entry of `steps` in `latency.json`; `shortened` where there are fewer rounds than were asked for."""
         candidates = {name: latency.to_json() for name, latency in self.candidates.items()}
-        return {"batch": self.batch, "candidates": candidates} | self.verdict.to_json()
+        rounds = min(latency.n for latency in self.candidates.values())
+        told = {"batch": self.batch, "candidates": candidates} | self.verdict.to_json()
+        return told | {"rounds": rounds, "shortened": rounds < self.protocol.min_rounds}
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """The content of `latency.json`; `gpu` holds what only a GPU's clock tells (`gpu_clock.GpuStep`, as JSON), and
-    the verdict is that of `judged_batch`."""
+    """The content of `latency.json`; its parts as JSON, since each is kept when it is finished: `steps` of
+    `StepLatency`, `loops` of `loop.LoopLatency`, and `gpu`, what only a GPU's clock tells, of `gpu_clock.GpuStep`.
+
+    The verdict is that of `judged_batch`.
+    """
 
     environment: Environment
     protocol: Protocol
-    steps: Sequence[StepLatency]
-    loops: Sequence[LoopLatency]
+    steps: Sequence[Mapping[str, Any]]
+    loops: Sequence[Mapping[str, Any]]
     size_bytes: Mapping[str, int]
     peak_memory_bytes: Mapping[str, int | None]
     judged_batch: int
@@ -60,8 +68,8 @@ class LatencyReport:
             "schema": SCHEMA,
             "environment": self.environment.to_json(),
             "protocol": self.protocol.to_json(),
-            "steps": [step.to_json() for step in self.steps],
-            "loops": [loop.to_json() for loop in self.loops],
+            "steps": list(self.steps),
+            "loops": list(self.loops),
             "size_bytes": dict(self.size_bytes),
             "peak_memory_bytes": dict(self.peak_memory_bytes),
             "judged_batch": self.judged_batch,
@@ -84,7 +92,7 @@ def measure_steps(
         calls = {name: _step_call(engine, each, timesteps) for name, engine in engines.items()}
         with torch.no_grad():
             latencies = interleave(calls, protocol, _part(progress, index, len(pairs)))
-        results.append(StepLatency(len(each), latencies, judge(latencies)))
+        results.append(StepLatency(len(each), latencies, judge(latencies), protocol))
     return results
 
 

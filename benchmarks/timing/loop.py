@@ -35,11 +35,12 @@ class LoopTiming:
 
 @dataclass(frozen=True)
 class LoopLatency:
-    """An S-step loop of one sampler at one batch size."""
+    """An S-step loop of one sampler at one batch size, so many `rounds` of it."""
 
     sampler: str
     steps: int
     batch: int
+    rounds: int
     candidates: Mapping[str, LoopTiming]
 
     def to_json(self) -> dict[str, Any]:
@@ -48,7 +49,8 @@ class LoopLatency:
             name: {key: round(value, 6) for key, value in asdict(timing).items()}
             for name, timing in self.candidates.items()
         }
-        return {"sampler": self.sampler, "steps": self.steps, "batch": self.batch, "candidates": candidates}
+        told = {"sampler": self.sampler, "steps": self.steps, "batch": self.batch, "rounds": self.rounds}
+        return told | {"candidates": candidates}
 
 
 def measure_loop(
@@ -78,10 +80,11 @@ def measure_loop(
     latencies = interleave({name: loop(watch) for name, watch in watches.items()}, protocol, progress)
     timings = {}
     for name, latency in latencies.items():
-        inside = np.array(watches[name].runs_ms[protocol.warmup :])
+        inside = np.array(watches[name].runs_ms[-latency.n :])
         outside_share = float(np.median(1 - inside / np.array(latency.raw_ms)))
         timings[name] = LoopTiming(latency.median_ms / 1e3, latency.median_ms / calls, outside_share)
-    return LoopLatency(sampler, steps, shape[0], timings)
+    rounds = min(latency.n for latency in latencies.values())
+    return LoopLatency(sampler, steps, shape[0], rounds, timings)
 
 
 @dataclass(frozen=True)

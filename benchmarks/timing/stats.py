@@ -20,7 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Interval", "Latency", "Verdict", "compare", "judge", "median_speedup", "student_95"]
+__all__ = [
+    "MIN_ROUNDS",
+    "Comparison",
+    "Interval",
+    "Latency",
+    "Verdict",
+    "compare",
+    "judge",
+    "median_speedup",
+    "student_95",
+]
 
 STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Student's two-sided 95 % quantile for 1, 2, ... degrees of freedom."""

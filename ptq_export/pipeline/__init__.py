@@ -6,12 +6,13 @@ from ptq_export.pipeline.commands.after import bench, compare, inspect, sample, 
 from ptq_export.pipeline.commands.sensitivity import sensitivity
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.jetson import build_bundle
-from ptq_export.pipeline.run import run
-from ptq_export.pipeline.stages import Progress
+from ptq_export.pipeline.progress import Progress
+from ptq_export.pipeline.run import RunResult, run, try_run
 
 __all__ = [
     "Estimate",
     "Progress",
+    "RunResult",
     "bench",
     "build_bundle",
     "compare",
@@ -23,5 +24,6 @@ __all__ = [
     "run",
     "sample",
     "sensitivity",
+    "try_run",
     "verify",
 ]

@@ -1,5 +1,6 @@
 """Which layers cost the most, measured on held-out pairs, and `--keep-float auto:DB`: those that go back to float."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,10 +10,11 @@ from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_pai
 from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_sqnr_db, with_layers
 from ptq_export.calibrators.quantise import integer_parts
 from ptq_export.calibrators.sites import keep_float
-from ptq_export.pipeline.stages import Job
+from ptq_export.errors import InputError
+from ptq_export.pipeline.job import Job, Plan
 from ptq_export.schedulers import allowed_steps
 
-__all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "rank_layers"]
+__all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "put_back", "rank_layers", "with_float_layers"]
 
 SCHEMA = 1
 PAIRS, TIMESTEPS, STEPS = 8, 5, 20
@@ -42,27 +44,47 @@ def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
     return value
 
 
-def choose_float_layers(job: Job, simulation: nn.Module) -> None:
-    """`--keep-float auto:DB`: put as few layers of the simulation back to float as reach that median SQNR.
+def choose_float_layers(job: Job, simulation: nn.Module) -> Plan:
+    """`--keep-float auto:DB`: the plan with as few layers of the simulation float as reach that median SQNR.
 
     Raises:
         InputError: not even one layer may be int8 there.
     """
     wanted_db = job.options.keep_float_db
-    if wanted_db is None:
-        return
-    chosen = job.folder.load_json(KEPT)
-    if chosen is None:
+    if wanted_db is not None and not job.folder.has(KEPT):
         ranking = [row["name"] for row in rank_layers(job, simulation)["layers"]]
         layers = integer_parts(simulation)
         with job.stage(f"layers to keep float for {wanted_db:g} dB"):
             names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job, SEED))
-        chosen = {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names}
-        job.folder.save_json(KEPT, chosen)
+        job.folder.save_json(KEPT, {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names})
+    return with_float_layers(job)
+
+
+def with_float_layers(job: Job) -> Plan:
+    """The plan with the layers float that were chosen, if some were to be.
+
+    Raises:
+        InputError: the file with them is damaged.
+    """
+    reason = f"kept float to reach {job.options.keep_float_db:g} dB" if job.options.keep_float_db is not None else ""
+    return replace(job.plan, sites=keep_float(job.sites, _chosen(job), reason))
+
+
+def put_back(job: Job, simulation: nn.Module) -> None:
+    """Have the chosen layers float in the simulation, too, and the grids that belong to them gone."""
     layers = integer_parts(simulation)
-    for path in (path for name in chosen["layers"] for path in layers[name]):
+    for path in (path for name in _chosen(job) for path in layers[name]):
         simulation.set_submodule(path, job.subject.module.get_submodule(path))
-    job.sites = keep_float(job.sites, chosen["layers"], f"kept float to reach {wanted_db:g} dB")
+
+
+def _chosen(job: Job) -> list[str]:
+    if job.options.keep_float_db is None:
+        return []
+    found = job.folder.load_json(KEPT)
+    if found is None:
+        raise InputError(f"{job.folder.path / KEPT} is damaged or gone", "the same command makes the run again")
+    names: list[str] = found["layers"]
+    return names
 
 
 def few_held_out(job: Job, seed: int) -> HeldOut:

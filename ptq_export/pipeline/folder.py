@@ -24,10 +24,10 @@ from ptq_export.errors import InputError
 from ptq_export.lock import LOCK, acquire, release
 from ptq_export.schemas import MANIFEST, read_part
 
-__all__ = ["RunFolder"]
+__all__ = ["VERDICT", "RunFolder"]
 
 logger = logging.getLogger(__name__)
-REQUEST, LEDGER = "request.json", "ledger.json"
+REQUEST, LEDGER, VERDICT = "request.json", "ledger.json", "verdict.json"
 STAGED, COMPLETE = ".amending", ".amended"
 ENGINE = "engine"
 SUBFOLDERS = ("", "units", ENGINE, "jetson")
@@ -37,31 +37,66 @@ DAY_S = 86_400
 class RunFolder:
     """A folder whose `request.json` says what is made there; its `ledger.json` holds the sha256 of what is done.
 
-    It is locked against other processes until it is closed, or forgotten; use it as a context.
+    It is made by `create` or `open`, and locked against other processes until it is closed, or forgotten; use it as a
+    context.
     """
 
-    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
-        """Create the folder, or take up the run that stands in it.
+    def __init__(self, path: Path) -> None:
+        """Lock a folder of ours, and put right what a killed process left; see `create` and `open`."""
+        self.path = path
+        self._staged: Path | None = None
+        key = acquire(path)
+        self.close = weakref.finalize(self, release, key) if key is not None else _nothing
+        try:
+            self.was_amended = _tidy(path)
+            self._ledger = self._read_ledger()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, request: Mapping[str, Any]) -> "RunFolder":
+        """The folder of a run, new, or with what an earlier session of the same run left in it.
 
         Raises:
             InputError: it cannot be written, holds something else, or a run with other options; the message names
                 every option that differs. Or another process is at work on it.
         """
-        self.path = path
-        self._staged: Path | None = None
         _refuse_foreign(path)
-        key = acquire(path)
-        self.close = weakref.finalize(self, release, key) if key is not None else _nothing
+        folder = cls(path)
         try:
-            self.was_amended = _tidy(path)
-            if (path / REQUEST).exists():
-                _refuse_other(path, read_part(path, REQUEST), request)
-            else:
-                write_json(path / REQUEST, request)
-            self._ledger = self._read_ledger()
+            folder._agree_on(request)
         except BaseException:
-            self.close()
+            folder.close()
             raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a run that stands in it.
+
+        Raises:
+            InputError: there is none, or another process is at work on it.
+        """
+        read_part(path, REQUEST)
+        _refuse_foreign(path)
+        return cls(path)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked for when the run began."""
+        return read_part(self.path, REQUEST)
+
+    def _agree_on(self, request: Mapping[str, Any]) -> None:
+        """Record what is asked for; what stands there must not differ. A package that came later differs from none."""
+        if not (self.path / REQUEST).exists():
+            write_json(self.path / REQUEST, request)
+            return
+        found = self.request
+        _refuse_other(self.path, found, request)
+        versions = {**found["versions"], **request["versions"]}
+        if versions != found["versions"]:
+            write_json(self.path / REQUEST, found | {"versions": versions})
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -89,13 +124,16 @@ class RunFolder:
         return (self._staged or self.path) / name
 
     @contextmanager
-    def amending(self, manifest: dict[str, Any]) -> Iterator[None]:
-        """Files that are saved in this block become true together, with `manifest`, which gets their digests; after an
-        error, or where the process is killed before the end, none of them does."""
+    def amending(self) -> Iterator[dict[str, Any]]:
+        """Files that are saved in this block become true together, with the manifest, which it yields to be changed:
+        that gets their digests, and `verdict.json` its verdict. After an error, or where the process is killed before
+        the end, none of them does."""
+        manifest = read_part(self.path, MANIFEST)
         before, self._staged = dict(self._ledger), self.path / STAGED
         try:
             self._staged.mkdir()
-            yield
+            yield manifest
+            self.save_json(VERDICT, manifest["verdict"])
             for name in sorted(path.name for path in self._staged.iterdir() if path.name in self._ledger):
                 manifest["artefacts"][name] = describe_file(self._staged / name)
             write_json(self._staged / MANIFEST, manifest)
@@ -112,8 +150,16 @@ class RunFolder:
 
     def forget(self, names: Iterable[str]) -> None:
         """Treat these files as not made yet."""
-        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in set(names)}
+        gone = set(names)
+        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in gone}
         write_json(self.place(LEDGER), self._ledger)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget these files, and take them away."""
+        gone = list(names)
+        self.forget(gone)
+        for name in gone:
+            self.place(name).unlink(missing_ok=True)
 
     @property
     def names(self) -> list[str]:
@@ -149,9 +195,9 @@ class RunFolder:
         write_json(self.place(name), value)
         self.keep(name)
 
-    def load_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object of a finished file, or None."""
-        return read_part(self.path, name) if self.has(name) else None
+    def load_json(self, name: str, kind: str | None = None) -> dict[str, Any] | None:
+        """The JSON object of a finished file, or None; `kind` as `read_part` knows it."""
+        return read_part(self.path, name, kind) if self.has(name) else None
 
     def _read_ledger(self) -> dict[str, str]:
         try:
@@ -223,7 +269,8 @@ def _refuse_other(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
     for section in sorted({*found, *asked}):
         before, now = found.get(section), asked.get(section)
         if isinstance(before, dict) and isinstance(now, dict):
-            keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            named = {*before} & {*now} if section == "versions" else {*before, *now}
+            keys = sorted(key for key in named if before.get(key) != now.get(key))
             prefix = "" if section == "options" else f"{section}, "
             differences += [f"{prefix}{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in keys]
         elif before != now:

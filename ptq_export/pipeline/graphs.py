@@ -28,7 +28,8 @@ from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
 from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.stages import QUANTISED, Job
+from ptq_export.pipeline.job import Job
+from ptq_export.pipeline.stages import QUANTISED
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED
 
 __all__ = ["export_float", "export_graph", "export_graphs", "fold_time", "lay_out"]

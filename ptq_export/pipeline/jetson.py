@@ -24,7 +24,7 @@ from ptq_export.graph.passes.requantise_weights import RequantiseWeights
 from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
-from ptq_export.pipeline.stages import Job
+from ptq_export.pipeline.job import Job
 from ptq_export.targets import FP16, FP32
 
 __all__ = ["BUNDLE", "build_bundle", "write_bundle"]

@@ -1,67 +1,94 @@
 """The latency stage: int8 against its float baselines, per denoising step and over whole loops."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from ptq_export.benchmarks.chart import plot_latency
-from ptq_export.benchmarks.environment import describe_environment
+from ptq_export.benchmarks.environment import Environment, describe_environment
 from ptq_export.benchmarks.timing.clock import Protocol
 from ptq_export.benchmarks.timing.energy import energy_meter
 from ptq_export.benchmarks.timing.gpu_clock import GpuStep, measure_gpu_steps
 from ptq_export.benchmarks.timing.latency import LatencyReport, StepLatency, measure_steps
-from ptq_export.benchmarks.timing.loop import LoopLatency, measure_loop
+from ptq_export.benchmarks.timing.loop import measure_loop
 from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
-from ptq_export.engines.registry import availability, load_files
+from ptq_export.engines.registry import availability, distributions, load_files
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
+from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.proofs import build
-from ptq_export.pipeline.stages import Job
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
 
 __all__ = ["measure_latency", "timing_verdict"]
 
+Json: TypeAlias = dict[str, Any]
 BATCHES, GPU_BATCHES = (1, 16), (1, 4, 16)
 LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What was timed; `judged_batch` is the batch of the verdict, of the loops and of the memory."""
-
-    steps: Sequence[StepLatency]
-    loops: Sequence[LoopLatency]
-    peak_memory_bytes: Mapping[str, int | None]
-    judged_batch: int
-    gpu: Sequence[GpuStep] = ()
+SCHEMA = 1
+MAX_SECONDS = 120.0
 
 
 def measure_latency(job: Job) -> dict[str, Any]:
-    """Write `latency.json` and `latency.png`; returns the former."""
+    """Write `latency.json` and `latency.png`; returns the former.
+
+    What was timed of a batch is kept when it is finished: an interrupted stage goes on with the next batch.
+    """
     baselines = map(find_target, job.target.baselines)
     targets = [job.target, *(each for each in baselines if availability(each.engine)[0])]
-    protocol = Protocol(min_rounds=job.options.rounds, min_seconds=job.options.seconds)
-    measured = (_on_gpu if job.target.device == "gpu" else _on_cpu)(job, targets, protocol)
+    protocol = _protocol(job)
+    batches, judged = _batches(job), _judged_batch(job)
+    on_gpu = job.target.device == "gpu"
+    measure = _OnGpu(job, targets, protocol) if on_gpu else _OnCpu(job, targets, protocol)
+    environment = describe_environment(_gpu_name() if on_gpu else "", distributions(job.target.engine))
+    conditions = _conditions(job, targets, protocol, environment)
+    parts = [_kept(job, batch, conditions, partial(measure, batch, batch == judged)) for batch in batches]
     report = LatencyReport(
-        environment=describe_environment(_gpu_name() if job.target.device == "gpu" else ""),
+        environment=environment,
         protocol=protocol,
-        steps=measured.steps,
-        loops=measured.loops,
+        steps=[part["step"] for part in parts],
+        loops=[loop for part in parts for loop in part["loops"]],
         size_bytes={target.name: (job.folder.path / target.onnx).stat().st_size for target in targets},
-        peak_memory_bytes=measured.peak_memory_bytes,
-        judged_batch=measured.judged_batch,
-        gpu=[step.to_json() for step in measured.gpu],
+        peak_memory_bytes=parts[batches.index(judged)]["peak_memory_bytes"],
+        judged_batch=judged,
+        gpu=[part["gpu"] for part in parts if part["gpu"]],
     ).to_json()
     job.folder.save_json("latency.json", report)
     plot_latency(report, job.folder.place("latency.png"))
+    job.folder.remove(_part(batch) for batch in batches)
     job.folder.keep("latency.png")
     return report
+
+
+def _protocol(job: Job) -> Protocol:
+    rounds, seconds = job.options.rounds, job.options.seconds
+    return Protocol(min_rounds=rounds, min_seconds=seconds, max_seconds=max(MAX_SECONDS, seconds))
+
+
+def _part(batch: int) -> str:
+    return f"latency.batch-{batch}.json"
+
+
+def _kept(job: Job, batch: int, conditions: Json, measure: Callable[[], Json]) -> Json:
+    """What was timed of a batch under these conditions before the stage was interrupted, or is now."""
+    found = job.folder.load_json(_part(batch), "timed.json")
+    if found is None or found["conditions"] != conditions:
+        found = {"schema": SCHEMA, "conditions": conditions, **measure()}
+        job.folder.save_json(_part(batch), found)
+    return found
+
+
+def _conditions(job: Job, targets: Sequence[Target], protocol: Protocol, environment: Environment) -> Json:
+    """What two batches must have in common to stand in one table: machine, versions, engines, protocol."""
+    machine = environment.to_json()
+    del machine["load_average"]
+    engines = {target.name: job.folder.sha256(target.onnx) for target in targets}
+    return {"machine": machine, "engines": engines, "protocol": protocol.to_json()}
 
 
 def timing_verdict(latency: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -74,37 +101,48 @@ def timing_verdict(latency: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"valid": step["valid"], "speedup": speedup, "baseline": baseline, "batch": step["batch"]}
 
 
-def _on_cpu(job: Job, targets: Sequence[Target], protocol: Protocol) -> _Measured:
-    engines = {target.name: build(job, target) for target in targets}
-    batches = _batches(job)
-    steps = _steps(job, engines, protocol)
-    loops = _loops(job, dict(list(engines.items())[:2]), batches[0])
-    return _Measured(steps, loops, {target.name: _peak_memory(job, target) for target in targets}, batches[0])
+class _OnCpu:
+    """Times batches on the CPU, all on the same engines."""
+
+    def __init__(self, job: Job, targets: Sequence[Target], protocol: Protocol) -> None:
+        self._job, self._targets, self._protocol = job, targets, protocol
+
+    @cached_property
+    def _engines(self) -> dict[str, Engine]:
+        return {target.name: build(self._job, target) for target in self._targets}
+
+    def __call__(self, batch: int, judged: bool) -> Json:
+        """What `latency.json` says of a batch; loops and memory of the judged one alone."""
+        job, engines = self._job, self._engines
+        step = _step(job, engines, self._protocol, batch)
+        loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
+        memory = {target.name: _peak_memory(job, target, batch) for target in self._targets} if judged else {}
+        return {"step": step.to_json(), "gpu": None, "loops": loops, "peak_memory_bytes": memory}
 
 
-def _on_gpu(job: Job, targets: Sequence[Target], protocol: Protocol) -> _Measured:
-    """Each batch on engines that were built for it alone, and one batch at a time: kernels are chosen for the shapes
-    at hand, and a plan for 1 to 64 samples is tuned for 4 and serves 1 and 64 as it can.
+class _OnGpu:
+    """Times batches on the GPU, each on engines that are built for it alone: kernels are chosen for the shapes at
+    hand, and a plan for 1 to 64 samples is tuned for 4 and serves 1 and 64 as it can."""
 
-    The verdict is that of the batch for which the served plan is tuned.
-    """
+    def __init__(self, job: Job, targets: Sequence[Target], protocol: Protocol) -> None:
+        self._job, self._targets, self._protocol = job, targets, protocol
+
+    def __call__(self, batch: int, judged: bool) -> Json:
+        """What `latency.json` says of a batch; loops and memory of the judged one alone."""
+        job = self._job
+        engines = {target.name: build(job, target, batch=batch) for target in self._targets}
+        assert all(isinstance(engine, GpuEngine) for engine in engines.values()), "registered as a GPU's"
+        on_gpu = cast("dict[str, GpuEngine]", engines)
+        step = _gpu_step(job, on_gpu, self._protocol, batch)
+        loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
+        memory = {name: engine.gpu_bytes for name, engine in on_gpu.items()} if judged else {}
+        return {"step": step.step.to_json(), "gpu": step.to_json(), "loops": loops, "peak_memory_bytes": memory}
+
+
+def _judged_batch(job: Job) -> int:
+    """The batch of the verdict, of the loops and of the memory: on a GPU that for which the served plan is tuned."""
     batches, usual = _batches(job), batch_range(job.engine_options)[1]
-    judged = usual if usual in batches else batches[0]
-    found = [_at_batch(job, targets, protocol, batch, with_loops=batch == judged) for batch in batches]
-    loops, memory = next((loops, memory) for step, loops, memory in found if step.batch == judged)
-    steps = [step for step, _, _ in found]
-    return _Measured([step.step for step in steps], loops, memory, judged, steps)
-
-
-def _at_batch(
-    job: Job, targets: Sequence[Target], protocol: Protocol, batch: int, with_loops: bool
-) -> tuple[GpuStep, list[LoopLatency], dict[str, int | None]]:
-    engines = {target.name: build(job, target, batch=batch) for target in targets}
-    assert all(isinstance(engine, GpuEngine) for engine in engines.values()), "registered as a GPU's"
-    on_gpu = cast("dict[str, GpuEngine]", engines)
-    step = _gpu_step(job, on_gpu, protocol, batch)
-    loops = _loops(job, dict(list(engines.items())[:2]), batch) if with_loops else []
-    return step, loops, {name: engine.gpu_bytes for name, engine in on_gpu.items()}
+    return usual if job.target.device == "gpu" and usual in batches else batches[0]
 
 
 def _batches(job: Job) -> tuple[int, ...]:
@@ -115,11 +153,12 @@ def _batches(job: Job) -> tuple[int, ...]:
     return GPU_BATCHES if job.target.device == "gpu" else BATCHES
 
 
-def _steps(job: Job, engines: Mapping[str, Engine], protocol: Protocol) -> list[StepLatency]:
+def _step(job: Job, engines: Mapping[str, Engine], protocol: Protocol, batch: int) -> StepLatency:
     length = job.denoiser.schedule.num_train_timesteps
     times = range(0, length, max(1, length // 20))
-    with job.stage("latency per step") as share:
-        return measure_steps(engines, [_pairs(job, batch) for batch in _batches(job)], protocol, times, share)
+    with job.stage(f"latency per step of {batch}") as share:
+        (step,) = measure_steps(engines, [_pairs(job, batch)], protocol, times, share)
+    return step
 
 
 def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, batch: int) -> GpuStep:
@@ -129,17 +168,17 @@ def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, ba
     return step
 
 
-def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[LoopLatency]:
+def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[Json]:
     """Whole sampling loops of the engine and its first baseline, from noise in the host's memory."""
     schedule = job.denoiser.schedule
-    brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0)
+    brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0, max_seconds=MAX_SECONDS, fewest=1)
     conditions = job.denoiser.draw(batch, 0)
     loops = []
     for sampler, count in FLOW_LOOPS if schedule.is_flow else LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
             shape = (batch, *job.denoiser.sample_shape)
             steps = allowed_steps(schedule, count, sampler)
-            loops.append(measure_loop(engines, sampler, schedule, steps, shape, brief, conditions, share))
+            loops.append(measure_loop(engines, sampler, schedule, steps, shape, brief, conditions, share).to_json())
     return loops
 
 
@@ -148,11 +187,11 @@ def _gpu_name() -> str:
     return f"{gpu.label}, driver for CUDA {gpu.driver_cuda}"
 
 
-def _peak_memory(job: Job, target: Target) -> int | None:
+def _peak_memory(job: Job, target: Target, batch: int) -> int | None:
     """Of a process that runs the engine and nothing else."""
     source = Path(job.folder.path / target.onnx).resolve()
     fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
-    feeds = {name: value.numpy() for name, value in _pairs(job, _batches(job)[0]).feeds.items()}
+    feeds = {name: value.numpy() for name, value in _pairs(job, batch).feeds.items()}
     return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], feeds)
 
 

@@ -28,7 +28,8 @@ from ptq_export.nn.layers import CeilingLayer
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import SENSITIVITY
-from ptq_export.pipeline.stages import Job, given
+from ptq_export.pipeline.job import Job
+from ptq_export.pipeline.stages import given
 from ptq_export.sampling import EpsModel
 from ptq_export.schedulers import allowed_steps
 from ptq_export.schemas import read_part

@@ -2,54 +2,77 @@
 
 import json
 import os
-import shlex
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from ptq_export.artifacts import describe_file, sha256_file, write_json
-from ptq_export.benchmarks.environment import describe_environment, package_versions
+from ptq_export.artifacts import sha256_file
+from ptq_export.benchmarks.environment import package_versions
 from ptq_export.calibrators.pairs import load_pairs
 from ptq_export.calibrators.ranges import find_metric
 from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.registry import availability, require_checker
+from ptq_export.engines.registry import availability, distributions, require_checker
 from ptq_export.errors import EnvironmentMissing, GateFailed
-from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
-from ptq_export.pairs import Pairs
 from ptq_export.pipeline.estimate import require_resources
-from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, rank_layers
+from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, put_back, rank_layers
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.graphs import export_float, export_graphs
 from ptq_export.pipeline.jetson import write_bundle
-from ptq_export.pipeline.latency import measure_latency, timing_verdict
-from ptq_export.pipeline.proofs import below_floor, build, check_layers, failures, prove
-from ptq_export.pipeline.stages import (
-    SILENT,
-    Job,
-    Progress,
-    calibration_pairs,
-    given,
-    load_denoiser,
-    open_job,
-    quantised,
-)
+from ptq_export.pipeline.job import Job
+from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.manifest import plain, record_calibration, write_manifest
+from ptq_export.pipeline.progress import SILENT, Progress
+from ptq_export.pipeline.proofs import below_floor, build, check_layers, prove
+from ptq_export.pipeline.stages import calibration_pairs, given, load_denoiser, open_job, quantised
 from ptq_export.pipeline.start import note_own_operations
 from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
-from ptq_export.pipeline.tuning.tune import check_tuning, tune
+from ptq_export.pipeline.tuning.tune import check_tuning, choose
 from ptq_export.report import build_report
 from ptq_export.schedulers import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 from ptq_export.targets import Target, find_target
 
-__all__ = ["command_line", "prepare", "run"]
+__all__ = ["RunResult", "prepare", "run", "try_run"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to: its folder, where everything was written, and what its manifest says of it.
+
+    `failures` are the proofs that do not hold, `undelivered` why the engine could not be built on this machine.
+    """
+
+    path: Path
+    verdict: Mapping[str, Any]
+    undelivered: EnvironmentMissing | None = None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The proofs that do not hold."""
+        return tuple(self.verdict["failures"])
+
+    def folder(self) -> Path:
+        """The run folder of a whole result.
+
+        Raises:
+            GateFailed: a proof does not hold.
+            EnvironmentMissing: the engine could not be built here.
+        """
+        if self.failures:
+            shown = "\n".join(f"  {failure}" for failure in self.failures[:10])
+            cause = f"proofs that do not hold, {len(self.failures)}:\n{shown}"
+            raise GateFailed(cause, f"see {self.path / 'report.html'}")
+        if self.undelivered is not None:
+            raise self.undelivered
+        return self.path
 
 
 def run(options: Options, progress: Progress = SILENT) -> Path:
@@ -60,27 +83,33 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
         InputError: an option, the checkpoint or the run folder cannot be used; nothing was written.
         EnvironmentMissing: this machine lacks what the target needs; the calibrated, proved ONNX file is written.
     """
+    return try_run(options, progress).folder()
+
+
+def try_run(options: Options, progress: Progress = SILENT) -> RunResult:
+    """`run`, with a proof that fails, or an engine that cannot be built here, in the result instead of raised."""
     options = options.resolved()
     with prepare(options, progress) as job:
-        return _do(job)
+        if _is_finished(job.folder) and not check_is_due(job):
+            progress.message(f"{job.folder.path} is finished already")
+        else:
+            _do(job)
+        return _result(job)
 
 
-def _do(job: Job) -> Path:
-    options, progress = job.options, job.progress
-    if _is_finished(job.folder) and not check_is_due(job):
-        progress.message(f"{job.folder.path} is finished already")
-        return _finished(job)
+def _do(job: Job) -> None:
     check_tuning(job)
     # From here on, files that it names may change: it is written again at the end.
     (job.folder.path / MANIFEST).unlink(missing_ok=True)
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(job.options.threads or len(os.sched_getaffinity(0)))
     started = datetime.now(UTC)
     export_float(job)
     pairs = calibration_pairs(job)
-    tune(job, pairs)
+    job = replace(job, plan=choose(job, pairs))
     simulation = quantised(job, pairs)
-    choose_float_layers(job, simulation)
-    _record_calibration(job, pairs)
+    job = replace(job, plan=choose_float_layers(job, simulation))
+    put_back(job, simulation)
+    record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
     if job.target.device == "gpu":
         check_graph(job, graph)
@@ -94,8 +123,7 @@ def _do(job: Job) -> Path:
         write_bundle(job, job.jetpack, graph)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
-    _write_manifest(job, started)
-    return _finished(job)
+    write_manifest(job, started)
 
 
 def prepare(options: Options, progress: Progress) -> Job:
@@ -130,9 +158,9 @@ def prepare(options: Options, progress: Progress) -> Job:
         inputs["scheduler_config"] = json.dumps(scheduler, sort_keys=True)
     request = {
         "schema": SCHEMA,
-        "options": _plain(replace(options, out=None, check=None)),
+        "options": plain(replace(options, out=None, check=None)),
         "inputs": inputs,
-        "versions": package_versions(),
+        "versions": package_versions(distributions(target.engine)),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
     return open_job(options, denoiser, request, progress)
@@ -164,102 +192,14 @@ def _is_finished(folder: RunFolder) -> bool:
     return all(folder.has(name) and folder.sha256(name) == entry["sha256"] for name, entry in artefacts.items())
 
 
-def _finished(job: Job) -> Path:
+def _result(job: Job) -> RunResult:
+    """The report of a finished run, and what came of it; an engine is handed over only where every proof holds."""
     path = job.folder.path
     build_report(path)
-    found = read_part(path, MANIFEST)["verdict"]["failures"]
-    if found:
-        shown = "\n".join(f"  {failure}" for failure in found[:10])
-        raise GateFailed(f"proofs that do not hold, {len(found)}:\n{shown}", f"see {path / 'report.html'}")
-    if job.target.device == "gpu" and job.jetpack is None:
-        hand_over(job)
-    return path
-
-
-def _record_calibration(job: Job, pairs: Pairs) -> None:
-    options = job.options
-    job.folder.save_json(
-        "calibration.json",
-        {
-            "schema": SCHEMA,
-            "policy": "own data" if options.calibration_data else options.policy,
-            "metric": options.metric,
-            "rounding": options.rounding,
-            "pairs": len(pairs),
-            "timesteps": pairs.timestep.tolist(),
-            "sampler": job.denoiser.schedule.sampler,
-            "steps": options.steps,
-            "seconds": sum(value for stage, value in job.timings_s.items() if stage.startswith("calibration")),
-        },
-    )
-
-
-def _write_manifest(job: Job, started: datetime) -> None:
-    folder, target = job.folder, job.target
-    verdict = _verdict(job)
-    folder.save_json("verdict.json", verdict)
-    artefacts = {name: describe_file(folder.path / name) for name in folder.names if not name.startswith("units/")}
-    manifest = {
-        "schema": SCHEMA,
-        "ptq_export": package_versions()["ptq-export"],
-        "command": command_line(job.options),
-        "created": started.isoformat(timespec="seconds"),
-        "options": _plain(job.options),
-        "denoiser": _describe(job.denoiser),
-        "target": target.name,
-        "scheme": asdict(job.scheme),
-        "versions": package_versions(),
-        "environment": describe_environment().to_json(),
-        "artefacts": artefacts,
-        "timings_s": job.timings_s,
-        "verdict": verdict,
-    }
-    write_json(folder.path / MANIFEST, manifest)
-
-
-def _verdict(job: Job) -> dict[str, Any]:
-    fidelity, layers = (read_part(job.folder.path, name) for name in ("fidelity.json", "layers.json"))
-    latency = job.folder.load_json("latency.json")
-    found = failures(job)
-    name = job.target.name
-    rows = layers["layers"]
-    return {
-        "ok": not found,
-        **timing_verdict(latency),
-        "psnr_db": fidelity["psnr"]["values"][name]["mean_db"],
-        "median_sqnr_db": round(median(fidelity["curves"][name]["sqnr_db"]), 2),
-        "int8_layers": sum(row["precision"] == "int8" for row in rows),
-        "layers": len(rows),
-        "layers_read_from": layers["read_from"],
-        "failures": found,
-    }
-
-
-def _describe(denoiser: Denoiser) -> dict[str, Any]:
-    source = denoiser.source
-    return {
-        "spec": source.spec,
-        "format": source.format,
-        "sha256": source.sha256,
-        "ema": source.ema,
-        "notes": list(source.notes),
-        "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
-        "sample_shape": list(denoiser.sample_shape),
-        "schedule": denoiser.schedule.to_json(),
-        "inputs": inputs_to_json(denoiser.inputs),
-    }
-
-
-def command_line(options: Options) -> str:
-    """The command that asks for `options`: those that are not the defaults."""
-    default = Options().resolved()
-    words = ["ptq-export"]
-    for name, value in _plain(options).items():
-        if value != getattr(default, name) or name in ("ckpt", "target"):
-            flag = f"--{name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
-
-
-def _plain(options: Options) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    result = RunResult(path, read_part(path, MANIFEST)["verdict"])
+    if not result.failures and job.target.device == "gpu" and job.jetpack is None:
+        try:
+            hand_over(job)
+        except EnvironmentMissing as error:
+            return replace(result, undelivered=error)
+    return result

@@ -1,16 +1,12 @@
 """The arrows of the main job: each leaves its result in the run folder, and is skipped where that stands already."""
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
-from ptq_export.artifacts import write_json
 from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.pairs import collect_pairs, load_pairs
 from ptq_export.calibrators.quantise import (
@@ -28,10 +24,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.registry import availability
-from ptq_export.jetpack import JetPack
-from ptq_export.machine import most_threads, require_memory
+from ptq_export.machine import require_memory
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.drop_variance import drop_variance
 from ptq_export.nn.fold_scale_shift import fold_scale_shift
@@ -39,11 +32,13 @@ from ptq_export.nn.gridded_block import place_grids
 from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.planar import make_planar
 from ptq_export.nn.probe import probe
-from ptq_export.nn.scheme import Carrier, Scheme
+from ptq_export.nn.scheme import Scheme
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.folder import RunFolder
+from ptq_export.pipeline.job import Job, Plan, read_timings
+from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.start import (
     require_equal,
     require_grids,
@@ -52,18 +47,13 @@ from ptq_export.pipeline.start import (
     require_size,
 )
 from ptq_export.schedulers import visited_timesteps
-from ptq_export.schemas import read_part
-from ptq_export.targets import Target, find_target
+from ptq_export.targets import find_target
 
 __all__ = [
     "ASKED",
-    "CHECKED",
     "PAIRS",
     "QUANTISED",
-    "SILENT",
     "VALUES_PER_NUMBER",
-    "Job",
-    "Progress",
     "calibration_pairs",
     "float_sites",
     "given",
@@ -71,127 +61,14 @@ __all__ = [
     "open_job",
     "open_subject",
     "quantised",
-    "read_timings",
 ]
 
 PAIRS = "pairs.safetensors"
 QUANTISED = "quantised.safetensors"
-TIMINGS = "timings.json"
-CHECKED = "tensorrt.json"
 VALUES_PER_NUMBER = 128  # activations of a U-Net, per number of a sample
 BYTES_PER_STEP = 4 * 1024  # a row of the table of the time embedding
 PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
-
-
-class Progress(Protocol):
-    """Hears what the job is doing."""
-
-    def stage(self, name: str, total: int | None) -> None:
-        """A stage of `total` parts begins (None: unknown)."""
-
-    def advance(self, n: int = 1) -> None:
-        """`n` more parts are done."""
-
-    def message(self, text: str) -> None:
-        """Something the user should read."""
-
-
-class _Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int | None) -> None:
-        """Ignored."""
-
-    def advance(self, n: int = 1) -> None:
-        """Ignored."""
-
-    def message(self, text: str) -> None:
-        """Ignored."""
-
-
-SILENT = _Silent()
-
-
-@dataclass
-class Job:
-    """What every stage needs; `timings_s` holds the time of every stage that was run, in this session or before.
-
-    `subject` is what is quantised: the denoiser, or its equal in float with the shortcuts split; `sites` are its
-    layers: int8, or float with the reason. `placements` are the choices in the target's scheme.
-    """
-
-    options: Options
-    target: Target
-    denoiser: Denoiser
-    folder: RunFolder
-    progress: Progress
-    subject: Denoiser
-    sites: tuple[Site, ...]
-    timings_s: dict[str, float]
-    placements: frozenset[str] = frozenset()
-
-    def __enter__(self) -> "Job":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.folder.close()
-
-    @property
-    def scheme(self) -> Scheme:
-        """The quantisation rules of the target, as they were chosen."""
-        return self.target.scheme_for(self.options, self.placements)
-
-    @property
-    def jetpack(self) -> JetPack | None:
-        """The JetPack that a Jetson's graph is made for; None for other targets."""
-        return self.target.jetpack(self.options.jetpack)
-
-    @property
-    def carrier(self) -> Carrier:
-        """The type of everything in the target's graph that is not int8."""
-        return self.scheme.carrier if self.jetpack is None else self.jetpack.carrier
-
-    @property
-    def engine_options(self) -> EngineOptions:
-        """How the engines of this job are built and run."""
-        options = self.options
-        built = EngineOptions(
-            batch=options.fixed_batch,
-            batches=options.batch_range,
-            builder_level=options.builder_level,
-            workspace_mib=options.workspace,
-            compute_capabilities=options.compute_capabilities,
-        )
-        # A run that was made on more cores may be served here.
-        return built if options.threads is None else replace(built, threads=min(options.threads, most_threads()))
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether the target's own engine can be built and run on this machine, as far as was tried."""
-        checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
-        here, _ = availability(self.target.engine, self.engine_options)
-        return here and checked["own"] not in checked["refusals"]
-
-    @property
-    def prover(self) -> str:
-        """The engine kind that executes the int8 graph here: the target's own, or ONNX Runtime in a GPU's place."""
-        return self.target.engine if self.runs_here else "ort"
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
-        """Time a stage; yields a function that hears the share done (0 to 1)."""
-        self.progress.stage(name, total if total is not None else 100)
-        started, told = time.monotonic(), 0
-
-        def share(done: float) -> None:
-            nonlocal told
-            self.progress.advance(int(done * 100) - told)
-            told = int(done * 100)
-
-        yield share
-        self.timings_s[name] = round(time.monotonic() - started, 2)
-        write_json(self.folder.path / TIMINGS, self.timings_s)
 
 
 def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) -> Denoiser:
@@ -262,13 +139,9 @@ def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], p
     subject = open_subject(denoiser, options.split_shortcut, scheme)
     sites = float_sites(subject, scheme, options)
     require_grids(subject, sites, scheme)
-    folder = RunFolder(options.folder, request)
-    return Job(options, target, denoiser, folder, progress, subject, sites, read_timings(folder), options.placements)
-
-
-def read_timings(folder: RunFolder) -> dict[str, float]:
-    """Seconds of the stages that were run in earlier sessions."""
-    return read_part(folder.path, TIMINGS) if (folder.path / TIMINGS).exists() else {}
+    folder = RunFolder.create(options.folder, request)
+    plan = Plan(subject, sites, options.placements)
+    return Job(options, target, denoiser, folder, progress, plan, read_timings(folder))
 
 
 def calibration_pairs(job: Job) -> Pairs:

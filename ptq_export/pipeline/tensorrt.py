@@ -19,7 +19,7 @@ from ptq_export.engines.trt.plan_weights import stored_weights
 from ptq_export.engines.trt.reuse import PlanRequest, batch_range, builder_settings, plan_name
 from ptq_export.engines.trt.rules import RULES, lint
 from ptq_export.errors import EnvironmentMissing, GateFailed
-from ptq_export.pipeline.stages import CHECKED, Job
+from ptq_export.pipeline.job import CHECKED, Job
 from ptq_export.schemas import read_part
 from ptq_export.scratch import scratch_folder
 

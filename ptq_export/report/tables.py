@@ -52,7 +52,10 @@ def latency_table(latency: Json) -> Rows:
         verdict = "VALID" if step["valid"] else "INVALID"
         for name, timing in step["candidates"].items():
             figures = [milliseconds(timing[key]) for key in ("median_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms")]
-            figures += [milliseconds(timing["mean_ms"]), count(timing["n"]), ratio(_speed(step, name))]
+            rounds = count(timing["n"])
+            if step.get("shortened"):
+                rounds += f" of {count(latency['protocol']['min_rounds'])}"
+            figures += [milliseconds(timing["mean_ms"]), rounds, ratio(_speed(step, name))]
             rows.append([str(step["batch"]), precision_label(name), *figures, verdict])
     return rows
 

@@ -15,7 +15,7 @@ def test_chart_is_a_png_for_twice_the_density_and_nothing_else_stays(tmp_path: P
     steps = []
     for batch in (1, 16):
         latencies = {name: Latency.from_samples(ms * batch * noise) for name, ms in (("int8", 60), ("fp32", 130))}
-        steps.append(StepLatency(batch, latencies, judge(latencies)))
+        steps.append(StepLatency(batch, latencies, judge(latencies), Protocol()).to_json())
     report = LatencyReport(describe_environment(), Protocol(), steps, [], {}, {}, 1)
     plot_latency(report.to_json(), tmp_path / "latency.png")
     data = (tmp_path / "latency.png").read_bytes()

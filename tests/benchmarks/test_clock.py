@@ -2,6 +2,7 @@ import gc
 import itertools
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,32 @@ def test_it_goes_on_until_the_time_is_up() -> None:
     assert time.perf_counter() - started >= 0.1
     assert 2 <= latency.n <= 10
     assert latency.min_ms >= 10
+
+
+@pytest.mark.parametrize(
+    ("round_s", "warmup", "rounds"), [(0.01, 5, 30), (3.4, 5, 30), (4.0, 2, 28), (10.0, 2, 10), (90.0, 2, 10)]
+)
+def test_rounds_that_would_take_too_long_are_fewer_but_enough_for_a_verdict(
+    round_s: float, warmup: int, rounds: int
+) -> None:
+    protocol = Protocol(warmup=5, min_rounds=30, max_seconds=120)
+    assert protocol.fitted(round_s) == replace(protocol, warmup=warmup, min_rounds=rounds)
+    assert Protocol(5, 30).fitted(round_s) == Protocol(5, 30), "there is no limit by default"
+    assert replace(protocol, warmup=1, min_rounds=5, fewest=1).fitted(90.0).min_rounds == 1
+
+
+def test_the_second_untimed_round_decides_so_that_an_engine_may_prepare_itself_in_the_first() -> None:
+    calls: list[float] = []
+
+    def call(first_s: float, then_s: float) -> None:
+        calls.append(time.perf_counter())
+        time.sleep(then_s if len(calls) > 1 else first_s)
+
+    protocol = Protocol(warmup=3, min_rounds=20, min_seconds=0, max_seconds=0.5)
+    assert interleave({"a": lambda: call(0.4, 0.0)}, protocol)["a"].n == 20
+    calls.clear()
+    assert interleave({"a": lambda: call(0.0, 0.06)}, protocol)["a"].n == 10
+    assert len(calls) == 2 + 10
 
 
 def test_progress_rises_to_one() -> None:

@@ -1,11 +1,13 @@
 import json
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.timing.clock import Protocol
-from ptq_export.benchmarks.timing.latency import LatencyReport, measure_steps
+from ptq_export.benchmarks.timing.latency import LatencyReport, StepLatency, measure_steps
+from ptq_export.benchmarks.timing.stats import Latency, judge
 from ptq_export.pairs import Pairs
 
 QUICK = Protocol(warmup=1, min_rounds=4, min_seconds=0)
@@ -44,11 +46,24 @@ def test_progress_covers_all_batches() -> None:
 
 def test_report_has_the_documented_shape() -> None:
     steps = measure_steps({"ort-int8": Recorder(), "ort-fp32": Recorder()}, [pairs(1)], QUICK, [0])
-    report = LatencyReport(describe_environment(), QUICK, steps, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
+    parts = [step.to_json() for step in steps]
+    report = LatencyReport(describe_environment(), QUICK, parts, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
     measured = ["steps", "loops", "size_bytes", "peak_memory_bytes", "judged_batch"]
     assert list(report) == ["schema", "environment", "protocol", *measured]
     assert report["protocol"] == {"warmup": 1, "min_rounds": 4, "min_seconds": 0}
-    assert list(report["steps"][0]) == ["batch", "candidates", "speedup", "speedup_spread", "valid", "reason"]
+    told = ["speedup", "speedup_spread", "valid", "reason", "rounds", "shortened"]
+    assert list(report["steps"][0]) == ["batch", "candidates", *told]
     assert report["steps"][0]["valid"] is False
     assert list(report["steps"][0]["speedup"]) == ["ort-fp32"]
     json.dumps(report, allow_nan=False)
+
+
+def test_a_step_in_fewer_rounds_than_were_asked_for_says_so_and_is_judged_by_what_it_has() -> None:
+    asked = Protocol(min_rounds=30)
+    for n, noise, valid in ((30, 0.01, True), (10, 0.01, True), (10, 0.12, False), (9, 0.01, False)):
+        samples = 1 + noise * np.random.default_rng(0).standard_normal((2, n))
+        latencies = {
+            name: Latency.from_samples(ms * row) for name, ms, row in zip("ab", (60, 130), samples, strict=True)
+        }
+        told = StepLatency(16, latencies, judge(latencies), asked).to_json()
+        assert (told["rounds"], told["shortened"], told["valid"]) == (n, n < 30, valid), told["reason"]

@@ -5,16 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from calibrators_toys import plain_denoiser, random_pairs, unet_denoiser
 from torch import Tensor, nn
 
-from ptq_export.calibrators.capture import BATCH, Reference, UnitData, capture
+from ptq_export.calibrators.capture import BATCH, UnitData
 from ptq_export.calibrators.reconstruct import Recipe, correct_bias, reconstruct
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.nn.calls import Call
 from ptq_export.nn.layers import Grid
 from ptq_export.nn.scheme import ORT_CPU
-from ptq_export.pairs import Pairs
 
 RECIPE = Recipe(iterations=150, batch=8)
 COARSE = replace(ORT_CPU, pair_limit=10)
@@ -124,37 +122,3 @@ def test_bias_correction_sees_what_the_quantised_network_reads() -> None:
     correct_bias(block, module, soft, wanted, shifted)
     error = module.conv2(nn.functional.silu(module.conv1(shifted.call.args[0]))) - (wanted.output - wanted.call.args[0])
     assert error.mean((0, 2, 3)).abs().max() < 1e-5
-
-
-def test_capture_is_what_the_unit_reads_and_makes_for_all_pairs() -> None:
-    denoiser = unet_denoiser()
-    pairs = random_pairs(denoiser, BATCH + 2)
-    unit = "unet.mid_block.resnets.0"
-    (data,) = capture(denoiser.module, [unit], pairs)
-    assert len(data.call.tensors) == 2 and all(len(value) == len(pairs) for value in (*data.call.tensors, data.output))
-    with torch.no_grad():
-        torch.testing.assert_close(data.call.again(denoiser.module.get_submodule(unit)), data.output)
-    assert not any(module._forward_hooks for module in denoiser.module.modules())
-
-
-def test_capture_stops_behind_the_unit() -> None:
-    denoiser = plain_denoiser()
-    reached: list[str] = []
-    denoiser.module.get_submodule("mix").register_forward_hook(lambda *_: reached.append("mix"))
-    pairs = Pairs(noise(3, 1, 5, 5), torch.tensor([1, 2, 3]))
-    (data,) = capture(denoiser.module, ["body.0"], pairs)
-    assert data.output.shape == (3, 6, 5, 5)
-    assert reached == []
-
-
-@pytest.mark.parametrize("max_bytes", [1, 10_000, 1 << 30], ids=["one by one", "some", "all at once"])
-def test_a_reference_gives_each_unit_what_a_pass_of_its_own_would(max_bytes: int) -> None:
-    denoiser = unet_denoiser()
-    pairs = random_pairs(denoiser, 3)
-    units = ["unet.down_blocks.0.resnets.0", "unet.mid_block.resnets.0", "unet.up_blocks.1.resnets.0"]
-    reference = Reference(denoiser.module, units, pairs, max_bytes)
-    for unit in units:
-        (wanted,) = capture(denoiser.module, [unit], pairs)
-        found = reference.take(unit)
-        assert torch.equal(found.output, wanted.output)
-        assert all(torch.equal(a, b) for a, b in zip(found.call.tensors, wanted.call.tensors, strict=True))

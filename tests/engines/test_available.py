@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines import KINDS, Engine, availability, build_engine
 from ptq_export.engines.cuda.driver import count_gpus, missing_gpu
+from ptq_export.engines.registry import distributions
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import TARGETS
 
@@ -66,3 +69,16 @@ def test_every_target_names_a_kind() -> None:
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "jetson"])
+def test_a_kind_names_the_distribution_of_each_of_its_modules(kind: str) -> None:
+    """Of those that are installed here, itself or what it is a part of: their versions stand in the manifest."""
+    homes = packages_distributions()
+    installed = package_versions(distributions(kind))
+    for module in (module for module in KINDS[kind].packages if find_spec(module.partition(".")[0])):
+        found = {name.replace("_", "-") for name in homes[module.partition(".")[0]]}
+        named = tuple(name for name in distributions(kind) if name in installed)
+        assert any(name.startswith(named) for name in found), f"{module} comes in {', '.join(sorted(found))}"
+    with pytest.raises(InputError, match="unknown engine kind"):
+        distributions(f"{kind}x")

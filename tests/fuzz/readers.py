@@ -32,7 +32,7 @@ from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.report import build_report
-from ptq_export.schemas import MANIFEST, read_options, read_part
+from ptq_export.schemas import MANIFEST, read_options
 
 __all__ = ["READERS", "Reader"]
 
@@ -108,7 +108,7 @@ def _read_schedule(folder: Path) -> object:
 
 
 def _run_folder(folder: Path) -> None:
-    with RunFolder(folder, _REQUEST) as run:
+    with RunFolder.create(folder, _REQUEST) as run:
         run.save_json("kept.json", {"schema": 1, "wanted_db": 40.0, "layers": ["a", "b"]})
         run.save_tensors("pairs.safetensors", {"sample": torch.zeros(2, *SHAPE)})
 
@@ -117,7 +117,7 @@ _REQUEST = {"schema": 1, "options": {"seed": 0, "out": None}, "inputs": {"data":
 
 
 def _reopen_folder(folder: Path) -> object:
-    with RunFolder(folder, read_part(folder, "request.json")) as run:
+    with RunFolder.open(folder) as run:
         run.keep("pairs.safetensors")
         return [run.load_json("kept.json"), run.load_tensors("pairs.safetensors"), run.names]
 

@@ -9,23 +9,23 @@ import sys
 from pathlib import Path
 
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.schemas import MANIFEST, read_part
 
 REQUEST = {"schema": 1, "options": {"seed": 0}, "versions": {}}
 
 
 def create(folder: Path) -> None:
-    RunFolder(folder, REQUEST).save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+    RunFolder.create(folder, REQUEST).save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
 
 
 def amend(folder: Path) -> None:
-    """As `bench` does: two files, the ledger, the manifest."""
-    run, manifest = RunFolder(folder, REQUEST), read_part(folder, MANIFEST)
-    with run.amending(manifest):
+    """As `bench` does: two files, the ledger, the manifest and its verdict."""
+    run = RunFolder.create(folder, REQUEST)
+    with run.amending() as manifest:
         run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
         run.place("kept.png").write_bytes(b"new")
         run.keep("kept.png")
         manifest["command"] = "new"
+        manifest["verdict"]["speedup"], manifest["verdict"]["baseline"] = 2.0, "ort-fp32"
 
 
 def kill_after(changes: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from ptq_export.errors import InputError
 from ptq_export.options import Sampling
 from ptq_export.pipeline import load_engine, run, sample, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 NETS = ("text", "low_res", "sequence", "velocity", "clean", "flow")
 NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16, "min_sqnr": 0.0}

@@ -39,7 +39,7 @@ def test_layers_of_a_run_are_ranked_with_their_times(copied: Path, watcher: Watc
 def test_too_little_fidelity_fails_with_the_layers_that_make_the_noise(copied: Path, watcher: Watcher) -> None:
     job = reopen(copied, watcher, tiny.SPEC)
     assert not below_floor(job) and failures(job) == []
-    job.options = replace(job.options, min_sqnr=60.0)
+    job = replace(job, options=replace(job.options, min_sqnr=60.0))
     loudest = rank_layers(job, simulate(job))["layers"][0]
     [failure] = failures(job)
     assert below_floor(job) and "below 60 dB (--min-sqnr)" in failure

@@ -27,8 +27,9 @@ from ptq_export.errors import GateFailed, InputError
 from ptq_export.nn.scheme import PLACEMENTS
 from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
 from ptq_export.pipeline.commands.reopened import reopen, simulate
+from ptq_export.pipeline.progress import SILENT
 from ptq_export.pipeline.run import prepare
-from ptq_export.pipeline.stages import SILENT, calibration_pairs
+from ptq_export.pipeline.stages import calibration_pairs
 from ptq_export.pipeline.tuning import tune
 from ptq_export.pipeline.tuning.race import Candidate, Choice
 from ptq_export.pipeline.tuning.workbench import JobBench

@@ -20,7 +20,7 @@ from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.graph.single_file import load_model
 from ptq_export.pipeline import build_bundle, load_engine, run, verify
 from ptq_export.pipeline.commands.reopened import reopen, simulate
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 FILES = {"README.md", "build.py", "bench.py", "build_plan.py", "ina3221.py", "load_plan.cpp", "CMakeLists.txt"}
 without_tensorrt = pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")

@@ -31,10 +31,11 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 def finished(folder: Path) -> Path:
-    with RunFolder(folder, killed.REQUEST) as run:
+    with RunFolder.create(folder, killed.REQUEST) as run:
         run.save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+        run.save_json("verdict.json", least_manifest()["verdict"])
     (folder / "kept.png").write_bytes(b"old")
-    artefacts = {name: describe_file(folder / name) for name in ("kept.json", "kept.png")}
+    artefacts = {name: describe_file(folder / name) for name in ("kept.json", "kept.png", "verdict.json")}
     write_json(folder / "manifest.json", least_manifest(artefacts=artefacts, command="old"))
     return folder
 
@@ -42,11 +43,12 @@ def finished(folder: Path) -> Path:
 def test_an_amended_run_is_whole_wherever_the_process_was_killed(copies: dict[str, list[Path]]) -> None:
     states = []
     for copy in copies["amend"]:
-        with RunFolder(copy, read_part(copy, "request.json")) as run:
+        with RunFolder.open(copy) as run:
             manifest = read_part(copy, "manifest.json")
             wanted = {"old": (1.0, b"old"), "new": (2.0, b"new")}[manifest["command"]]
             assert (read_part(copy, "kept.json")["wanted_db"], (copy / "kept.png").read_bytes()) == wanted
             assert manifest["artefacts"] == {name: describe_file(copy / name) for name in manifest["artefacts"]}
+            assert read_part(copy, "verdict.json") == manifest["verdict"]
             assert run.has("kept.json")
             states.append(manifest["command"])
         assert [file.name for file in copy.iterdir() if file.name.startswith(".")] == []
@@ -56,7 +58,7 @@ def test_an_amended_run_is_whole_wherever_the_process_was_killed(copies: dict[st
 def test_a_run_killed_as_it_begins_is_taken_up_by_the_same_command(copies: dict[str, list[Path]]) -> None:
     assert len(copies["create"]) > 4
     for copy in copies["create"]:
-        with RunFolder(copy, killed.REQUEST) as run:
+        with RunFolder.create(copy, killed.REQUEST) as run:
             assert read_part(copy, "request.json") == killed.REQUEST and set(run.names) <= {"kept.json"}
         assert not any(is_leftover(file.name) or file.name == LOCK for file in copy.iterdir())
 
@@ -64,8 +66,8 @@ def test_a_run_killed_as_it_begins_is_taken_up_by_the_same_command(copies: dict[
 def test_an_amendment_that_fails_changes_nothing(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with RunFolder(folder, killed.REQUEST) as run:
-        with pytest.raises(KeyboardInterrupt), run.amending(read_part(folder, "manifest.json")):
+    with RunFolder.create(folder, killed.REQUEST) as run:
+        with pytest.raises(KeyboardInterrupt), run.amending():
             run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
             raise KeyboardInterrupt
         assert run.has("kept.json")
@@ -81,9 +83,9 @@ def test_a_second_process_is_refused_by_the_first_one_s_id_until_that_ends(tmp_p
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE) as first:
         assert first.stdout is not None and first.stdout.readline()
         with pytest.raises(InputError, match=f"process {first.pid} on .* is at work on"):
-            RunFolder(folder, killed.REQUEST)
+            RunFolder.create(folder, killed.REQUEST)
         first.kill()
     assert (folder / LOCK).exists()
-    with RunFolder(folder, killed.REQUEST), RunFolder(folder, killed.REQUEST):
+    with RunFolder.create(folder, killed.REQUEST), RunFolder.create(folder, killed.REQUEST):
         assert (folder / LOCK).exists(), "a process may open its own folder twice"
     assert not (folder / LOCK).exists()

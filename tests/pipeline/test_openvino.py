@@ -2,18 +2,20 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
+from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,14 @@ def test_every_proof_holds_and_every_intended_layer_runs_int8(finished: Path) ->
     rows = json.loads((finished / "layers.json").read_text())["layers"]
     assert {row["precision"] for row in rows if row["intended"] == "int8"} == {"int8"}
     assert manifest["verdict"]["baseline"] == "openvino-fp32"
+
+
+def test_the_run_is_held_to_the_version_of_its_runtime(finished: Path) -> None:
+    request, latency = (json.loads((finished / name).read_text()) for name in ("request.json", "latency.json"))
+    manifest = json.loads((finished / "manifest.json").read_text())
+    for versions in (request["versions"], manifest["versions"], latency["environment"]["versions"]):
+        assert versions["openvino"] == version("openvino")
+    assert "openvino" not in package_versions(), "other runtimes' runs are not"
 
 
 def test_inputs_alone_are_quantised_and_weights_have_no_zero_point(finished: Path) -> None:

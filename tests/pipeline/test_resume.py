@@ -15,7 +15,7 @@ from watcher import Watcher
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks import parity
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.pipeline import run
+from ptq_export.pipeline import run, try_run
 from ptq_export.pipeline.graphs import export_graphs
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import calibration_pairs, quantised
@@ -85,9 +85,11 @@ def test_proof_that_fails_is_raised_after_everything_was_written(
         run(tiny.options(copied), watcher)
     manifest = json.loads((copied / "manifest.json").read_text())
     assert watcher.stages[0] == "engine", "what was whole was made again"
-    assert "latency per step" not in watcher.stages, "what was whole was made again"
+    assert "latency per step of 1" not in watcher.stages, "what was whole was made again"
     assert manifest["verdict"]["ok"] is False
     assert len(manifest["verdict"]["failures"]) == 10
     assert manifest["artefacts"]["parity.json"]["sha256"] == sha256_file(copied / "parity.json")
-    assert manifest["timings_s"].keys() >= {"calibration pairs", "latency per step"}, "an earlier session's times"
+    assert manifest["timings_s"].keys() >= {"calibration pairs", "latency per step of 1"}, "an earlier session's times"
     assert "FAIL" in (copied / "report.html").read_text()
+    result = try_run(tiny.options(copied))
+    assert (result.path, list(result.failures)) == (copied, manifest["verdict"]["failures"])

@@ -20,7 +20,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.single_file import load_model
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, graphs, load_engine, run, sample, tensorrt, verify
-from ptq_export.pipeline.stages import SILENT
+from ptq_export.pipeline.progress import SILENT
 
 NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16}
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")

@@ -16,11 +16,12 @@ from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import run, verify
+from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.run import prepare
-from ptq_export.pipeline.stages import Job, calibration_pairs
+from ptq_export.pipeline.stages import calibration_pairs
 from ptq_export.pipeline.tuning.cache import cache_file, remember
 from ptq_export.pipeline.tuning.race import Candidate, Choice
-from ptq_export.pipeline.tuning.tune import tune, tuning_key
+from ptq_export.pipeline.tuning.tune import choose, tuning_key
 from ptq_export.pipeline.tuning.workbench import JobBench, renamed
 
 ATTENTION = "unet.mid_block.attentions.0"
@@ -81,7 +82,7 @@ def test_the_engine_is_what_was_chosen_and_every_proof_holds(tuned: Path, watche
 
 def test_finished_tuning_is_not_repeated(tuned: Path, watcher: Watcher) -> None:
     job = prepare(options(tuned).resolved(), watcher)
-    tune(job, calibration_pairs(job))
+    job = replace(job, plan=choose(job, calibration_pairs(job)))
     assert watcher.stages == []
     kept = {site.name: site.keep_float for site in job.sites if "int8 is slower here" in site.keep_float}
     assert kept == read_json(tuned / "tuning.json")["chosen"]["float_layers"]
@@ -121,12 +122,12 @@ def test_damage_in_mid_run_is_tuned_again_and_drops_what_was_made_with_the_other
     job = prepare(asked.resolved(), watcher)
     chosen_before(job, {"split_shortcut": False, "float_layers": {}})
     pairs = calibration_pairs(job)
-    tune(job, pairs)
+    choose(job, pairs)
     job.folder.save_json("units/000.safetensors", {})
     (job.folder.path / "tuning.json").write_text("{}")
     reason = "kept float: int8 is slower here (2.00 ms against 1.00)"
     chosen_before(job, {"split_shortcut": False, "float_layers": {f"{ATTENTION}.to_q": reason}})
-    tune(job, pairs)
+    job = replace(job, plan=choose(job, pairs))
     assert job.folder.names == ["pairs.safetensors", "tuning.json"]
     assert {site.keep_float for site in job.sites if site.name == f"{ATTENTION}.to_q"} == {reason}
 
@@ -137,7 +138,7 @@ def test_a_search_that_ended_early_serves_no_longer_one(tmp_path: Path, watcher:
     job = prepare(replace(asked, tune=1.0).resolved(), watcher)
     chosen_before(job, {"split_shortcut": False, "float_layers": {}}, budget_s=0.5, not_reached=left)
     path = cache_file(tuning_key(job))
-    tune(job, calibration_pairs(job))
+    job = replace(job, plan=choose(job, calibration_pairs(job)))
     assert any(stage.startswith("tuning, ") for stage in watcher.stages)
     assert read_json(job.folder.path / "tuning.json")["reused"] is False
     assert json.loads(path.read_text())["tuning"]["budget_s"] == 1.0

@@ -44,6 +44,14 @@ def test_loop_and_footprint_rows() -> None:
     ]
 
 
+def test_a_batch_in_fewer_rounds_than_were_asked_for_shows_both() -> None:
+    latency = synthetic_run.latency()
+    rounds = latency["steps"][1]["candidates"]["ort-int8"]["n"]
+    latency["steps"][1]["shortened"] = True
+    rows = {(row[0], row[1]): row[8] for row in tables.latency_table(latency)[1:]}
+    assert (rows["1", "ORT int8"], rows["16", "ORT int8"]) == (f"{rounds}", f"{rounds} of 200")
+
+
 def test_fidelity_rows_put_the_engine_first_and_the_ceiling_last() -> None:
     fidelity = synthetic_run.fidelity()
     fidelity["curves"] = dict(reversed(fidelity["curves"].items()))

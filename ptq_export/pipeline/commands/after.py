@@ -34,9 +34,10 @@ from ptq_export.pipeline.commands.reopened import (
     reopen_engine,
     simulate,
 )
+from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
+from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.proofs import any_batch
-from ptq_export.pipeline.stages import Job, Progress
 from ptq_export.report import build_report
 from ptq_export.report.images import sample_grid
 from ptq_export.sampling import initial_noise, sample_loop
@@ -57,9 +58,8 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
         EnvironmentMissing: this machine cannot run the engine.
     """
     with reopen_engine(run, progress) as job:
-        manifest = finished_manifest(run)
         load_engine(run)
-        with job.folder.amending(manifest):
+        with job.folder.amending() as manifest:
             latency = measure_latency(job)
             manifest["verdict"] |= timing_verdict(latency)
         build_report(run)

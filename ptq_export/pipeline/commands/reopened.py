@@ -21,10 +21,12 @@ from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, inputs_from_json
 from ptq_export.options import Options
-from ptq_export.pipeline.float_layers import choose_float_layers
+from ptq_export.pipeline.float_layers import put_back, with_float_layers
 from ptq_export.pipeline.folder import RunFolder
-from ptq_export.pipeline.stages import PAIRS, QUANTISED, Job, Progress, load_denoiser, open_job, read_timings
-from ptq_export.pipeline.tuning.tune import take_tuning
+from ptq_export.pipeline.job import Job, Plan, read_timings
+from ptq_export.pipeline.progress import Progress
+from ptq_export.pipeline.stages import PAIRS, QUANTISED, load_denoiser, open_job
+from ptq_export.pipeline.tuning.tune import tuned_plan
 from ptq_export.report import build_report
 from ptq_export.schedulers import make_scheduler
 from ptq_export.schemas import MANIFEST, read_options, read_part
@@ -108,8 +110,8 @@ def reopen(run: Path, progress: Progress, ckpt: str | None = None) -> Job:
     denoiser = _load(run, options, manifest["denoiser"]["sha256"], ckpt)
     job = open_job(options, denoiser, read_part(run, "request.json"), progress)
     folder.close()
-    take_tuning(job)
-    return job
+    job = replace(job, plan=tuned_plan(job))
+    return replace(job, plan=with_float_layers(job))
 
 
 def reopen_engine(run: Path, progress: Progress) -> Job:
@@ -126,17 +128,8 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
     shape = tuple(int(size) for size in sample.shape)
     examples = examples_of(run, conditions)
     denoiser = Denoiser(_Absent(), schedule, shape, source, tuple(conditions), examples)
-    return Job(
-        options,
-        find_target(options.target),
-        denoiser,
-        folder,
-        progress,
-        denoiser,
-        (),
-        read_timings(folder),
-        options.placements,
-    )
+    plan = Plan(denoiser, (), options.placements)
+    return Job(options, find_target(options.target), denoiser, folder, progress, plan, read_timings(folder))
 
 
 def examples_of(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
@@ -166,7 +159,7 @@ def simulate(job: Job) -> nn.Module:
     model = copy.deepcopy(job.subject.module)
     try:
         restore(model, state)
-        choose_float_layers(job, model)
+        put_back(job, model)
     except UNFIT as error:
         raise InputError(f"{job.folder.path / QUANTISED} does not fit the network: {error}", "copy it again") from error
     return model
@@ -182,7 +175,7 @@ class _Absent(nn.Module):
 def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
     """The locked folder with what a killed process left put right, and then its manifest and options."""
     finished_manifest(run)
-    folder = RunFolder(run, read_part(run, "request.json"))
+    folder = RunFolder.open(run)
     if folder.was_amended:
         build_report(run)
     manifest = finished_manifest(run)

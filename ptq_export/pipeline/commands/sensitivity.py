@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ptq_export.pipeline.commands.reopened import finished_manifest, reopen, simulate
+from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.float_layers import rank_layers
-from ptq_export.pipeline.stages import Progress
+from ptq_export.pipeline.progress import Progress
 from ptq_export.report import build_report
 
 __all__ = ["sensitivity"]
@@ -18,7 +18,7 @@ def sensitivity(run: Path, progress: Progress, ckpt: str | None = None) -> dict[
     `ckpt` names the run's checkpoint in place of the manifest: it must where that is code.
     """
     with reopen(run, progress, ckpt) as job:
-        with job.folder.amending(finished_manifest(run)):
+        with job.folder.amending():
             value = rank_layers(job, simulate(job))
         build_report(run)
     return value

@@ -16,8 +16,9 @@ from ptq_export.interface import inputs_to_json
 from ptq_export.nn.grid_point import grid_points
 from ptq_export.nn.scheme import placed
 from ptq_export.pairs import Pairs
+from ptq_export.pipeline.job import Job, Plan
 from ptq_export.pipeline.proofs import one_call
-from ptq_export.pipeline.stages import PAIRS, Job
+from ptq_export.pipeline.stages import PAIRS
 from ptq_export.pipeline.tuning.cache import cache_file, recall, remember
 from ptq_export.pipeline.tuning.candidates import LayerTimes, find_work, group_candidates
 from ptq_export.pipeline.tuning.race import BRIEF, Candidate, Choice, Limits, Outcome, Race, Trial, search
@@ -25,7 +26,7 @@ from ptq_export.pipeline.tuning.workbench import JobBench, Variant, open_variant
 from ptq_export.report.tables import tuning_line
 from ptq_export.targets import FP32, FP32_UNFOLDED
 
-__all__ = ["TUNING", "check_tuning", "take_tuning", "tune", "tuning_key"]
+__all__ = ["TUNING", "check_tuning", "choose", "tuned_plan", "tuning_key"]
 
 SCHEMA = 1
 TUNING = "tuning.json"
@@ -37,15 +38,15 @@ TOGGLES = {
 SHORTCUTS = {True: "joint shortcuts in place of split ones", False: "split shortcuts in place of joint ones"}
 
 
-def tune(job: Job, pairs: Pairs) -> None:
-    """Choose the job's layers and the form of its shortcuts by what is fastest here, if `--tune` asks for it.
+def choose(job: Job, pairs: Pairs) -> Plan:
+    """The plan of the job, with the layers and the form of its shortcuts that are fastest here, if `--tune` asks so.
 
     The choice is `tuning.json`, taken from the run folder, else from the user's cache, else measured. What the run
     folder holds of another choice is made again.
     """
     seconds = job.options.tune
     if seconds is None:
-        return
+        return job.plan
     if not job.folder.has(TUNING):
         key = tuning_key(job)
         found = recall(key)
@@ -56,7 +57,7 @@ def tune(job: Job, pairs: Pairs) -> None:
         job.folder.forget(set(job.folder.names) - {PAIRS, FP32, FP32_UNFOLDED})
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
-    take_tuning(job)
+    return tuned_plan(job)
 
 
 def check_tuning(job: Job) -> None:
@@ -73,22 +74,22 @@ def check_tuning(job: Job) -> None:
         raise EnvironmentMissing(cause, "leave --tune out, or run this where it can be measured")
 
 
-def take_tuning(job: Job) -> None:
-    """Give the job the choice in its `tuning.json`, if it was asked for one.
+def tuned_plan(job: Job) -> Plan:
+    """The plan of the job with the choice in its `tuning.json`, if it was asked for one.
 
     Raises:
         InputError: the file is damaged.
     """
     if job.options.tune is None:
-        return
+        return job.plan
     value = job.folder.load_json(TUNING)
     if value is None:
         raise InputError(f"{job.folder.path / TUNING} is damaged or gone", "the same command makes the run again")
     chosen = value["chosen"]
-    job.placements = frozenset(chosen.get("placements", job.placements))
-    variant, reasons = open_variant(job, chosen["split_shortcut"], job.placements), chosen["float_layers"]
-    job.subject = variant.subject
-    job.sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
+    placements = frozenset(chosen.get("placements", job.plan.placements))
+    variant, reasons = open_variant(job, chosen["split_shortcut"], placements), chosen["float_layers"]
+    sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
+    return Plan(variant.subject, sites, placements)
 
 
 def tuning_key(job: Job) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
 
 
 def _measure(job: Job, pairs: Pairs, seconds: float) -> dict[str, Any]:
-    start = Choice(job.options.split_shortcut, placements=job.placements)
+    start = Choice(job.options.split_shortcut, placements=job.plan.placements)
     with JobBench(job, pairs) as bench:
         with job.stage("tuning, a cheap quantisation"):
             candidates = _candidates(job, bench, start)

@@ -41,7 +41,8 @@ from ptq_export.nn.scheme import GRID_PLACEMENTS
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
 from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
-from ptq_export.pipeline.stages import ASKED, Job, open_subject
+from ptq_export.pipeline.job import Job
+from ptq_export.pipeline.stages import ASKED, open_subject
 from ptq_export.pipeline.tuning.race import Candidate, Choice, Race
 from ptq_export.scratch import scratch_folder
 
@@ -185,7 +186,7 @@ class JobBench:
     @property
     def _placements(self) -> frozenset[str]:
         """Those that ask for every grid that a choice may have."""
-        return self.job.placements | (frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset())
+        return self.job.plan.placements | (frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset())
 
     def _quantise(self, variant: Variant) -> _Quantised:
         job, options = self.job, self.job.options
