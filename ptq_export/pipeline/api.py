@@ -9,7 +9,7 @@ from ptq_export.calibrators.quantise import quantise as quantise_module
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.model_file import save_model
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.planar import make_planar
 from ptq_export.nn.scheme import placed

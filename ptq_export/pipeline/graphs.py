@@ -23,7 +23,7 @@ from ptq_export.graph.passes.pin_layout import PinLayout
 from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.passes.strip_metadata import StripMetadata
 from ptq_export.graph.passes.transpose_keys import TransposeKeys
-from ptq_export.graph.single_file import load_model, save_model
+from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
 from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme

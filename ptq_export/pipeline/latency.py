@@ -17,6 +17,7 @@ from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import availability, load_files
 from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import build
@@ -53,7 +54,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
         protocol=protocol,
         steps=measured.steps,
         loops=measured.loops,
-        size_bytes={target.name: (job.folder.path / target.onnx).stat().st_size for target in targets},
+        size_bytes={target.name: model_bytes(job.folder.path / target.onnx) for target in targets},
         peak_memory_bytes=measured.peak_memory_bytes,
         judged_batch=measured.judged_batch,
         gpu=[step.to_json() for step in measured.gpu],

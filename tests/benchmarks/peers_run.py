@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ptq_export.denoiser import UNetEps
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.model_file import save_model
 
 __all__ = ["SHAPE", "make_run"]
 

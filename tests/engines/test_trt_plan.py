@@ -21,7 +21,7 @@ from ptq_export.engines.trt.reuse import PlanRequest, batch_range, fitted, plan_
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.model_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")

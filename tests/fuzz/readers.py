@@ -25,7 +25,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.engines.build_cache import current, read_identity, write_identity
 from ptq_export.engines.signature import read_signature
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import load_model
 from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pipeline.commands.after import compare, inspect

@@ -10,7 +10,7 @@ from graph_models import TIME_NET, TinyNet, export, model_bytes, noise, parse, r
 from ptq_export.errors import InputError
 from ptq_export.graph.passes.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.passes.strip_metadata import StripMetadata
-from ptq_export.graph.single_file import MAX_BYTES, load_model, save_model
+from ptq_export.graph.model_file import MAX_BYTES, load_model, save_model
 
 
 def test_a_saved_model_comes_back_from_one_file(tmp_path: Path) -> None:
