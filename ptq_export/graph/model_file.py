@@ -1,9 +1,9 @@
 """ONNX models on disk: one self-contained `name.onnx` of up to 2 GB, above it `name.onnx` and `name.onnx.data` with the
 weights. Whole or absent, the same model giving the same bytes.
 
-The only place where ONNX files are parsed: each may have come from anyone. Weights are read from `name.onnx.data` beside
-the file and from nowhere else (`ptq_export.graph.data_file`); a graph of ours states the sha256 of that file, so that its
-own sha256 covers both.
+The only place where ONNX files are parsed: each may have come from anyone. Weights are read from `name.onnx.data`
+beside the file and from nowhere else (`ptq_export.graph.data_file`); the graph states the sha256 of that file, so that
+its own sha256 covers both.
 """
 
 import hashlib

@@ -19,9 +19,9 @@ from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
+from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
-from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.stages import Job

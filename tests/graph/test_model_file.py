@@ -1,16 +1,21 @@
-"""Models on disk: one file, the same bytes each time, or nothing."""
+"""Models on disk: one file, above its limit two, the same bytes each time, or nothing."""
 
+import errno
+import weakref
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graph_models import TIME_NET, TinyNet, export, model_bytes, noise, parse, run
 
+from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
+from ptq_export.graph import model_file
+from ptq_export.graph.model_file import load_model, read_proto, save_model
 from ptq_export.graph.passes.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.passes.strip_metadata import StripMetadata
-from ptq_export.graph.model_file import MAX_BYTES, load_model, save_model
 
 
 def test_a_saved_model_comes_back_from_one_file(tmp_path: Path) -> None:
@@ -41,18 +46,79 @@ def test_weights_of_other_files_are_brought_in(tmp_path: Path) -> None:
     assert np.array_equal(run(load_model(tmp_path / "inside.onnx"), sample, steps), run(parse(TIME_NET), sample, steps))
 
 
-def test_a_model_past_protobufs_limit_is_refused_before_its_weights_are_made(tmp_path: Path) -> None:
-    def never() -> ir.TensorProtocol:
-        raise AssertionError("evaluated")
+def test_a_self_contained_file_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
+    save_model(parse(TIME_NET), tmp_path / "net.onnx")
+    assert sha256_file(tmp_path / "net.onnx") == "8728fefaccaa40863feed93305e93de2c0ffebdc8d3d55b86cb342698ac1e295"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if one file held no more than a kilobyte."""
+    monkeypatch.setattr(model_file, "SELF_CONTAINED_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_large_model_comes_back_from_two_files_of_the_same_bytes(tmp_path: Path) -> None:
+    model = export(TinyNet(), batch=None)
+    wanted = run(model, noise(2, 3, 8, 8), np.array([1, 2]))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_model(model, tmp_path / name / "net.onnx")
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["net.onnx", "net.onnx.data"]
+    for name in ("net.onnx", "net.onnx.data"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    loaded = load_model(tmp_path / "a" / "net.onnx")
+    assert loaded.metadata_props == model.metadata_props
+    assert np.array_equal(run(ir.external_data.load_to_model(loaded), noise(2, 3, 8, 8), np.array([1, 2])), wanted)
+    assert all(not isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values())
+
+
+def test_weights_past_the_limit_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[ir.Tensor] = weakref.WeakSet()
+
+    def made() -> ir.TensorProtocol:
+        assert not alive, "the weight before is still in memory"
+        alive.add(tensor := ir.tensor(np.ones((3, 100), np.float32)))
+        return tensor
 
     model = parse(TIME_NET)
-    model.graph.initializers["w1"].const_value = ir.LazyTensor(
-        never, dtype=ir.DataType.FLOAT, shape=ir.Shape([MAX_BYTES // 4 + 1]), name="w1"
-    )
-    with pytest.raises(InputError, match=r"2\.1 GB") as error:
-        save_model(model, tmp_path / "net.onnx")
-    assert "int8" in error.value.remedy
-    assert not list(tmp_path.iterdir())
+    for name in ("w1", "w2"):
+        shape = ir.Shape([3, 100])
+        lazy = ir.LazyTensor(made, dtype=ir.DataType.FLOAT, shape=shape, name=name)
+        model.graph.initializers[name].const_value = lazy
+    monkeypatch.setattr(model_file, "SELF_CONTAINED_BYTES", 2000)
+    save_model(model, tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx.data").stat().st_size == 4096 + 1200
+
+
+@pytest.mark.usefixtures("small")
+def test_a_large_model_can_be_written_over_itself_and_over_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "net.onnx", export(TinyNet(), batch=None)
+    save_model(parse(TIME_NET), path)
+    save_model(model, path)
+    save_model(load_model(path), path)
+    assert read_proto(path).graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL
+    monkeypatch.undo()
+    save_model(load_model(path), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    load_model(path)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.onnx"
+    save_model(export(TinyNet(), batch=None), path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model_file, "_write_large", full)
+    with pytest.raises(InputError, match="No space left"):
+        save_model(export(TinyNet(), batch=None), path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", None], ids=["empty", "text", "truncated"])
@@ -68,7 +134,7 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
         load_model(tmp_path / "net.onnx")
 
 
-def test_a_file_without_its_weights_is_refused(tmp_path: Path) -> None:
-    ir.save(parse(TIME_NET), tmp_path / "net.onnx", external_data="weights.bin", size_threshold_bytes=0)
-    with pytest.raises(InputError, match="another file"):
+def test_a_file_that_does_not_state_the_digest_of_its_data_is_refused(tmp_path: Path) -> None:
+    ir.save(parse(TIME_NET), tmp_path / "net.onnx", external_data="net.onnx.data", size_threshold_bytes=0)
+    with pytest.raises(InputError, match="does not state the sha256"):
         load_model(tmp_path / "net.onnx")

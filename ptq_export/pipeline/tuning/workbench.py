@@ -31,9 +31,9 @@ from ptq_export.device import find_device
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.registry import build_engine
 from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.graph.passes.half_precision import HalfPrecision
-from ptq_export.graph.model_file import save_model
 from ptq_export.nn.probe import noise
 from ptq_export.nn.scheme import placed
 from ptq_export.nn.split_shortcut import split_shortcuts
