@@ -5,10 +5,9 @@ import weakref
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from graph_models import TIME_NET, TinyNet, export, model_bytes, noise, parse, run
+from graph_models import TIME_NET, TinyNet, export, model_bytes, noise, parse, run, tiny_unet
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
@@ -59,8 +58,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_large_model_comes_back_from_two_files_of_the_same_bytes(tmp_path: Path) -> None:
-    model = export(TinyNet(), batch=None)
-    wanted = run(model, noise(2, 3, 8, 8), np.array([1, 2]))
+    model = export(tiny_unet(), batch=2)
+    wanted = run(model, noise(2, 1, 8, 8), np.array([1, 2]))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         save_model(model, tmp_path / name / "net.onnx")
@@ -69,7 +68,7 @@ def test_a_large_model_comes_back_from_two_files_of_the_same_bytes(tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     loaded = load_model(tmp_path / "a" / "net.onnx")
     assert loaded.metadata_props == model.metadata_props
-    assert np.array_equal(run(ir.external_data.load_to_model(loaded), noise(2, 3, 8, 8), np.array([1, 2])), wanted)
+    assert np.array_equal(run(ir.external_data.load_to_model(loaded), noise(2, 1, 8, 8), np.array([1, 2])), wanted)
     assert all(not isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values())
 
 
@@ -91,15 +90,24 @@ def test_weights_past_the_limit_are_written_one_at_a_time(tmp_path: Path, monkey
     assert (tmp_path / "net.onnx.data").stat().st_size == 4096 + 1200
 
 
+def large() -> ir.Model:
+    """A net with one weight of 4 kB."""
+    model = parse(TIME_NET)
+    tensor = ir.tensor(np.ones((3, 343), np.float32), name="w1")
+    model.graph.initializers["w1"].const_value = tensor
+    return model
+
+
 @pytest.mark.usefixtures("small")
 def test_a_large_model_can_be_written_over_itself_and_over_a_small_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, model = tmp_path / "net.onnx", export(TinyNet(), batch=None)
+    path, model = tmp_path / "net.onnx", large()
     save_model(parse(TIME_NET), path)
     save_model(model, path)
     save_model(load_model(path), path)
-    assert read_proto(path).graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL
+    (outside,) = [tensor.name for tensor in read_proto(path).graph.initializer if tensor.external_data]
+    assert outside == "w1" and [file.name for file in sorted(tmp_path.iterdir())] == ["net.onnx", "net.onnx.data"]
     monkeypatch.undo()
     save_model(load_model(path), path)
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
@@ -109,7 +117,7 @@ def test_a_large_model_can_be_written_over_itself_and_over_a_small_one(
 @pytest.mark.usefixtures("small")
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.onnx"
-    save_model(export(TinyNet(), batch=None), path)
+    save_model(large(), path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def full(*_: object) -> None:
@@ -117,7 +125,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(model_file, "_write_large", full)
     with pytest.raises(InputError, match="No space left"):
-        save_model(export(TinyNet(), batch=None), path)
+        save_model(large(), path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
