@@ -4,6 +4,11 @@ from typing import Any
 
 __all__ = ["least_manifest"]
 
+INPUTS = [
+    {"name": "sample", "dtype": "float32", "shape": [1, 8, 8], "limit": None},
+    {"name": "timestep", "dtype": "int64", "shape": [], "limit": None},
+]
+
 
 def least_manifest(**parts: Any) -> dict[str, Any]:
     """A valid manifest with these fields in place of its own."""
@@ -14,7 +19,7 @@ def least_manifest(**parts: Any) -> dict[str, Any]:
         "command": "",
         "created": "",
         "options": {},
-        "denoiser": {"spec": "", "sha256": "", "notes": [], "sample_shape": [1, 8, 8]},
+        "denoiser": {"spec": "", "sha256": "", "notes": [], "sample_shape": [1, 8, 8], "inputs": INPUTS},
         "target": "ort-int8",
         "scheme": {},
         "versions": {},

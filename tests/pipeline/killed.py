@@ -8,7 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from ptq_export.graph import model_file
@@ -34,12 +33,9 @@ def amend(folder: Path) -> None:
 
 def net(number: float) -> ir.Model:
     """y = x + w, `w` 400 equal numbers: for a file of 1000 bytes too large."""
-    text = (
-        '<ir_version: 10, opset_import: ["": 18]> net (float[400] x) => (float[400] y) <float[400] w> {y = Add(x, w)}'
-    )
-    model = ir.from_onnx_text(text)
-    model.graph.initializers["w"].const_value = ir.tensor(np.full(400, number, np.float32), name="w")
-    return model
+    weights = ", ".join([str(number)] * 400)
+    head = '<ir_version: 10, opset_import: ["": 18]> net (float[400] x) => (float[400] y)'
+    return ir.from_onnx_text(f"{head} <float[400] w = {{{weights}}}> {{y = Add(x, w)}}")
 
 
 def save(folder: Path) -> None:
