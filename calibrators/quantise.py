@@ -5,7 +5,6 @@ an interrupted calibration goes on with the next unit. Every unit has a seed of 
 uninterrupted one.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.share import share
 from ptq_export.pairs import Pairs
 
 __all__ = ["Method", "QuantisationState", "UnitStore", "quantise", "quantised_modules", "restore"]
@@ -65,7 +65,7 @@ def quantise(
     """
     units = find_units(denoiser.module, sites)
     names = tuple(name for unit in units for name in unit.sites)
-    model = copy.deepcopy(denoiser.module).requires_grad_(False)
+    model = share(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
     reference = Reference(denoiser.module, [unit.name for unit in units], pairs)
     observations: dict[str, Observation] = {}
