@@ -5,6 +5,8 @@ ptq-export --ckpt ptq_export.benchmarks.large_net:adm_wide --resolution 64 --rou
 
 from dataclasses import replace
 
+import torch
+
 from ptq_export.checkpoints.openai_published import PUBLISHED
 from ptq_export.checkpoints.untrained import draw_published
 from ptq_export.denoiser import Denoiser
@@ -21,4 +23,6 @@ def adm_wide() -> Denoiser:
     layout = published.layout
     widths = tuple(width * times // of for width in layout.widths)
     layout = replace(layout, time_width=layout.time_width * times // of, widths=widths)
-    return draw_published(replace(published, layout=layout), "ptq_export.benchmarks.large_net:adm_wide", 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return draw_published(replace(published, layout=layout), "ptq_export.benchmarks.large_net:adm_wide", 64)

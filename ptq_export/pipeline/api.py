@@ -40,7 +40,8 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
 
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:
-    """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch.
+    """Write a float or quantised denoiser as an ONNX file of (sample, timestep) -> eps with a dynamic batch; above 2 GB
+    its weights lie beside it, in `<path>.data`.
 
     What is not int8 is float32, also in TensorRT's scheme: float16 is written into the graph by `run`.
     """
