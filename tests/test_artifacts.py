@@ -61,7 +61,10 @@ def test_names_that_lead_nowhere_or_out_are_refused(tmp_path: Path, name: str) -
         inside(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", [".request.json.k3j_x9a0.json", ".a.b.onnx.00000000.onnx", ".a.onnx.00000000.onnx.data"])
+LEFT = [".request.json.k3j_x9a0.json", ".a.b.onnx.00000000.onnx", ".a.onnx.00000000.onnx.data"]
+
+
+@pytest.mark.parametrize("name", LEFT)
 def test_what_a_killed_write_leaves_is_known(name: str) -> None:
     assert is_leftover(name)
     assert not is_leftover(name[1:]) and not is_leftover(name + "x")

@@ -145,7 +145,7 @@ def _write_data(
                 total.update(part)
             offset, end = end + len(padding), end + len(padding) + len(content)
             outside[value] = ir.ExternalTensor(
-                name, offset, len(content), tensor.dtype, shape=ir.Shape(tensor.shape), name=str(value.name)
+                name, offset, len(content), tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=str(value.name)
             )
     return outside, total.hexdigest()
 
