@@ -25,6 +25,9 @@ from ptq_export.scratch import scratch_folder
 __all__ = ["OrtEngine"]
 
 DATA_NAME = "session.optimized_model_external_initializers_file_name"
+DATA_LEAST = "session.optimized_model_external_initializers_min_size_in_bytes"
+LEAST_BYTES = 8192
+"""Of what goes into the data file: shapes and widths are smaller, and must lie in the graph to be loaded again."""
 
 
 class OrtEngine(SessionEngine):
@@ -87,6 +90,7 @@ class OrtEngine(SessionEngine):
         large = is_large(self.source)
         if large:
             settings.add_session_config_entry(DATA_NAME, data_beside(path).name)
+            settings.add_session_config_entry(DATA_LEAST, str(LEAST_BYTES))
         with scratch_folder() as folder:
             open_session(self._rewritten(Path(folder)) or self.source, settings, self.providers)
         if large and data_beside(path).is_file():

@@ -25,7 +25,9 @@ MAX_BYTES = 2**31 - 1
 SELF_CONTAINED_BYTES = MAX_BYTES
 """Models that take more get their weights into a file of their own. Readers do not ask: they find what there is."""
 INSIDE_BYTES = 256
-"""Smaller constants stay in the graph, where engines look for shapes and axes."""
+"""Smaller constants stay in the graph."""
+IN_THE_GRAPH = frozenset({ir.DataType.INT64, ir.DataType.STRING})
+"""Shapes, axes, widths of a Split: engines need them to know the graph, and ONNX Runtime looks nowhere else."""
 ALIGNMENT = 4096
 """Of each weight in the data file: a page, as the ONNX specification advises for memory mapping."""
 DATA_SHA256 = "ptq_export.data_sha256"
@@ -131,13 +133,13 @@ def _write_large(proto: onnx.ModelProto, path: Path, sha256: str) -> None:
 def _write_data(
     weights: Mapping[ir.Value, ir.TensorProtocol], file: Path, name: str
 ) -> tuple[dict[ir.Value, ir.ExternalTensor], str]:
-    """Write all but the smallest `weights` to `file`, one at a time; returns where each lies in it under its later
-    `name`, and the sha256 of it all."""
+    """Write all `weights` that are numbers of some size to `file`, one at a time; returns where each lies in it under
+    its later `name`, and the sha256 of it all."""
     outside: dict[ir.Value, ir.ExternalTensor] = {}
     total, end = hashlib.sha256(), 0
     with file.open("wb") as data:
         for value, tensor in weights.items():
-            if tensor.nbytes < INSIDE_BYTES or tensor.dtype == ir.DataType.STRING:
+            if tensor.nbytes < INSIDE_BYTES or tensor.dtype in IN_THE_GRAPH:
                 continue
             padding, content = bytes(-end % ALIGNMENT), tensor.tobytes()
             for part in (padding, content):

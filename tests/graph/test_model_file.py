@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from graph_models import TIME_NET, TinyNet, export, model_bytes, noise, parse, run, tiny_unet
 
@@ -96,6 +97,28 @@ def large() -> ir.Model:
     tensor = ir.tensor(np.ones((3, 343), np.float32), name="w1")
     model.graph.initializers["w1"].const_value = tensor
     return model
+
+
+SPLIT = """<ir_version: 10, opset_import: ["": 18]> net (float[N,3000] x) => (float[N,100] y)
+<int64[30] widths = {WIDTHS}, float[3000] w = {WEIGHTS}> {
+    sum = Add(x, w)
+    OUTPUTS = Split<axis = 1>(sum, widths)
+    y = Relu(part0)
+}"""
+
+
+@pytest.mark.usefixtures("small")
+def test_what_an_engine_must_know_of_the_graph_stays_in_it(tmp_path: Path) -> None:
+    fields = {"WIDTHS": "100, " * 29 + "100", "WEIGHTS": "1, " * 2999 + "1"}
+    fields["OUTPUTS"] = ", ".join(f"part{index}" for index in range(30))
+    text = SPLIT
+    for name, value in fields.items():
+        text = text.replace(name, value)
+    path = save_model(parse(text), tmp_path / "net.onnx")
+    (outside,) = [tensor.name for tensor in read_proto(path).graph.initializer if tensor.external_data]
+    assert outside == "w"
+    y = ort.InferenceSession(str(path)).run(None, {"x": np.zeros((2, 3000), np.float32)})[0]
+    assert np.array_equal(y, np.ones((2, 100)))
 
 
 @pytest.mark.usefixtures("small")
