@@ -112,13 +112,13 @@ def is_large(path: Path) -> bool:
 
 def _save_with_data(model: ir.Model, weights: Mapping[ir.Value, ir.TensorProtocol], path: Path) -> None:
     with atomic_with_data(path) as temporary:
-        outside, sha256 = _write_data(weights, data_beside(temporary), data_beside(path).name)
+        placed, sha256 = _write_data(weights, data_beside(temporary), data_beside(path).name)
         try:
-            for value, tensor in outside.items():
+            for value, tensor in placed.items():
                 value.const_value = tensor
             proto = ir.to_proto(model)
         finally:
-            for value in outside:
+            for value in placed:
                 value.const_value = weights[value]
         _write_large(proto, temporary, sha256)
 
@@ -132,24 +132,32 @@ def _write_large(proto: onnx.ModelProto, path: Path, sha256: str) -> None:
 
 def _write_data(
     weights: Mapping[ir.Value, ir.TensorProtocol], file: Path, name: str
-) -> tuple[dict[ir.Value, ir.ExternalTensor], str]:
-    """Write all `weights` that are numbers of some size to `file`, one at a time; returns where each lies in it under
-    its later `name`, and the sha256 of it all."""
-    outside: dict[ir.Value, ir.ExternalTensor] = {}
+) -> tuple[dict[ir.Value, ir.TensorProtocol], str]:
+    """Write all `weights` that are numbers of some size to `file`, one at a time; returns every weight as the graph
+    is to have it, with the later `name` of the file, and the sha256 of that."""
+    placed: dict[ir.Value, ir.TensorProtocol] = {}
     total, end = hashlib.sha256(), 0
     with file.open("wb") as data:
         for value, tensor in weights.items():
             if tensor.nbytes < INSIDE_BYTES or tensor.dtype in IN_THE_GRAPH:
+                placed[value] = _in_memory(tensor)
                 continue
             padding, content = bytes(-end % ALIGNMENT), tensor.tobytes()
             for part in (padding, content):
                 data.write(part)
                 total.update(part)
             offset, end = end + len(padding), end + len(padding) + len(content)
-            outside[value] = ir.ExternalTensor(
+            placed[value] = ir.ExternalTensor(
                 name, offset, len(content), tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=str(value.name)
             )
-    return outside, total.hexdigest()
+    return placed, total.hexdigest()
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Itself, or what another data file has in its place."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _weights(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:

@@ -117,6 +117,14 @@ def test_what_an_engine_must_know_of_the_graph_stays_in_it(tmp_path: Path) -> No
     path = save_model(parse(text), tmp_path / "net.onnx")
     (outside,) = [tensor.name for tensor in read_proto(path).graph.initializer if tensor.external_data]
     assert outside == "w"
+    moved = load_model(path)
+    data = tmp_path / "net.onnx.data"
+    data.write_bytes(data.read_bytes() + np.full(30, 100).tobytes())
+    elsewhere = ir.ExternalTensor(
+        "net.onnx.data", 12000, 240, ir.DataType.INT64, shape=ir.Shape([30]), name="widths", base_dir=tmp_path
+    )
+    moved.graph.initializers["widths"].const_value = elsewhere
+    path = save_model(moved, tmp_path / "back.onnx")
     y = ort.InferenceSession(str(path)).run(None, {"x": np.zeros((2, 3000), np.float32)})[0]
     assert np.array_equal(y, np.ones((2, 100)))
 
