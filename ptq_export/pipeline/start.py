@@ -20,10 +20,18 @@ from ptq_export.nn.own_operations import own_operations
 from ptq_export.nn.probe import EQUAL, difference, probe
 from ptq_export.pairs import Pairs
 
-__all__ = ["note_own_operations", "require_equal", "require_int8_layers", "require_integer_form", "require_size"]
+__all__ = [
+    "COPIES",
+    "note_own_operations",
+    "require_equal",
+    "require_int8_layers",
+    "require_integer_form",
+    "require_size",
+]
 
-COPIES = 3
-"""Of the network in float32, that a run holds at once: itself, its simulation, and one that an engine lays out."""
+COPIES = 4
+"""Of the network in float32, that a run needs memory for: itself, its simulation, the int8 engine, and the baseline as
+it is laid out anew. Seen: 12.7 GB for one of 3.5 GB (`benchmarks.large_net`, ONNX Runtime)."""
 
 
 def require_size(denoiser: Denoiser) -> None:
