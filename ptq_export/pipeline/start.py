@@ -31,7 +31,7 @@ __all__ = [
 
 COPIES = 4
 """Of the network in float32, that a run needs memory for: itself, its simulation, the int8 engine, and the baseline as
-it is laid out anew. Seen: 12.7 GB for one of 3.5 GB (`benchmarks.large_net`, ONNX Runtime)."""
+it is laid out anew. Seen: 13.2 GB for one of 3.5 GB (`benchmarks.large_net`, ONNX Runtime)."""
 
 
 def require_size(denoiser: Denoiser) -> None:
