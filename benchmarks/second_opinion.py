@@ -40,7 +40,7 @@ from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
-from ptq_export.graph.single_file import read_proto
+from ptq_export.graph.model_file import read_proto
 from ptq_export.provenance import sidecar_path, was_built_here
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import FP32, find_target

@@ -4,7 +4,6 @@ The noise of layers adds up almost without correlation, so the worst of this ran
 how many it takes is then measured, not predicted.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +13,7 @@ from torch import nn
 from ptq_export.benchmarks.fidelity import sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HeldOut
 from ptq_export.errors import InputError
+from ptq_export.nn.share import share
 
 __all__ = ["LayerNoise", "Parts", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
 
@@ -77,8 +77,7 @@ def median_sqnr_db(reference: nn.Module, model: nn.Module, held_out: HeldOut) ->
 
 def with_layers(reference: nn.Module, layers: Parts) -> nn.Module:
     """`reference` with `layers` in the places of its own; all tensors are shared."""
-    memo = {id(tensor): tensor for tensor in (*reference.parameters(), *reference.buffers())}
-    model = copy.deepcopy(reference, memo)
+    model = share(reference)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return model

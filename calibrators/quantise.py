@@ -5,7 +5,6 @@ an interrupted calibration goes on with the next unit. Every unit has a seed of 
 uninterrupted one.
 """
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from ptq_export.device import exact_floats
 from ptq_export.nn.grid_point import GridPoint, QuantisedGrid, grid_points, owner_of
 from ptq_export.nn.layers import QuantisedLayer, quantised_layer
 from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.share import share
 from ptq_export.pairs import Pairs
 
 __all__ = [
@@ -76,7 +76,7 @@ def quantise(
     """
     units = find_units(denoiser.module, sites)
     names = tuple(name for unit in units for name in (*unit.sites, *unit.grids))
-    model = copy.deepcopy(denoiser.module).requires_grad_(False)
+    model = share(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
     observations: dict[str, Observation] = {}
     with Frontier(denoiser.module, model, names, [unit.name for unit in units], pairs) as frontier:

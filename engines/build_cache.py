@@ -13,7 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ptq_export.artifacts import atomic_path, require_regular, sha256_file, write_json
+from ptq_export.artifacts import (
+    atomic_with_data,
+    data_beside,
+    require_regular,
+    sha256_file,
+    sha256_with_data,
+    write_json,
+)
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.processor import instruction_sets
 from ptq_export.provenance import note_build, sidecar_path, was_built_here
@@ -82,7 +89,7 @@ def stale_reasons(engine_file: Path, wanted: Identity, trusted: bool = False) ->
         found, file_sha256 = read_identity(engine_file)
     except InputError as error:
         return [error.cause]
-    if sha256_file(engine_file) != file_sha256:
+    if sha256_with_data(engine_file) != file_sha256:
         return [f"{engine_file.name} is damaged: its sha256 is not the one in {sidecar_path(engine_file).name}"]
     reasons = differences(found, wanted)
     if not (reasons or trusted or was_built_here(asdict(wanted), file_sha256)):
@@ -128,7 +135,7 @@ def _built(path: Path, identity: Identity, build: Callable[[Path], object]) -> P
         _NoRoom: the disk is full.
     """
     try:
-        with atomic_path(path) as file:
+        with atomic_with_data(path) as file:
             try:
                 build(file)
             except Exception as error:
@@ -139,6 +146,7 @@ def _built(path: Path, identity: Identity, build: Callable[[Path], object]) -> P
     except InputError as error:
         if reason := no_room(path):
             path.unlink(missing_ok=True)
+            data_beside(path).unlink(missing_ok=True)
             raise _NoRoom(path.parent, reason) from error
         raise
     return path
@@ -185,7 +193,7 @@ def writable(folder: Path) -> bool:
 
 def write_identity(engine_file: Path, identity: Identity) -> None:
     """Write the sidecar of an engine file that was just built, and note that it was built here."""
-    file_sha256 = sha256_file(engine_file)
+    file_sha256 = sha256_with_data(engine_file)
     write_json(sidecar_path(engine_file), asdict(identity) | {"file_sha256": file_sha256})
     note_build(asdict(identity), file_sha256)
 

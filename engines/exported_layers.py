@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from ptq_export.errors import InputError
-from ptq_export.graph.single_file import read_proto
+from ptq_export.graph.model_file import read_proto
 
 __all__ = ["CALLS", "MOVES", "SOURCE_OPS", "WARMUP", "ExportedGraph", "LayerRecord", "asked_layers", "open_graph"]
 

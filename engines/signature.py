@@ -9,7 +9,7 @@ import onnx
 
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
-from ptq_export.graph.single_file import read_proto
+from ptq_export.graph.model_file import read_proto
 from ptq_export.interface import INPUTS, SAMPLE, TIMESTEP, TRAIN_TIMESTEPS, DType, Input, inputs_from_json
 
 __all__ = ["read_signature"]

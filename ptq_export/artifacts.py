@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,8 +20,11 @@ from typing import Any, NoReturn
 from ptq_export.errors import InputError
 
 __all__ = [
+    "DATA",
     "MAX_JSON_BYTES",
     "atomic_path",
+    "atomic_with_data",
+    "data_beside",
     "describe_file",
     "digest",
     "inside",
@@ -28,12 +32,18 @@ __all__ = [
     "read_json",
     "require_regular",
     "sha256_file",
+    "sha256_with_data",
     "write_json",
 ]
 
 MAX_JSON_BYTES = 1 << 25
 MAX_INTEGER = 1 << 63
-_LEFTOVER = re.compile(r"\..+(\.[^.]+)\.[a-z0-9_]{8}\1")
+DATA = ".data"
+REMEMBERED_BYTES = 64 * 2**20
+"""Digests of larger files are remembered, as long as the file is not touched."""
+_SETTLED_NS = 10**8  # clocks of file systems tick every few milliseconds: a later change has another time
+_LEFTOVER = re.compile(r"\..+(\.[^.]+)\.[a-z0-9_]{8}\1(\.data)?")
+_known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 @contextmanager
@@ -58,6 +68,33 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {target}: {error.strerror}", "free some disk space and run again") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def data_beside(path: Path) -> Path:
+    """Where the data of a file lie that does not hold them itself: `name.onnx.data`."""
+    return path.with_name(f"{path.name}{DATA}")
+
+
+@contextmanager
+def atomic_with_data(target: Path) -> Iterator[Path]:
+    """As `atomic_path`, together with what the block puts beside the temporary path (`data_beside`), which comes first.
+    Where it puts nothing there, the data of an older `target` go.
+
+    Killed between the two moves, it leaves no `target`, unless that was one without data.
+    """
+    with atomic_path(target) as temporary:
+        try:
+            yield temporary
+            made, data = data_beside(temporary), data_beside(target)
+            if data.exists():
+                target.unlink(missing_ok=True)  # it would be read with other data
+            if made.exists():
+                made.chmod(0o644)
+                made.replace(data)
+            else:
+                data.unlink(missing_ok=True)
+        finally:
+            data_beside(temporary).unlink(missing_ok=True)
 
 
 def is_leftover(name: str) -> bool:
@@ -191,12 +228,31 @@ def _bounded(text: str) -> int:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Hexadecimal sha256 of a file's bytes; a large file that has not changed is not read again by this process."""
+    before = _state(path)
+    known = _known.get(path.absolute())
+    if known is not None and known[0] == before:
+        return known[1]
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             total.update(block)
+    settled = time.time_ns() - max(before[-2:]) > _SETTLED_NS
+    if before[0] >= REMEMBERED_BYTES and settled and _state(path) == before:
+        _known[path.absolute()] = before, total.hexdigest()
     return total.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content."""
+    found = path.stat()
+    return found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def sha256_with_data(path: Path) -> str:
+    """One digest of a file and the data beside it; that of the file alone where there are none."""
+    data = data_beside(path)
+    return digest([sha256_file(path), sha256_file(data)]) if data.is_file() else sha256_file(path)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """JSON that is read back: bounded in size, depth and range; whatever else is refused by one kind of error."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from ptq_export.artifacts import MAX_JSON_BYTES, inside, is_leftover, read_json, write_json
+from ptq_export import artifacts
+from ptq_export.artifacts import MAX_JSON_BYTES, inside, is_leftover, read_json, sha256_file, write_json
 from ptq_export.errors import InputError
 
 
@@ -59,7 +61,10 @@ def test_names_that_lead_nowhere_or_out_are_refused(tmp_path: Path, name: str) -
         inside(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", [".request.json.k3j_x9a0.json", ".a.b.onnx.00000000.onnx"])
+LEFT = [".request.json.k3j_x9a0.json", ".a.b.onnx.00000000.onnx", ".a.onnx.00000000.onnx.data"]
+
+
+@pytest.mark.parametrize("name", LEFT)
 def test_what_a_killed_write_leaves_is_known(name: str) -> None:
     assert is_leftover(name)
     assert not is_leftover(name[1:]) and not is_leftover(name + "x")
@@ -68,3 +73,28 @@ def test_what_a_killed_write_leaves_is_known(name: str) -> None:
 def test_other_hidden_files_are_not_ours() -> None:
     names = [".gitignore", ".lock", ".a.json", ".config.json.bak", ".notes.tomorrow.txt", ".config.settings"]
     assert not any(map(is_leftover, names))
+
+
+def read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the digest of a file is made from its bytes."""
+    with monkeypatch.context() as patch:
+        opened: list[Path] = []
+        patch.setattr(Path, "open", lambda self, *_: opened.append(self) or open(self, "rb"))  # noqa: PTH123, SIM115
+        sha256_file(path)
+        return bool(opened)
+
+
+def test_a_large_file_is_read_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"one")
+    time.sleep(0.15)
+    assert read_again(path, monkeypatch) and read_again(path, monkeypatch), "it is small"
+    monkeypatch.setattr(artifacts, "REMEMBERED_BYTES", 3)
+    assert read_again(path, monkeypatch) and not read_again(path, monkeypatch)
+    before, times = sha256_file(path), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert sha256_file(path) != before, "its time was put back"
+    assert read_again(path, monkeypatch), (
+        "it was changed a moment ago, and may be so again within one tick of the clock"
+    )

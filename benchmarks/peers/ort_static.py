@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from ptq_export.benchmarks.peers.subject import Subject
-from ptq_export.graph.single_file import read_proto
+from ptq_export.graph.model_file import read_proto
 
 __all__ = ["CALIBRATORS", "OrtStatic"]
 

@@ -61,7 +61,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         graphs = (bundle, bundle["baseline"])
-        damaged = [it["onnx"] for it in graphs if sha256_file(folder / it["onnx"]) != it["onnx_sha256"]]
+        files = [
+            (it[kind], it[kind + "_sha256"])
+            for it in graphs
+            for kind in ("onnx", "data")
+            if kind in it or kind == "onnx"
+        ]
+        damaged = [name for name, sha256 in files if sha256_file(folder / name) != sha256]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"the bundle is not complete: {error}") from error
     if damaged:

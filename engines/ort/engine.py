@@ -10,18 +10,24 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from ptq_export.artifacts import data_beside
 from ptq_export.engines.base import EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, current, kept, verified_sha256
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
-from ptq_export.engines.ort.operators import library_version, register, with_operators
+from ptq_export.engines.ort.operators import library_version, register, serialised, with_operators
 from ptq_export.engines.ort.profile import node_times_ms
 from ptq_export.engines.ort.session import Level, SessionEngine, as_written, open_session, session_settings
 from ptq_export.engines.signature import read_signature
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import adopt, is_large, load_model, save_model
 from ptq_export.scratch import scratch_folder
 
 __all__ = ["OrtEngine"]
+
+DATA_NAME = "session.optimized_model_external_initializers_file_name"
+DATA_LEAST = "session.optimized_model_external_initializers_min_size_in_bytes"
+LEAST_BYTES = 8192
+"""Of what goes into the data file: shapes and widths are smaller, and must lie in the graph to be loaded again."""
 
 
 class OrtEngine(SessionEngine):
@@ -46,9 +52,9 @@ class OrtEngine(SessionEngine):
         identity = self._identity(verified_sha256(source, sha256))
         super().__init__(read_signature(source, self.options.batch))
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
-        path = cache / f"{source.stem}{batch}.{self.suffix}"
+        self._path = cache / f"{source.stem}{batch}.{self.suffix}"
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
-        self.optimised_path = kept(path, identity, self._optimise, doing, done, self, self.options.trusted)
+        self.optimised_path = kept(self._path, identity, self._optimise, doing, done, self, self.options.trusted)
         self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
@@ -74,7 +80,8 @@ class OrtEngine(SessionEngine):
     ) -> NDArray[np.float32]:
         graph = ir.from_proto(onnx.load_from_string(model))
         settings = as_written(settings or onnxruntime.SessionOptions(), graph)
-        return super().run_graph(with_operators(graph) or model, inputs, settings)
+        rewritten = with_operators(graph)
+        return super().run_graph(model if rewritten is None else serialised(rewritten), inputs, settings)
 
     def _identity(self, onnx_sha256: str) -> Identity:
         operators = library_version() if self.options.operators else "none"
@@ -85,11 +92,24 @@ class OrtEngine(SessionEngine):
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
         graph = load_model(self.source)
         settings = register(as_written(session_settings(self.options, Level.ORT_ENABLE_ALL), graph))
-        rewritten = with_operators(graph) if self.options.operators else None
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
         settings.optimized_model_filepath = str(path)
-        open_session(rewritten or self.source, settings, self.providers)
+        large = is_large(self.source)
+        if large:
+            settings.add_session_config_entry(DATA_NAME, data_beside(path).name)
+            settings.add_session_config_entry(DATA_LEAST, str(LEAST_BYTES))
+        with scratch_folder() as folder:
+            open_session(self._rewritten(graph, Path(folder)) or self.source, settings, self.providers)
+        if large and data_beside(path).is_file():
+            adopt(path, data_beside(self._path).name)
+
+    def _rewritten(self, graph: ir.Model, folder: Path) -> Path | bytes | None:
+        """The graph with this package's operators, a large one as a file in `folder`; None where nothing is to gain."""
+        rewritten = with_operators(graph) if self.options.operators else None
+        if rewritten is None:
+            return None
+        return save_model(rewritten, folder / self.source.name) if is_large(self.source) else serialised(rewritten)
 
     def _open(self, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return open_session(self.optimised_path, register(settings), self.providers)

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from ptq_export.engines.exported_layers import SOURCE_OPS, ExportedGraph, LayerRecord, open_graph
-from ptq_export.graph.single_file import read_proto
+from ptq_export.graph.model_file import read_proto
 
 __all__ = ["executed_layers", "layer_of_nodes"]
 

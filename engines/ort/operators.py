@@ -20,7 +20,7 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.engines.ort.channels_last import ChannelsLast
 from ptq_export.errors import InputError
 
-__all__ = ["compiler", "library", "library_version", "missing_operators", "register", "with_operators"]
+__all__ = ["compiler", "library", "library_version", "missing_operators", "register", "serialised", "with_operators"]
 
 logger = logging.getLogger(__name__)
 ISA = "PTQ_EXPORT_ISA"
@@ -81,10 +81,13 @@ def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions
     return settings
 
 
-def with_operators(graph: ir.Model) -> bytes | None:
-    """The graph with this package's operators, serialised; None where they are absent or nothing is to gain."""
-    if library() is None or not ChannelsLast()(graph).modified:
-        return None
+def with_operators(graph: ir.Model) -> ir.Model | None:
+    """The graph, with this package's operators now; None where they are absent or nothing is to gain."""
+    return graph if library() is not None and ChannelsLast()(graph).modified else None
+
+
+def serialised(graph: ir.Model) -> bytes:
+    """A graph as a session takes it."""
     return bytes(ir.to_proto(graph).SerializeToString())
 
 

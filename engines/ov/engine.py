@@ -121,7 +121,7 @@ class OpenVinoEngine(Engine):
 
         def build(path: Path) -> None:
             compiled = _compile(self._core, self.source, self._named(shapes), self._settings())
-            path.write_bytes(compiled.export_model().getvalue())
+            path.write_bytes(compiled.export_model().getbuffer())  # no second copy of its weights
 
         sizes = self._open_sizes(shapes)
         name = ".".join(f"{size}{value}" for size, value in sizes.items())

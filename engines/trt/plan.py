@@ -22,8 +22,8 @@ import onnx_ir as ir
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.callbacks import messages_to
 from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.graph.model_file import load_model
 from ptq_export.graph.scopes import module_path
-from ptq_export.graph.single_file import load_model
 
 __all__ = ["RTX", "BuilderSettings", "Plan", "make_plan", "make_plan_here"]
 

@@ -10,16 +10,17 @@ from torch import nn
 
 from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.fit import tensors_sha256
-from ptq_export.checkpoints.openai_published import PUBLISHED
+from ptq_export.checkpoints.openai_published import PUBLISHED, Published
 from ptq_export.checkpoints.openai_unet import set_heads, unet_config
 from ptq_export.checkpoints.unet import sample_shape
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.lookup import lookup
 
-__all__ = ["DDIM_CIFAR10", "UNTRAINED", "load_untrained"]
+__all__ = ["DDIM_CIFAR10", "UNTRAINED", "draw_published", "load_untrained"]
 
 _SEED = 0
 _NORM_STD = 0.1
+_SIZES = ("iddpm-cifar10", "iddpm-imagenet64", "adm-imagenet64", "adm-imagenet256")
 _LOUD = "RANDOM WEIGHTS: good for latency only; the images mean nothing, nor does any fidelity measured on them"
 DDIM_CIFAR10: dict[str, Any] = {  # 35.7 M parameters: Ho et al. (2020), section 4 and appendix B
     "sample_size": 32,
@@ -61,10 +62,10 @@ def _ddim_cifar10(spec: str, resolution: int | None) -> Denoiser:
     )
 
 
-def _openai(name: str, spec: str, resolution: int | None) -> Denoiser:
-    """52.5, 121.1 and 295.9 M parameters: Nichol & Dhariwal (2021), Dhariwal & Nichol (2021)."""
-    layout, flags = PUBLISHED[name].layout, PUBLISHED[name].flags
-    config = unet_config(layout, PUBLISHED[name].resolution)
+def draw_published(published: Published, spec: str, resolution: int | None) -> Denoiser:
+    """52.5, 121.1, 295.9 and 553.8 M parameters: Nichol & Dhariwal (2021), Dhariwal & Nichol (2021)."""
+    layout, flags = published.layout, published.flags
+    config = unet_config(layout, published.resolution)
     module = _drawn(UNetEps(UNet2DModel(**config), flags.time_scale))
     set_heads(module, flags)
     shape = sample_shape(module, resolution, spec)
@@ -74,7 +75,7 @@ def _openai(name: str, spec: str, resolution: int | None) -> Denoiser:
 
 UNTRAINED: dict[str, Callable[[str, int | None], Denoiser]] = {
     "ddim-cifar10": _ddim_cifar10,
-    **{name: partial(_openai, name) for name in ("iddpm-cifar10", "iddpm-imagenet64", "adm-imagenet64")},
+    **{name: partial(draw_published, PUBLISHED[name]) for name in _SIZES},
 }
 
 

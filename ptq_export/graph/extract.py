@@ -94,4 +94,4 @@ def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
     graph.inputs[:] = [source_in, *conditions]
     RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [source_in, *(value for value in conditions if value.uses())]
-    return model
+    return ir.external_data.load_to_model(model)

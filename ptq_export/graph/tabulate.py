@@ -74,4 +74,5 @@ def _session(model: ir.Model) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1  # the same table whatever the machine's number of cores
     options.log_severity_level = 3
+    ir.external_data.load_to_model(model)
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.nn.probe import blank
+from ptq_export.nn.share import share
 
 __all__ = ["drop_variance"]
 
@@ -20,7 +21,7 @@ def drop_variance(denoiser: Denoiser) -> Denoiser:
     """
     if not denoiser.schedule.learns_variance:
         return denoiser
-    module = copy.deepcopy(denoiser.module)
+    module = share(denoiser.module)
     name, last = _last_convolution(replace(denoiser, module=module))
     module.set_submodule(name, _first_half(last))
     dropped = denoiser.schedule.variance_type

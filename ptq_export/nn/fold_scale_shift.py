@@ -6,7 +6,6 @@ s and t are rows of one linear layer of the time embedding (Dhariwal & Nichol, a
 t' are rows of another. Equal in float, up to rounding.
 """
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -14,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
+from ptq_export.nn.share import share
 
 __all__ = ["fold_scale_shift"]
 
@@ -23,7 +23,7 @@ def fold_scale_shift(denoiser: Denoiser) -> Denoiser:
     names = [name for name, block in denoiser.module.named_modules() if _is_adaptive(block)]
     if not names:
         return denoiser
-    module = copy.deepcopy(denoiser.module)
+    module = share(denoiser.module)
     for name in names:
         block = module.get_submodule(name)
         assert isinstance(block, ResnetBlock2D) and isinstance(block.time_emb_proj, nn.Linear)

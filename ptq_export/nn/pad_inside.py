@@ -5,7 +5,6 @@ does) before it convolves. A quantiser of the convolution's input then stands be
 merge them; inside the convolution the padding follows the quantiser. The result is the same: zero is on every grid.
 """
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.convolution import PaddedConv2d
+from ptq_export.nn.share import share
 
 __all__ = ["pad_inside"]
 
@@ -22,7 +22,7 @@ def pad_inside(denoiser: Denoiser) -> Denoiser:
     """`denoiser` with that padding inside its convolutions; itself if it has none."""
     if not _padding_outside(denoiser.module):
         return denoiser
-    module = copy.deepcopy(denoiser.module)
+    module = share(denoiser.module)
     for part in _padding_outside(module):
         part.conv = PaddedConv2d(part.conv, (0, 1, 0, 1))
         if hasattr(part, "Conv2d_0"):  # diffusers' older name of the same convolution

@@ -3,12 +3,12 @@
 Integer convolutions are two-dimensional wherever they are fast; TensorRT has no others. The result is the same.
 """
 
-import copy
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from ptq_export.denoiser import Denoiser
+from ptq_export.nn.share import share
 
 __all__ = ["PlanarConv1d", "make_planar"]
 
@@ -48,7 +48,7 @@ def make_planar(denoiser: Denoiser) -> Denoiser:
     names = [name for name, module in denoiser.module.named_modules() if _is_plain(module)]
     if not names:
         return denoiser
-    module = copy.deepcopy(denoiser.module)
+    module = share(denoiser.module)
     for name in names:
         conv = module.get_submodule(name)
         assert isinstance(conv, nn.Conv1d)

@@ -4,7 +4,6 @@ The halves of an up-block's concat have different ranges (Q-Diffusion, arXiv:230
 where inputs have one step per channel anyway, the split brings an output grid more and little else: measure.
 """
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.nn.bake import is_plain
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.probe import blank
+from ptq_export.nn.share import share
 
 __all__ = ["SplitConv2d", "split_shortcuts"]
 
@@ -38,7 +38,7 @@ class SplitConv2d(nn.Module):
 
 def split_shortcuts(denoiser: Denoiser) -> Denoiser:
     """A copy of the denoiser in which every 1x1 convolution that reads a concat of two is split."""
-    module = copy.deepcopy(denoiser.module)
+    module = share(denoiser.module)
     widths: dict[int, int] = {}
     found: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ from ptq_export.calibrators.quantise import quantise as quantise_module
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.model_file import save_model
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.planar import make_planar
 from ptq_export.options import Options
@@ -41,7 +41,8 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
 
 
 def export(denoiser: Denoiser, path: Path | str) -> Path:
-    """Write a float or quantised denoiser as one ONNX file of (sample, timestep) -> eps with a dynamic batch.
+    """Write a float or quantised denoiser as an ONNX file of (sample, timestep) -> eps with a dynamic batch; above 2 GB
+    its weights lie beside it, in `<path>.data`.
 
     What is not int8 is float32, also in TensorRT's scheme: float16 is written into the graph by `run`.
     """

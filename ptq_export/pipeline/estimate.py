@@ -13,6 +13,7 @@ from ptq_export.options import Options
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
 from ptq_export.pipeline.stages import VALUES_PER_NUMBER, given, load_denoiser
+from ptq_export.pipeline.start import COPIES
 from ptq_export.targets import find_target
 
 __all__ = ["Estimate", "estimate", "require_resources"]
@@ -57,7 +58,7 @@ def estimate(options: Options) -> Estimate:
     parameter_bytes = _parameter_bytes(denoiser)
     return Estimate(
         seconds=FIXED_S + (options.tune or 0.0) + evaluations * per_sample_s + parameter_bytes * 5e-7,
-        memory_bytes=700 * 2**20 + 10 * parameter_bytes + samples * _sample_bytes(denoiser) * VALUES_PER_NUMBER,
+        memory_bytes=700 * 2**20 + COPIES * parameter_bytes + samples * _sample_bytes(denoiser) * VALUES_PER_NUMBER,
         disk_bytes=5 * parameter_bytes,
     )
 

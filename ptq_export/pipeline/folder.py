@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ptq_export.artifacts import atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
+from ptq_export.artifacts import DATA, atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
 from ptq_export.errors import InputError
 from ptq_export.lock import LOCK, acquire, release
 from ptq_export.schemas import MANIFEST, read_part
@@ -110,13 +110,16 @@ class RunFolder:
             return False
         file = inside(self.path, name)
         if file.is_file() and sha256_file(file) == self._ledger[name]:
-            return True
+            return f"{name}{DATA}" not in self._ledger or self.has(f"{name}{DATA}")
         logger.warning("%s is damaged or gone: it is made again", file)
         return False
 
     def keep(self, name: str) -> None:
-        """Record that the file `name` is finished."""
-        self._ledger[name] = sha256_file(self.place(name))
+        """Record that the file `name` is finished, and the data beside it, where there are some."""
+        self._ledger.pop(f"{name}{DATA}", None)
+        for each in (name, f"{name}{DATA}"):
+            if each == name or self.place(each).is_file():
+                self._ledger[each] = sha256_file(self.place(each))
         write_json(self.place(LEDGER), self._ledger)
 
     def place(self, name: str) -> Path:
@@ -150,7 +153,7 @@ class RunFolder:
 
     def forget(self, names: Iterable[str]) -> None:
         """Treat these files as not made yet."""
-        gone = set(names)
+        gone = {each for name in names for each in (name, f"{name}{DATA}")}
         self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in gone}
         write_json(self.place(LEDGER), self._ledger)
 

@@ -11,6 +11,7 @@ from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.export import EXAMPLE_BATCH, export_module
+from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.drop_neutral import DropNeutral
 from ptq_export.graph.passes.drop_weight_zero_points import DropWeightZeroPoints
@@ -23,7 +24,6 @@ from ptq_export.graph.passes.pin_layout import PinLayout
 from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.passes.strip_metadata import StripMetadata
 from ptq_export.graph.passes.transpose_keys import TransposeKeys
-from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
 from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme

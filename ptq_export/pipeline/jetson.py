@@ -14,14 +14,14 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from ptq_export.artifacts import atomic_path, sha256_file
+from ptq_export.artifacts import atomic_path, data_beside, sha256_file
 from ptq_export.benchmarks.environment import package_versions
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
+from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
-from ptq_export.graph.single_file import load_model, save_model
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.job import Job
@@ -89,7 +89,7 @@ def _programs() -> Iterator[Path]:
 
 def _write_graph(job: Job, jetpack: JetPack, graph: ir.Model, target: Path) -> None:
     if jetpack.carrier == "float16":
-        _copy(job.folder.path / job.target.onnx, target)
+        _copy_graph(job.folder.path / job.target.onnx, target)
         return
     RequantiseWeights()(graph)
     _save_checked(graph, jetpack, target)
@@ -99,17 +99,27 @@ def _write_baseline(job: Job, jetpack: JetPack, target: Path) -> None:
     """The network without int8, which the device times in the same rounds: float16 in the graph, or, for a TensorRT
     before strong typing, a float32 graph that its builder turns into float16."""
     if jetpack.carrier == "float16":
-        _copy(job.folder.path / FP16, target)
+        _copy_graph(job.folder.path / FP16, target)
         return
     _save_checked(Opset17()(load_model(job.folder.path / FP32)).model, jetpack, target)
 
 
 def _save_checked(graph: ir.Model, jetpack: JetPack, target: Path) -> None:
-    try:
-        onnx.checker.check_model(ir.to_proto(graph), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GateFailed(f"the graph for JetPack {jetpack.release} is not valid: {error}") from error
     save_model(graph, target)
+    try:
+        onnx.checker.check_model(target, full_check=True)  # by its path: in memory none above 2 GB can be checked
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        for file in (target, data_beside(target)):
+            file.unlink(missing_ok=True)
+        raise GateFailed(f"the graph for JetPack {jetpack.release} is not valid: {error}") from error
+
+
+def _copy_graph(source: Path, target: Path) -> None:
+    """A copy; one with a data file names it, so that is written anew."""
+    if data_beside(source).is_file():
+        save_model(load_model(source), target)
+    else:
+        _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -127,14 +137,19 @@ def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
         "jetpack": jetpack.release,
         "tensorrt": jetpack.tensorrt,
         "python": jetpack.python,
-        "onnx": GRAPH,
-        "onnx_sha256": sha256_file(job.folder.path / BUNDLE / GRAPH),
+        **_graph_files(job.folder.path / BUNDLE / GRAPH),
         "baseline": {
-            "onnx": BASELINE,
-            "onnx_sha256": sha256_file(job.folder.path / BUNDLE / BASELINE),
+            **_graph_files(job.folder.path / BUNDLE / BASELINE),
             "fp16": "graph" if jetpack.carrier == "float16" else "flag",
         },
         "batch": list(batch_range(job.engine_options)),
         "inputs": inputs_to_json(denoiser.inputs),
         "num_train_timesteps": denoiser.schedule.num_train_timesteps,
     }
+
+
+def _graph_files(path: Path) -> dict[str, str]:
+    """A graph and its data file, if it has one, by name and digest."""
+    data = data_beside(path)
+    found = {"onnx": path.name, "onnx_sha256": sha256_file(path)}
+    return found | ({"data": data.name, "data_sha256": sha256_file(data)} if data.is_file() else {})

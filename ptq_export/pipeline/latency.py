@@ -17,6 +17,7 @@ from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import availability, distributions, load_files
 from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.job import Job
@@ -53,7 +54,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
         protocol=protocol,
         steps=[part["step"] for part in parts],
         loops=[loop for part in parts for loop in part["loops"]],
-        size_bytes={target.name: (job.folder.path / target.onnx).stat().st_size for target in targets},
+        size_bytes={target.name: model_bytes(job.folder.path / target.onnx) for target in targets},
         peak_memory_bytes=parts[batches.index(judged)]["peak_memory_bytes"],
         judged_batch=judged,
         gpu=[part["gpu"] for part in parts if part["gpu"]],

@@ -1,6 +1,5 @@
 """Building the engine and proving it: int8 layers read back, parity with the simulation, fidelity to full precision."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from statistics import median
@@ -26,6 +25,7 @@ from ptq_export.engines.trt.plan import RTX
 from ptq_export.graph.passes.merge_projections import MERGED
 from ptq_export.nn.layers import CeilingLayer
 from ptq_export.nn.probe import noise
+from ptq_export.nn.share import share
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import SENSITIVITY
 from ptq_export.pipeline.job import Job
@@ -230,7 +230,7 @@ def _digit_fid(job: Job, engine: EpsModel, same: SameNoise) -> dict[str, Any] | 
 
 def _ceiling(module: nn.Module, simulation: nn.Module) -> nn.Module:
     """The network with exact weights behind the simulation's activation grids."""
-    ceiling = copy.deepcopy(simulation)
+    ceiling = share(simulation)
     for name, layer in quantised_modules(simulation).items():
         ceiling.set_submodule(name, CeilingLayer(layer, module.get_submodule(name)))
     return ceiling

@@ -1,6 +1,5 @@
 """The arrows of the main job: each leaves its result in the run folder, and is skipped where that stands already."""
 
-import copy
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -33,6 +32,7 @@ from ptq_export.nn.pad_inside import pad_inside
 from ptq_export.nn.planar import make_planar
 from ptq_export.nn.probe import probe
 from ptq_export.nn.scheme import Scheme
+from ptq_export.nn.share import share
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
@@ -164,7 +164,7 @@ def quantised(job: Job, pairs: Pairs) -> nn.Module:
     """The simulation: the network with integer layers."""
     state = job.folder.load_tensors(QUANTISED)
     if state is not None:
-        model = copy.deepcopy(job.subject.module)
+        model = share(job.subject.module)
         restore(model, state)
         return model
     options, folder = job.options, job.folder

@@ -14,7 +14,7 @@ from ptq_export.calibrators.finite import require_finite_output
 from ptq_export.calibrators.sites import Site
 from ptq_export.denoiser import Denoiser
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.graph.single_file import MAX_BYTES
+from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.nn.grid_point import CONV1_OUTPUT, RESIDUAL, grid_points, owner_of
 from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.own_operations import own_operations
@@ -23,6 +23,7 @@ from ptq_export.nn.scheme import Scheme
 from ptq_export.pairs import Pairs
 
 __all__ = [
+    "COPIES",
     "note_own_operations",
     "require_equal",
     "require_grids",
@@ -31,25 +32,24 @@ __all__ = [
     "require_size",
 ]
 
-_GRAPH_BYTES = 16 * 2**20  # what stands in an ONNX file beside the weights: nodes, shapes, the table of the time-steps
+COPIES = 4
+"""Of the network in float32, that a run needs memory for: itself, its simulation, the int8 engine, and the baseline as
+it is laid out anew. Seen: 13.2 GB for one of 3.5 GB (`benchmarks.large_net`, ONNX Runtime)."""
 
 
-def require_size(denoiser: Denoiser, limit: int = MAX_BYTES) -> None:
-    """Refuse a network whose float32 graph fits no ONNX file.
+def require_size(denoiser: Denoiser) -> None:
+    """Refuse a network of which a run cannot hold what it needs in this machine's memory.
 
     Raises:
         InputError: with its size.
     """
-    tensors = [*denoiser.module.parameters(), *denoiser.module.buffers()]
-    size = sum(4 * tensor.numel() for tensor in tensors) + _GRAPH_BYTES
-    if size > limit:
-        millions = sum(parameter.numel() for parameter in denoiser.module.parameters()) / 1e6
-        raise InputError(
-            f"the network has {millions:.0f} million parameters: its float32 baseline would take {size / 1e9:.2f} GB, "
-            f"and one ONNX file holds {limit / 1e9:.2f} GB",
-            f"networks of up to {(limit - _GRAPH_BYTES) / 4e6:.0f} million parameters can be exported: no option of "
-            "this version helps a larger one",
-        )
+    numbers = sum(tensor.numel() for tensor in [*denoiser.module.parameters(), *denoiser.module.buffers()])
+    most = total_memory_bytes() // (COPIES * 4e6)
+    require_memory(
+        COPIES * 4 * numbers,
+        f"a network of {numbers / 1e6:.0f} million numbers",
+        f"use a machine with more: this one can take networks of up to {most:.0f} million",
+    )
 
 
 def require_equal(wanted: Tensor, found: Tensor, what: str) -> None:

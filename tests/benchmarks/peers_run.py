@@ -10,8 +10,8 @@ from least import least_manifest
 from safetensors.torch import save_file
 
 from ptq_export.denoiser import UNetEps
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
 from ptq_export.interface import inputs_to_json
 
 __all__ = ["SHAPE", "make_run"]

@@ -12,8 +12,8 @@ from exported_net import exported
 
 from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.build_plan import RTX, Typing, timing_cache_file, typings
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 
 with_rtx = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")

@@ -17,9 +17,9 @@ from exported_net import exported
 from ptq_export.engines.trt import build_plan, plan
 from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan, make_plan_here
 from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import ORT_CPU, TENSORRT
 from ptq_export.options import CAPABILITIES
 

@@ -11,8 +11,8 @@ from exported_net import exported
 
 from ptq_export.engines.trt.plan import RTX, make_plan
 from ptq_export.engines.trt.plan_weights import StoredWeights, stored_weights
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 
 WIDTH, DEPTH = 64, 3

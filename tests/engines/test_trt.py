@@ -18,9 +18,9 @@ from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, _of_fixed_sha
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.session import Session
 from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.scheme import TENSORRT
 
 WIDTH = 32

@@ -19,9 +19,9 @@ from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.trt.plan import RTX, BuilderSettings
 from ptq_export.engines.trt.reuse import PlanRequest, batch_range, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.code_type import UINT8
 from ptq_export.nn.scheme import TENSORRT
 

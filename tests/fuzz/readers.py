@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import synthetic_run  # from the tests of the report
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -25,7 +26,8 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.engines.build_cache import current, read_identity, write_identity
 from ptq_export.engines.signature import read_signature
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph import model_file
+from ptq_export.graph.model_file import load_model
 from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pipeline.commands.after import compare, inspect
@@ -164,6 +166,24 @@ def _onnx(folder: Path) -> None:
     (folder / "denoiser.onnx").write_bytes(model.SerializeToString())
 
 
+def _large_onnx(folder: Path) -> None:
+    """The same, its weights in a file of their own."""
+    _onnx(folder)
+    model = load_model(folder / "denoiser.onnx")
+    model.graph.initializers["codes"].const_value = ir.tensor(np.ones((1, 300, 1, 1), np.int8), name="codes")
+    before, model_file.SELF_CONTAINED_BYTES = model_file.SELF_CONTAINED_BYTES, 300
+    try:
+        model_file.save_model(model, folder / "denoiser.onnx")
+    finally:
+        model_file.SELF_CONTAINED_BYTES = before
+
+
+def _read_large_onnx(folder: Path) -> object:
+    tensors = [value.const_value for value in load_model(folder / "denoiser.onnx").graph.initializers.values()]
+    weights = [tensor.tobytes() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    return weights, _read_onnx(folder)
+
+
 def _read_onnx(folder: Path) -> object:
     inspect(folder / "denoiser.onnx")
     load_model(folder / "denoiser.onnx")
@@ -207,4 +227,5 @@ READERS = {
     "npz": Reader(_pairs("pairs.npz"), ["pairs.npz"], _load_pairs("pairs.npz")),
     "pairs": Reader(_pairs("pairs.safetensors"), ["pairs.safetensors"], _load_pairs("pairs.safetensors")),
     "onnx": Reader(_onnx, ["denoiser.onnx"], _read_onnx),
+    "large-onnx": Reader(_large_onnx, ["denoiser.onnx", "denoiser.onnx.data"], _read_large_onnx),
 }

@@ -1,4 +1,4 @@
-"""A program: change copies of a run folder, each killed one change to the disk later; prints after how many it ends.
+"""A program: change copies of a folder, each killed one change to the disk later; prints after how many it ends.
 
 python killed.py FOLDER create FOLDER amend
 """
@@ -8,6 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import onnx_ir as ir
+
+from ptq_export.graph import model_file
 from ptq_export.pipeline.folder import RunFolder
 
 REQUEST = {"schema": 1, "options": {"seed": 0}, "versions": {}}
@@ -26,6 +29,19 @@ def amend(folder: Path) -> None:
         run.keep("kept.png")
         manifest["command"] = "new"
         manifest["verdict"]["speedup"], manifest["verdict"]["baseline"] = 2.0, "ort-fp32"
+
+
+def net(number: float) -> ir.Model:
+    """y = x + w, `w` 400 equal numbers: for a file of 1000 bytes too large."""
+    weights = ", ".join([str(number)] * 400)
+    head = '<ir_version: 10, opset_import: ["": 18]> net (float[400] x) => (float[400] y)'
+    return ir.from_onnx_text(f"{head} <float[400] w = {{{weights}}}> {{y = Add(x, w)}}")
+
+
+def save(folder: Path) -> None:
+    """A large model over another."""
+    model_file.SELF_CONTAINED_BYTES = 1000
+    model_file.save_model(net(2.0), folder / "net.onnx")
 
 
 def kill_after(changes: int) -> None:
@@ -59,7 +75,7 @@ def kill_everywhere(folder: Path, what: str) -> int:
         child = os.fork()
         if child == 0:
             kill_after(changes)
-            {"create": create, "amend": amend}[what](copy)
+            {"create": create, "amend": amend, "save": save}[what](copy)
             os._exit(0)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     return changes

@@ -17,7 +17,7 @@ from ptq_export.artifacts import sha256_file
 from ptq_export.calibrators.quantise import quantised_modules
 from ptq_export.engines.trt.plan import RTX, make_plan
 from ptq_export.errors import EnvironmentMissing, InputError
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import load_model
 from ptq_export.pipeline import build_bundle, load_engine, run, verify
 from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.progress import SILENT

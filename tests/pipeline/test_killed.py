@@ -10,6 +10,7 @@ from least import least_manifest
 
 from ptq_export.artifacts import describe_file, is_leftover, write_json
 from ptq_export.errors import InputError
+from ptq_export.graph import model_file
 from ptq_export.lock import LOCK
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.schemas import read_part
@@ -19,7 +20,7 @@ from ptq_export.schemas import read_part
 def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Copies of a folder, in each of which the process was killed one change to the disk later."""
     place = tmp_path_factory.mktemp("killed")
-    folders = {"amend": finished(place / "amended"), "create": place / "created"}
+    folders = {"amend": finished(place / "amended"), "create": place / "created", "save": large(place / "saved")}
     arguments = [str(part) for what, folder in folders.items() for part in (folder, what)]
     command = [sys.executable, str(killed.__file__), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -61,6 +62,24 @@ def test_a_run_killed_as_it_begins_is_taken_up_by_the_same_command(copies: dict[
         with RunFolder.create(copy, killed.REQUEST) as run:
             assert read_part(copy, "request.json") == killed.REQUEST and set(run.names) <= {"kept.json"}
         assert not any(is_leftover(file.name) or file.name == LOCK for file in copy.iterdir())
+
+
+def large(folder: Path) -> Path:
+    """A folder with a model in two files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_file, "SELF_CONTAINED_BYTES", 1000)
+        model_file.save_model(killed.net(1.0), folder / "net.onnx")
+    return folder
+
+
+def test_a_large_model_is_whole_or_absent_wherever_the_process_was_killed(copies: dict[str, list[Path]]) -> None:
+    found = []
+    for copy in copies["save"]:
+        graph = copy / "net.onnx"
+        weights = model_file.load_model(graph).graph.initializers["w"].const_value if graph.exists() else None
+        found.append(None if weights is None else float(weights.numpy().mean()))
+    assert found[0] == 1.0 and found[-1] == 2.0 and set(found) == {1.0, None, 2.0}
+    assert found == sorted(found, key=[1.0, None, 2.0].index)
 
 
 def test_an_amendment_that_fails_changes_nothing(tmp_path: Path) -> None:

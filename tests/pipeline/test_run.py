@@ -17,7 +17,7 @@ from ptq_export.calibrators.quantise import quantised_modules, restore
 from ptq_export.engines import load_engine
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.graph.audit import check_codes
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import load_model
 from ptq_export.options import Options
 from ptq_export.pipeline import estimate, run
 from ptq_export.sampling import initial_noise

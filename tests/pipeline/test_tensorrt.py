@@ -17,7 +17,7 @@ from ptq_export.engines.registry import availability
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.plan_weights import StoredWeights
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import load_model
 from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, graphs, load_engine, run, sample, tensorrt, verify
 from ptq_export.pipeline.progress import SILENT

@@ -21,7 +21,7 @@ class HalfPrecision(ir.passes.FunctionalPass):
         copy = model.clone()
         if (copy.opset_imports[""] or 0) < OPSET:
             convert_version(copy, OPSET)
-        proto = ir.to_proto(copy)
+        proto = ir.to_proto(ir.external_data.load_to_model(copy))
         # The sizes of a Resize stay float32; with a value_info of their own they would be cast from float16 first.
         constants = {initializer.name for initializer in proto.graph.initializer}
         typed = [value for value in proto.graph.value_info if value.name not in constants]

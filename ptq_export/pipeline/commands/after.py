@@ -20,7 +20,7 @@ from ptq_export.engines.load import load_engine
 from ptq_export.engines.registry import engine_class
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes, check_grids
-from ptq_export.graph.single_file import load_model
+from ptq_export.graph.model_file import load_model
 from ptq_export.interface import LABEL
 from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.options import Sampling

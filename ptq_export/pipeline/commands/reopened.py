@@ -4,7 +4,6 @@ A run folder may have been received: nothing that it names is imported. A checkp
 checkpoint is, without running code; nothing of it is shown, and it is used only if its digest is the manifest's.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ptq_export.checkpoints.told import recorded_scheduler
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, inputs_from_json
+from ptq_export.nn.share import share
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import put_back, with_float_layers
 from ptq_export.pipeline.folder import RunFolder
@@ -156,7 +156,7 @@ def simulate(job: Job) -> nn.Module:
     state = job.folder.load_tensors(QUANTISED)
     if state is None:
         raise InputError(f"{job.folder.path / QUANTISED} is damaged or gone", "make the run again")
-    model = copy.deepcopy(job.subject.module)
+    model = share(job.subject.module)
     try:
         restore(model, state)
         put_back(job, model)

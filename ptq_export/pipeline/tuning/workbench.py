@@ -32,9 +32,9 @@ from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.registry import build_engine
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.graph.grid_pairs import DropGrids
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.graph.passes.half_precision import HalfPrecision
-from ptq_export.graph.single_file import save_model
 from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
 from ptq_export.nn.probe import noise
 from ptq_export.nn.scheme import GRID_PLACEMENTS
@@ -186,7 +186,9 @@ class JobBench:
     @property
     def _placements(self) -> frozenset[str]:
         """Those that ask for every grid that a choice may have."""
-        return self.job.plan.placements | (frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset())
+        return self.job.plan.placements | (
+            frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset()
+        )
 
     def _quantise(self, variant: Variant) -> _Quantised:
         job, options = self.job, self.job.options
