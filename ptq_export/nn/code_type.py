@@ -59,4 +59,5 @@ class CodeType:
         return found
 
 
-INT8, UINT8 = CodeType("int8", 8, signed=True), CodeType("uint8", 8, signed=False)
+INT8 = CodeType("int8", 8, signed=True)
+UINT8 = CodeType("uint8", 8, signed=False)

@@ -66,9 +66,9 @@ def test_class_conditional_net_with_learned_variance_is_loaded(unet_config: dict
     unet.save_pretrained(tmp_path / "unet")
     denoiser = load_checkpoint(str(tmp_path))
     assert (denoiser.classes, denoiser.schedule.variance_type) == (7, "learned_range")
-    inputs = torch.ones(2, 1, 8, 8), torch.tensor([0, 499]), torch.tensor([0, 6])
+    inputs, labels = (torch.ones(2, 1, 8, 8), torch.tensor([0, 499])), torch.tensor([0, 6])
     with torch.no_grad():
-        assert torch.equal(denoiser(*inputs), unet(*inputs).sample)
+        assert torch.equal(denoiser(*inputs, label=labels), unet(*inputs, labels).sample)
 
 
 def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:

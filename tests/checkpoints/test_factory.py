@@ -16,6 +16,7 @@ from torch import nn
 from collections import namedtuple
 from types import SimpleNamespace
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+from ptq_export.interface import label
 
 Answer = namedtuple("Answer", "logits eps")
 
