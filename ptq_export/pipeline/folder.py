@@ -27,7 +27,8 @@ from ptq_export.schemas import MANIFEST, read_part
 __all__ = ["VERDICT", "RunFolder"]
 
 logger = logging.getLogger(__name__)
-REQUEST, LEDGER, VERDICT = "request.json", "ledger.json", "verdict.json"
+REQUEST, LEDGER = "request.json", "ledger.json"
+VERDICT = "verdict.json"
 STAGED, COMPLETE = ".amending", ".amended"
 ENGINE = "engine"
 SUBFOLDERS = ("", "units", ENGINE, "jetson")

@@ -22,7 +22,6 @@ from ptq_export.graph.model_file import DATA_SHA256, load_model, read_proto, sav
 from ptq_export.pipeline import bench, load_engine, run, verify
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.progress import SILENT
-from ptq_export.schemas import read_part
 
 FP32, INT8 = "denoiser.fp32.onnx", "denoiser.ort-int8.onnx"
 ONE = EngineOptions(threads=1)
@@ -81,7 +80,7 @@ def test_a_finished_run_is_verified_timed_and_not_done_again(large: Path, watche
 
 def test_a_damaged_data_file_is_a_miss_of_its_graph(large: Path, flip: Callable[[Path], None]) -> None:
     flip(large / f"{INT8}.data")
-    with RunFolder(large, read_part(large, "request.json")) as folder:
+    with RunFolder.open(large) as folder:
         assert folder.has(FP32) and not folder.has(INT8)
         folder.forget([INT8])
         assert f"{FP32}.data" in folder.names and f"{INT8}.data" not in folder.names
