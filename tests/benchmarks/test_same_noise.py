@@ -70,3 +70,13 @@ def test_progress_counts_every_step_of_every_model() -> None:
     shares: list[float] = []
     same_noise_psnr(exact, {"int8": rough}, SCHEDULE, held_out_noise((70, 1, 2, 2), 0), 2, progress=shares.append)
     assert shares == [(index + 1) / 8 for index in range(8)]
+
+
+def test_latents_are_decoded_before_they_are_compared() -> None:
+    """A decoder that halves makes a fourth of the error energy; images are clipped to [-1, 1]."""
+    noise = held_out_noise((5, 4, 4, 4), 0)
+    schedule = NoiseSchedule(clip_sample=False)
+    plain = same_noise_psnr(exact, {"int8": rough}, schedule, noise, 5)
+    decoded = same_noise_psnr(exact, {"int8": rough}, schedule, noise, 5, decoder=lambda latent: latent[:, :3] / 2)
+    assert decoded.images == (-1.0, 1.0) and decoded.reference.shape == (5, 3, 4, 4)
+    torch.testing.assert_close(decoded.reference, (plain.reference[:, :3] / 2).clamp(-1, 1))
