@@ -17,7 +17,7 @@ TYPED := $(VENV)/typed
 TESTS ?= tests/engines/test_saturation.py
 AVX2 := $(CURDIR)/$(VENV)/avx2
 # A process per core, each with one thread; a file's tests stay together and share what they have made.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=10
 
 .PHONY: demo test test-all test-avx2 lint clean
 
