@@ -18,7 +18,7 @@ from ptq_export.conditions import rows as rows_of
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import exact_floats
 from ptq_export.errors import InputError
-from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
+from ptq_export.interface import LABEL, SAMPLE, TIMESTEP
 from ptq_export.pairs import Pairs
 from ptq_export.sampling import Step, initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
@@ -89,20 +89,12 @@ def load_pairs(path: Path, denoiser: Denoiser) -> Pairs:
     feeds = {}
     for each in inputs:
         array = arrays[each.name]
-        if not _fits(array.shape, count, each, sizes):
+        if not count or array.shape[:1] != (count,) or not each.fits(array.shape, sizes):
             told = f"has shape {list(array.shape)}, the denoiser takes {each}" if each.shape else ONE_EACH
             raise InputError(f"{path}: {each.name} {told}", remedy)
         read = _floats if each.dtype == "float32" else _integers
         feeds[each.name] = read(path, each.name, array, ends.get(each.name), remedy)
     return Pairs.of_feeds(feeds)
-
-
-def _fits(shape: tuple[int, ...], count: int, wanted: Input, sizes: dict[str, int]) -> bool:
-    """Whether `shape` is `count` rows of `wanted`; open sizes are the same wherever their name stands."""
-    if len(shape) != len(wanted.shape) + 1 or shape[0] != count or count == 0:
-        return False
-    asked = zip(wanted.shape, shape[1:], strict=True)
-    return all(size == (sizes.setdefault(it, size) if isinstance(it, str) else it) for it, size in asked)
 
 
 def _floats(path: Path, name: str, array: Array, end: int | None, remedy: str) -> Tensor:

@@ -207,7 +207,8 @@ class GpuEngine(Engine):
         first, *rest = self.signature.inputs
         check_shape(first, tuple(sample.shape), self.signature.batch)
         given, steps = {TIMESTEP: timestep, **conditions}, self.signature.num_train_timesteps
-        found = {each.name: _on_device(each, given[each.name], sample, steps) for each in rest}
+        sizes: dict[str, int] = {}
+        found = {each.name: _on_device(each, given[each.name], sample, steps, sizes) for each in rest}
         return self.run_tensors({SAMPLE: sample.detach().contiguous(), **found})
 
     @abstractmethod
@@ -225,7 +226,7 @@ class GpuEngine(Engine):
         device; it waits for the last one alone."""
 
 
-def _on_device(wanted: Input, value: Any, sample: "Tensor", timesteps: int | None) -> "Tensor":
+def _on_device(wanted: Input, value: Any, sample: "Tensor", timesteps: int | None, sizes: dict[str, int]) -> "Tensor":
     """An input `[N, ...]` beside `sample`, its values checked where they are on the host."""
     import torch
 
@@ -236,8 +237,7 @@ def _on_device(wanted: Input, value: Any, sample: "Tensor", timesteps: int | Non
     tensor: Tensor = value.to(getattr(torch, wanted.dtype))
     if not wanted.shape and tensor.numel() == 1:
         tensor = tensor.reshape(1).expand(len(sample))
-    sizes = zip(wanted.shape, tensor.shape[1:], strict=False)
-    if tensor.ndim != len(wanted.shape) + 1 or any(isinstance(it, int) and it != size for it, size in sizes):
+    if not wanted.fits(tensor.shape, sizes):
         raise InputError(f"{wanted.name} is {list(tensor.shape)}, this engine takes {wanted}")
     if len(tensor) != len(sample):
         raise InputError(f"{wanted.name} has {len(tensor)} rows, the sample {len(sample)}", "give one row per sample")

@@ -84,11 +84,7 @@ def _rows(wanted: Input, value: NDArray[Any], batch: int, sizes: dict[str, int])
     """`value` `[N, ...]`; one value of no shape serves the whole batch."""
     if not wanted.shape and value.shape in ((), (1,)):
         return np.full(batch, value, value.dtype)
-    fits = value.ndim == len(wanted.shape) + 1 and all(
-        size == (sizes.setdefault(asked, size) if isinstance(asked, str) else asked)
-        for asked, size in zip(wanted.shape, value.shape[1:], strict=True)
-    )
-    if not fits:
+    if not wanted.fits(value.shape, sizes):
         known = "".join(f", {name} is {size} elsewhere" for name, size in sizes.items() if name in wanted.shape)
         raise InputError(f"{_told(wanted)} is {list(value.shape)}, this engine takes {wanted}{known}")
     if len(value) != batch:

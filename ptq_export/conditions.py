@@ -75,11 +75,7 @@ def check_examples(inputs: Sequence[Input], examples: Conditions) -> None:
 
 
 def _check(wanted: Input, value: Tensor, sizes: dict[str, int]) -> None:
-    fits = value.ndim == len(wanted.shape) + 1 and all(
-        size == (sizes.setdefault(asked, size) if isinstance(asked, str) else asked)
-        for asked, size in zip(wanted.shape, value.shape[1:], strict=True)
-    )
-    if not fits or str(value.dtype) != f"torch.{wanted.dtype}":
+    if not wanted.fits(value.shape, sizes) or str(value.dtype) != f"torch.{wanted.dtype}":
         raise InputError(f"the examples of {wanted} are {list(value.shape)} {value.dtype}", "see Input.shape and dtype")
     if not value.isfinite().all():
         raise InputError(f"the examples of {wanted} hold NaN or infinite values", "give finite ones")

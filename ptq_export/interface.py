@@ -58,6 +58,14 @@ class Input:
         """The names of the sizes that stay open."""
         return tuple(size for size in self.shape if isinstance(size, str))
 
+    def fits(self, found: Sequence[int], sizes: dict[str, int]) -> bool:
+        """Whether `found` is the shape of rows of this input; an open size is the one that `sizes` has under its name,
+        or becomes it."""
+        return len(found) == len(self.shape) + 1 and all(
+            size == (sizes.setdefault(asked, size) if isinstance(asked, str) else asked)
+            for asked, size in zip(self.shape, found[1:], strict=True)
+        )
+
     def __str__(self) -> str:
         return f"{self.name} [{', '.join(map(str, ('N', *self.shape)))}] {self.dtype}"
 

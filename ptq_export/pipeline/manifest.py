@@ -96,6 +96,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "sample_shape": list(denoiser.sample_shape),
         "schedule": denoiser.schedule.to_json(),
         "inputs": inputs_to_json(denoiser.inputs),
+        "classes": denoiser.classes,
     }
 
 
