@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptq_export.calibrators.grids import token_grid
 from ptq_export.calibrators.rounding import SoftLayer
 from ptq_export.engines.ort.engine import OrtEngine
+from ptq_export.errors import InputError
 from ptq_export.nn.code_type import INT8, UINT8, CodeType
 from ptq_export.nn.layers import Grid, TokenLinear
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme
@@ -70,6 +71,23 @@ def test_outliers_of_other_tokens_cost_nothing(scheme: Scheme) -> None:
     assert a_step_each > 32 and a_step_each > one_step + 20
 
 
+def test_the_figures_of_docs_tuning() -> None:
+    """The median over the tokens of each one's SQNR."""
+    layer = linear(1152, 4608)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 1024, 1152, generator=generator)
+    x[:, torch.randperm(1024, generator=generator)[:10]] *= 100
+    grid = Grid(x.abs().max() / 127, torch.tensor(128, dtype=torch.uint8))
+    static = SoftLayer(layer, grid, None, ORT_CPU, learn=False).harden()
+
+    def median_db(module: nn.Module) -> float:
+        wanted = layer(x)
+        return float((10 * torch.log10(wanted.square().sum(-1) / (wanted - module(x)).square().sum(-1))).median())
+
+    assert median_db(by_token(layer, ORT_CPU)) == pytest.approx(39.2, abs=0.2)
+    assert median_db(static) == pytest.approx(1.9, abs=0.5)
+
+
 def test_a_token_of_zeros_is_the_bias() -> None:
     layer = linear()
     torch.testing.assert_close(by_token(layer, ORT_CPU)(torch.zeros(1, 3, 48)), layer.bias.expand(1, 3, 64))
@@ -105,5 +123,5 @@ def test_code_types_know_their_ends(codes: CodeType, ends: tuple[int, int], midd
 
 
 def test_codes_that_no_engine_has_a_kernel_for_are_refused_by_name() -> None:
-    with pytest.raises(Exception, match="no engine here has a kernel for int4"):
+    with pytest.raises(InputError, match="no engine here has a kernel for int4"):
         _ = CodeType("int4", 4, signed=True).dtype

@@ -114,8 +114,7 @@ def test_samples_are_drawn_under_the_run_s_own_conditions(
     assert facts["sampler"] == sampler and (tmp_path / "a.png").stat().st_size > 0
 
 
-def test_a_flow_is_walked_as_diffusers_walks_it(made: Callable[[str], Path]) -> None:
-    """x_{k+1} = x_k + (t_{k+1} - t_k) / T * velocity, from t = T to 0."""
+def test_a_flow_is_calibrated_along_itself_from_its_very_end(made: Callable[[str], Path]) -> None:
     pairs = json.loads((made("flow") / "calibration.json").read_text())
     assert max(pairs["timesteps"]) == 1000.0 and pairs["sampler"] == "flow-euler"
     schedule = json.loads((made("flow") / "manifest.json").read_text())["denoiser"]["schedule"]
