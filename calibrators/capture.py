@@ -52,15 +52,17 @@ class Frontier:
         self._max_bytes = max_bytes
         self._held: int | None = None
         self._forwards: dict[tuple[nn.Module, int], SuspendedForward] = {}
-        follow_replacements(model, layers)
+        self._following = follow_replacements(model, layers)
 
     def __enter__(self) -> "Frontier":
+        self._following.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         for forward in self._forwards.values():
             forward.close()
         self._forwards.clear()
+        self._following.__exit__(None, None, None)
 
     def take(self, unit: str) -> tuple[UnitData, UnitData]:
         """The data of a unit: what it reads in either network, and with both the full-precision network's output."""

@@ -5,8 +5,9 @@ made it go on, and a forward that is given up is unwound. A module that was repl
 called in its new form, whatever the network's own variables still refer to: `follow_replacements`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -86,11 +87,19 @@ def _in_place_of_forward(module: nn.Module, function: Callable[..., Tensor]) -> 
             module.__dict__["forward"] = before
 
 
-def follow_replacements(model: nn.Module, names: Iterable[str]) -> None:
-    """From now on, have each of these modules call the one that stands in its place, once there is another."""
-    for name in names:
-        module = model.get_submodule(name)
-        module.__dict__["forward"] = wraps(module.forward)(partial(_current, model, name, module, module.forward))
+@contextmanager
+def follow_replacements(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """While the block runs, have each of these modules call the one that stands in its place, once there is another.
+
+    A module that has a second place in the network does not: there it stays what it was.
+    """
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    modules = {name: model.get_submodule(name) for name in names}
+    followed = {name: module for name, module in modules.items() if places[id(module)] == 1}
+    with ExitStack() as stack:
+        for name, module in followed.items():
+            stack.enter_context(_in_place_of_forward(module, partial(_current, model, name, module, module.forward)))
+        yield
 
 
 def _current(

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from calibrators_toys import memory_store, plain_denoiser, random_pairs, sqnr_db, unet_denoiser
+from calibrators_toys import denoiser_of, memory_store, plain_denoiser, random_pairs, sqnr_db, unet_denoiser
 from torch import Tensor, nn
 
 from ptq_export.calibrators.grids import pairing_order
@@ -186,3 +186,30 @@ def test_a_network_that_still_wants_gradients_is_calibrated_like_a_frozen_one() 
     found = quantise(training, sites, pairs, LEARNED, memory_store({}), lambda _: None)
     assert same_bytes(found, frozen)
     assert all(parameter.requires_grad for parameter in training.module.parameters())
+
+
+class Tied(nn.Module):
+    """One convolution in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.b = self.a
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return self.last(torch.relu(self.b(torch.relu(self.a(torch.relu(self.first(sample)))))))
+
+
+def test_the_second_place_of_a_layer_stays_float_and_no_module_keeps_another_forward() -> None:
+    """As the layer is restored from disk, and as it is exported."""
+    denoiser, kept = denoiser_of(Tied(), (1, 6, 6)), dict[int, QuantisationState]()
+    sites, pairs = find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 6)
+    model = quantise(denoiser, sites, pairs, NEAREST, memory_store(kept), lambda _: None)
+    assert isinstance(model.get_submodule("a"), QuantisedConv2d) and type(model.get_submodule("b")) is nn.Conv2d
+    assert not any("forward" in vars(module) for net in (model, denoiser.module) for module in net.modules())
+    restored = Tied()
+    restore(restored, {key: value for state in kept.values() for key, value in state.items()})
+    with torch.no_grad():
+        assert torch.equal(pairs.through(model), pairs.through(restored))
