@@ -34,12 +34,12 @@ from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.graph.extract import extract_module
 from ptq_export.nn.calls import Call
 from ptq_export.nn.layers import QuantisedLayer
-from ptq_export.nn.scheme import Carrier
+from ptq_export.nn.scheme import FloatDtype
 from ptq_export.pairs import Pairs
 
 __all__ = ["GlobalParity", "LocalParity", "global_parity", "local_parity"]
 
-BLOCK_BOUNDS_DB: Mapping[Carrier, tuple[float, float]] = {"float32": (50.0, 15.0), "float16": (38.0, 6.0)}
+BLOCK_BOUNDS_DB: Mapping[FloatDtype, tuple[float, float]] = {"float32": (50.0, 15.0), "float16": (38.0, 6.0)}
 MAX_STEPS, MAX_SHARE_OFF = 1.0, 0.01
 MAX_GAP_DB, FULL_PAIRS = 0.5, 64
 FLOAT32_DB = 90.0
@@ -88,12 +88,12 @@ def local_parity(
     modules: Iterable[str],
     run_graph: RunGraph,
     pairs: Pairs,
-    carrier: Carrier = "float32",
+    float_dtype: FloatDtype = "float32",
 ) -> list[LocalParity]:
     """Run every one of `modules` (paths of quantised layers and of blocks that hold them) alone in the engine.
 
     `run_graph(onnx_bytes, inputs)` is the engine; `pairs` feed the simulation. `reference` is the network in full
-    precision. Engines whose floats are of another type (`carrier`) see activations rounded to it, and so does the
+    precision. Engines whose floats are of another type (`float_dtype`) see activations rounded to it, and so does the
     simulation.
     """
     given = {name: value.numpy() for name, value in pairs.feeds.items()}
@@ -102,12 +102,12 @@ def local_parity(
     for first in range(0, len(names), TRACED_AT_ONCE):
         traced = _traced(simulation, names[first : first + TRACED_AT_ONCE], pairs)
         for name, (call, expected) in traced.items():
-            if carrier == "float16":
+            if float_dtype == "float16":
                 call = call.map(lambda value: value.half().float() if value.is_floating_point() else value)
                 expected = call.again(simulation.get_submodule(name))
             quality_db = sqnr_db(call.again(reference.get_submodule(name)), expected)
             found = _run_alone(graph, name, call.tensors[0], given, run_graph)
-            least_db, margin_db = BLOCK_BOUNDS_DB[carrier]
+            least_db, margin_db = BLOCK_BOUNDS_DB[float_dtype]
             bound_db = min(least_db, quality_db + margin_db)
             # The exporter merges a linear's reshapes with its neighbours': rows or heads, the order of values is the
             # same.

@@ -40,7 +40,7 @@ class SoftLayer(nn.Module):
         self.by_token = by_token(layer, scheme)
         if scheme.integer_bias and not self.by_token:
             step = step.maximum(bias_step(bias, grid.scale.max(), output))
-        self.step = round_to(step, scheme.carrier)
+        self.step = round_to(step, scheme.float_dtype)
         self.ratio = folded / _rows(self.step, folded)
         self.relative = (grid.scale / grid.scale.max()).expand(weight.shape[1]).reshape(1, -1, *[1] * (weight.ndim - 2))
         self.bias = nn.Parameter(bias.clone())
@@ -57,13 +57,13 @@ class SoftLayer(nn.Module):
         return (torch.sigmoid(self.alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def input_scale(self) -> Tensor:
-        """The learned step(s) of the input: the calibrated ones times one learned factor, as the carrier holds them.
+        """The learned step(s) of the input: the calibrated ones times one learned factor, as the float type holds them.
 
         That of tokens is what it is: their largest values are 1.
         """
         if self.by_token:
-            return round_to(self.base_scale, self.scheme.carrier)
-        return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.carrier)
+            return round_to(self.base_scale, self.scheme.float_dtype)
+        return round_to(self.base_scale * self.log_input_scale.exp(), self.scheme.float_dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's result with soft rounding, differentiable in alpha, the bias and the input step."""
@@ -85,7 +85,7 @@ class SoftLayer(nn.Module):
         reach, dtype = self.scheme.weights.reach, self.scheme.weights.dtype
         codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-reach, reach).to(dtype)
         grid = Grid(self.input_scale(), self.zero_point)
-        bias = self.bias.half().float() if self.scheme.carrier == "float16" else self.bias
+        bias = self.bias.half().float() if self.scheme.float_dtype == "float16" else self.bias
         learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias, self.by_token)
         return quantised_layer(layer_state(learned), self.layer)
 
@@ -95,7 +95,7 @@ class SoftGrid(GridPoint):
 
     def __init__(self, point: GridPoint, grid: Grid, scheme: Scheme) -> None:
         super().__init__(point.place)
-        self.scale, self.zero_point = round_to(grid.scale, scheme.carrier), grid.zero_point
+        self.scale, self.zero_point = round_to(grid.scale, scheme.float_dtype), grid.zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid."""

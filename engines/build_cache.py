@@ -29,9 +29,9 @@ from ptq_export.scratch import lasting_folder, no_room
 
 __all__ = [
     "Identity",
+    "build_or_reuse",
     "current",
     "differences",
-    "kept",
     "read_identity",
     "sidecar_path",
     "stale_reasons",
@@ -97,7 +97,7 @@ def stale_reasons(engine_file: Path, wanted: Identity, trusted: bool = False) ->
     return reasons
 
 
-def kept(
+def build_or_reuse(
     path: Path,
     identity: Identity,
     build: Callable[[Path], object],

@@ -60,9 +60,9 @@ def _step(step: Json) -> list[str]:
 
 
 def _psnr(psnr: Json, target: str) -> list[str]:
-    found, ceiling = (decibel(psnr["values"][name]["mean_db"]) for name in (target, "ceiling"))
+    found, exact = (decibel(psnr["values"][name]["mean_db"]) for name in (target, "exact_weights"))
     title = f"same-noise PSNR of {psnr['samples']} samples, {psnr['steps']} {sampler_label(psnr['sampler'])} steps"
-    return [title, f"{found} dB (with exact weights: {ceiling} dB)", ""]
+    return [title, f"{found} dB (with exact weights: {exact} dB)", ""]
 
 
 def _layers(verdict: Json) -> list[str]:

@@ -125,9 +125,9 @@ def quantise(
 
 
 def _hand_over(context: typer.Context, options: Options, output: Output) -> None:
-    """Let a subcommand inherit the output flags that stand before it; the main job's knobs mean nothing to it."""
+    """Let a subcommand inherit the output flags that stand before it; the main job's options mean nothing to it."""
     if options != Options():
-        cause = f"{context.invoked_subcommand} takes no knobs of the main job"
+        cause = f"{context.invoked_subcommand} takes no options of the main job"
         raise InputError(cause, f"see `ptq-export {context.invoked_subcommand} --help`")
     context.default_map = {str(context.invoked_subcommand): asdict(output)}
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptq_export.errors import InputError, PtqExportError
-from ptq_export.options import Knob
+from ptq_export.options import Flag
 from ptq_export.printable import one_line, printable
 
 __all__ = ["Output", "Plain", "Screen"]
@@ -47,11 +47,11 @@ class Output:
 
     json: Annotated[
         bool,
-        Knob("Output", "Print the result as JSON, and nothing else on stdout.", {"show_default": False}, ("--json",)),
+        Flag("Output", "Print the result as JSON, and nothing else on stdout.", {"show_default": False}, ("--json",)),
     ] = False
     verbose: Annotated[
         int,
-        Knob(
+        Flag(
             "Output",
             "Say more; -vv adds the traces of errors.",
             {"count": True, "metavar": "", "show_default": False},
@@ -60,7 +60,7 @@ class Output:
     ] = 0
     quiet: Annotated[
         bool,
-        Knob("Output", "Say nothing but errors and the result.", {"show_default": False}, ("--quiet", "-q")),
+        Flag("Output", "Say nothing but errors and the result.", {"show_default": False}, ("--quiet", "-q")),
     ] = False
 
 

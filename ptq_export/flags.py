@@ -1,4 +1,4 @@
-"""Command line flags from dataclasses: a parameter that is a dataclass of knobs becomes one flag per field."""
+"""Command line flags from dataclasses: a parameter that is a dataclass of options becomes one flag per field."""
 
 import functools
 import inspect
@@ -14,7 +14,7 @@ __all__ = ["flags_from_dataclasses"]
 def flags_from_dataclasses(function: Callable[..., None]) -> Callable[..., None]:
     """`function` with each dataclass parameter replaced by its fields, as typer wants to see it.
 
-    Called with the values of the flags, it builds the dataclasses again; so a knob is declared once, in its dataclass.
+    Called with the values of the flags, it builds the dataclasses again; so each is declared once, in its dataclass.
     """
     hints = get_type_hints(function, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
@@ -37,8 +37,8 @@ def flags_from_dataclasses(function: Callable[..., None]) -> Callable[..., None]
 def _flags(kind: type[Any]) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
-        plain, knob = get_args(hints[field.name])
-        option = typer.Option(*knob.names, help=knob.help, rich_help_panel=knob.panel, **knob.flag)
+        plain, flag = get_args(hints[field.name])
+        option = typer.Option(*flag.names, help=flag.help, rich_help_panel=flag.panel, **flag.details)
         annotation = Annotated[plain, option]  # type: ignore[valid-type]
         keyword = inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(field.name, keyword, default=field.default, annotation=annotation)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ptq_export.errors import InputError
-from ptq_export.nn.scheme import Carrier
+from ptq_export.nn.scheme import FloatDtype
 
 __all__ = ["DEFAULT_JETPACK", "JETPACKS", "JetPack", "find_jetpack"]
 
@@ -23,7 +23,7 @@ class JetPack:
     release: int
     tensorrt: str
     python: str
-    carrier: Carrier
+    float_dtype: FloatDtype
 
 
 JETPACKS: Mapping[int, JetPack] = {

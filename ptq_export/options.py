@@ -1,4 +1,4 @@
-"""Every knob of the main job, declared once: the command line's flags, the Python API and the manifest read it here."""
+"""Every option of the main job, declared once: the command line, the Python API and the manifest read it here."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from ptq_export.errors import InputError
 from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "PRESETS", "Knob", "Options", "Sampling"]
+__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -28,12 +28,12 @@ CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 @dataclass(frozen=True)
-class Knob:
+class Flag:
     """How a dataclass field shows itself as a command line flag: panel, help, and further keywords of the flag."""
 
     panel: str
     help: str
-    flag: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
 
@@ -52,26 +52,26 @@ _PRESET = {"min": 1, "max": MOST, "metavar": "N", "show_default": "from --effort
 
 @dataclass(frozen=True)
 class Options:
-    """What the main job is asked to do; `resolved()` fills the knobs left at None from the preset `effort`."""
+    """What the main job is asked to do; `resolved()` fills the options left at None from the preset `effort`."""
 
     ckpt: Annotated[
         str,
-        Knob(
+        Flag(
             _MAIN,
             "Trained denoiser: a .pt, .ckpt or .safetensors file, a diffusers folder, package.module:factory, "
             "embedded:digits (comes with the package) or random:ddim-cifar10 (latency only).",
             {"metavar": "FILE|FOLDER|NAME", "show_default": False},
         ),
     ] = ""
-    target: Annotated[str, Knob(_MAIN, "Where it will run; `ptq-export targets` lists them.")] = "ort-int8"
-    out: Annotated[Path | None, Knob(_MAIN, "Run folder.", {"show_default": "runs/<checkpoint>-<target>"})] = None
+    target: Annotated[str, Flag(_MAIN, "Where it will run; `ptq-export targets` lists them.")] = "ort-int8"
+    out: Annotated[Path | None, Flag(_MAIN, "Run folder.", {"show_default": "runs/<checkpoint>-<target>"})] = None
     effort: Annotated[
         Literal["quick", "standard", "paper"],
-        Knob(_MAIN, f"Preset for the calibration knobs that are not given. {_preset_rows()}."),
+        Flag(_MAIN, f"Preset for the calibration options that are not given. {_preset_rows()}."),
     ] = "standard"
     resolution: Annotated[
         int | None,
-        Knob(
+        Flag(
             _MAIN,
             "Height and width of the samples.",
             {"min": 1, "max": MOST, "metavar": "N", "show_default": "from the checkpoint"},
@@ -79,7 +79,7 @@ class Options:
     ] = None
     assume: Annotated[
         str | None,
-        Knob(
+        Flag(
             _MAIN,
             "What the checkpoint's tensors do not tell, in place of the published defaults, e.g. heads=4,predict=v; "
             "a wrong key is answered with all of them.",
@@ -88,7 +88,7 @@ class Options:
     ] = None
     config: Annotated[
         Path | None,
-        Knob(
+        Flag(
             _MAIN,
             "The config.json of a diffusers UNet2DModel whose state dict stands alone.",
             {"metavar": "FILE", "show_default": "beside the checkpoint"},
@@ -96,7 +96,7 @@ class Options:
     ] = None
     scheduler_config: Annotated[
         Path | None,
-        Knob(
+        Flag(
             _MAIN,
             "The noise schedule, in place of the checkpoint's own or an assumed one: a scheduler_config.json as "
             "diffusers saves it.",
@@ -105,7 +105,7 @@ class Options:
     ] = None
     variance: Annotated[
         Literal["drop", "keep"],
-        Knob(
+        Flag(
             _MAIN,
             "Learned variance (IDDPM, ADM): DDPM sampling reads it; DDIM and DPM-Solver do not, and the engine is "
             "smaller without.",
@@ -113,28 +113,28 @@ class Options:
     ] = "drop"
     policy: Annotated[
         str,
-        Knob(
+        Flag(
             _CALIBRATION, "How calibration time-steps are drawn: ndtc[:MEAN:STD], uniform, single[:T] or as-released."
         ),
     ] = "ndtc"
     metric: Annotated[
-        str, Knob(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")
+        str, Flag(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")
     ] = "l2.4"
     linears: Annotated[
         Literal["tensor", "token"],
-        Knob(
+        Flag(
             _CALIBRATION,
             "Inputs of linears: one calibrated step, or each token divided by its largest value, which outliers of "
             "others cannot spoil.",
         ),
     ] = "tensor"
-    rounding: Annotated[Literal["learned", "nearest"], Knob(_CALIBRATION, "Rounding of the weights.")] = "learned"
-    samples: Annotated[int | None, Knob(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
-    steps: Annotated[int | None, Knob(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None
-    iterations: Annotated[int | None, Knob(_CALIBRATION, "Learned rounding: iterations per block.", _PRESET)] = None
+    rounding: Annotated[Literal["learned", "nearest"], Flag(_CALIBRATION, "Rounding of the weights.")] = "learned"
+    samples: Annotated[int | None, Flag(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
+    steps: Annotated[int | None, Flag(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None
+    iterations: Annotated[int | None, Flag(_CALIBRATION, "Learned rounding: iterations per block.", _PRESET)] = None
     keep_float: Annotated[
         str | None,
-        Knob(
+        Flag(
             _CALIBRATION,
             "Layers to keep in float: patterns of names with commas between them, e.g. `*.to_q,*.to_k`, or auto:DB, as "
             "few as reach that median SQNR. `ptq-export sensitivity` ranks them.",
@@ -143,7 +143,7 @@ class Options:
     ] = None
     calibration_data: Annotated[
         Path | None,
-        Knob(
+        Flag(
             _CALIBRATION,
             "Your own pairs instead: safetensors or npz with `sample` (N, C, H, W) and `timestep` (N).",
             {"show_default": False},
@@ -151,15 +151,15 @@ class Options:
     ] = None
     device: Annotated[
         Literal["cpu", "cuda"],
-        Knob(_CALIBRATION, "Where calibration computes; the engine runs where its target says."),
+        Flag(_CALIBRATION, "Where calibration computes; the engine runs where its target says."),
     ] = "cpu"
-    seed: Annotated[int, Knob(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": MOST})] = 0
+    seed: Annotated[int, Flag(_CALIBRATION, "Seed of everything random.", {"min": 0, "max": MOST})] = 0
     held_out: Annotated[
-        int | None, Knob(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
+        int | None, Flag(_MEASURE, "Held-out samples per time-step of the proofs.", _PRESET | {"min": 2})
     ] = None
     min_sqnr: Annotated[
         float,
-        Knob(
+        Flag(
             _MEASURE,
             "Least median SQNR of the engine against full precision: below it the run fails. Images differ under 25.",
             {"metavar": "DB"},
@@ -167,7 +167,7 @@ class Options:
     ] = 15.0
     rounds: Annotated[
         int,
-        Knob(
+        Flag(
             _MEASURE,
             "Least number of timed rounds; 10 or more where they would take over two minutes and over --seconds.",
             {"min": 10, "max": MOST, "metavar": "N"},
@@ -175,11 +175,11 @@ class Options:
     ] = 30
     seconds: Annotated[
         float,
-        Knob(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "max": LONGEST_S, "metavar": "S"}),
+        Flag(_MEASURE, "Least time measured per batch size.", {"min": 0.0, "max": LONGEST_S, "metavar": "S"}),
     ] = 5.0
     batch: Annotated[
         str | None,
-        Knob(
+        Flag(
             _ENGINE,
             "Batch that the engine is built for, `dynamic`, or TensorRT's least, usual and largest.",
             {"parser": _batch, "metavar": "N|MIN:OPT:MAX|dynamic", "show_default": "dynamic"},
@@ -187,7 +187,7 @@ class Options:
     ] = None
     jetpack: Annotated[
         int | None,
-        Knob(
+        Flag(
             _ENGINE,
             "JetPack of the Jetson: 5 (TensorRT 8.5; for JetPack 6.0 too), 6 (10.3) or 7 (10.13 or newer).",
             {"metavar": "5|6|7", "show_default": str(DEFAULT_JETPACK)},
@@ -195,7 +195,7 @@ class Options:
     ] = None
     builder_level: Annotated[
         int | None,
-        Knob(
+        Flag(
             _ENGINE,
             "TensorRT: 0 builds fastest, 5 searches longest.",
             {"min": 0, "max": 5, "metavar": "N", "show_default": "TensorRT's own, 3"},
@@ -203,7 +203,7 @@ class Options:
     ] = None
     workspace: Annotated[
         int | None,
-        Knob(
+        Flag(
             _ENGINE,
             "TensorRT: limit of the builder's scratch memory, in MiB.",
             {"min": 1, "max": MOST, "metavar": "MIB", "show_default": "all of the GPU's"},
@@ -211,7 +211,7 @@ class Options:
     ] = None
     compute_capability: Annotated[
         str | None,
-        Knob(
+        Flag(
             _ENGINE,
             "TensorRT for RTX: the GPUs that the plan is for, and no others: 7.5 for Turing, 8.6,8.9 for two of them.",
             {"metavar": "X.Y,...", "show_default": "8.0 and newer"},
@@ -219,7 +219,7 @@ class Options:
     ] = None
     check: Annotated[
         Literal["rtx", "none"] | None,
-        Knob(
+        Flag(
             _ENGINE,
             "TensorRT's targets: try the graph on the parser and builder of TensorRT for RTX, which need no GPU. Asked "
             "for, it is a proof that must hold.",
@@ -228,7 +228,7 @@ class Options:
     ] = None
     placement: Annotated[
         str | None,
-        Knob(
+        Flag(
             _ENGINE,
             "TensorRT's targets: what a GPU has to judge: float-shortcuts (the shortcuts of residual blocks in "
             "float16), before-resize (quantise before an upsampling, too), residual (an int8 operand for the sum of a "
@@ -238,7 +238,7 @@ class Options:
     ] = None
     split_shortcut: Annotated[
         bool,
-        Knob(
+        Flag(
             _ENGINE,
             "Run the shortcut convolution over a skip concat as two convolutions and an Add.",
             {"show_default": False},
@@ -247,13 +247,13 @@ class Options:
     ] = False
     threads: Annotated[
         int | None,
-        Knob(
+        Flag(
             _ENGINE, "Threads of the engine.", {"min": 1, "max": MOST, "metavar": "N", "show_default": "physical cores"}
         ),
     ] = None
     tune: Annotated[
         float | None,
-        Knob(
+        Flag(
             _ENGINE,
             "Try for so many seconds, on the engine itself, which layers are faster in float, in which form the "
             "shortcuts are, and for TensorRT each --placement, and keep what wins. A cheap quantisation and its export "
@@ -263,7 +263,7 @@ class Options:
     ] = None
     tune_loss: Annotated[
         float | None,
-        Knob(
+        Flag(
             _ENGINE,
             "How many dB of median SQNR against FP32 the choices of --tune may cost in all.",
             {"min": 0.0, "metavar": "DB", "show_default": str(DEFAULT_TUNE_LOSS_DB)},
@@ -277,7 +277,7 @@ class Options:
                 raise InputError(f"--{name.replace('_', '-')} {value} is no number", "give one that is finite")
 
     def resolved(self) -> "Options":
-        """The same options with every knob that `effort` governs filled in."""
+        """The same options with every option that `effort` governs filled in."""
         missing: dict[str, Any] = {k: value for k, value in PRESETS[self.effort].items() if getattr(self, k) is None}
         return replace(self, **missing)
 
@@ -393,13 +393,13 @@ class Options:
 class Sampling:
     """What `ptq-export sample` draws."""
 
-    picture: Annotated[Path, Knob("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
-    count: Annotated[int, Knob("Sampling", "How many samples.", {"min": 1, "max": MOST, "metavar": "N"})] = 16
-    steps: Annotated[int, Knob("Sampling", "Denoising steps.", {"min": 1, "max": MOST, "metavar": "N"})] = 20
-    sampler: Annotated[str, Knob("Sampling", "ddim, ddpm, dpm-solver++, euler, pndm or unipc.")] = "ddim"
+    picture: Annotated[Path, Flag("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
+    count: Annotated[int, Flag("Sampling", "How many samples.", {"min": 1, "max": MOST, "metavar": "N"})] = 16
+    steps: Annotated[int, Flag("Sampling", "Denoising steps.", {"min": 1, "max": MOST, "metavar": "N"})] = 20
+    sampler: Annotated[str, Flag("Sampling", "ddim, ddpm, dpm-solver++, euler, pndm or unipc.")] = "ddim"
     label: Annotated[
         int | None,
-        Knob(
+        Flag(
             "Sampling",
             "Class of all samples.",
             {"min": 0, "max": MOST, "metavar": "N", "show_default": "drawn"},
@@ -407,5 +407,5 @@ class Sampling:
         ),
     ] = None
     seed: Annotated[
-        int, Knob("Sampling", "Seed of the initial noise, and of what else is drawn.", {"min": 0, "max": MOST})
+        int, Flag("Sampling", "Seed of the initial noise, and of what else is drawn.", {"min": 0, "max": MOST})
     ] = 0

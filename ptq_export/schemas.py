@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ptq_export.artifacts import inside, read_json
 from ptq_export.errors import InputError
-from ptq_export.options import Knob, Options
+from ptq_export.options import Flag, Options
 from ptq_export.validation import (
     LARGEST,
     Check,
@@ -31,7 +31,7 @@ from ptq_export.validation import (
 
 __all__ = ["MANIFEST", "SCHEMA", "check_value", "read_options", "read_part"]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 TEXT, FLAG, ANY = text(), flag(), anything()
 NUMBER, DURATION, POSITIVE = number(), number(0), number(1e-12)
@@ -187,7 +187,6 @@ TENSORRT = _file(
 RACE = {"before_ms": DURATION, "after_ms": DURATION, "speedup": POSITIVE, "low": NUMBER, "high": NUMBER}
 TRIAL = {"what": TEXT, "layers": items(TEXT), "sqnr_db": null_or(NUMBER), "kept": FLAG, "why": TEXT} | RACE
 TUNING_PARTS: dict[str, Check] = {
-    "schema": one_of(SCHEMA),
     "budget_s": DURATION,
     "seconds": DURATION,
     "batch": BATCH,
@@ -225,9 +224,9 @@ SCHEMAS: Mapping[str, Check] = {
     "tensorrt.json": TENSORRT,
     "timed.json": TIMED,
     "timings.json": named(DURATION),
-    "tuned.json": record({"key": named(ANY), "digest": TEXT, "tuning": record(TUNING_PARTS)}),
-    "tuning.json": record(TUNING_PARTS | {"reused": FLAG}),
-    "verdict.json": record(VERDICT),
+    "tuned.json": _file({"key": named(ANY), "digest": TEXT, "tuning": record(TUNING_PARTS)}),
+    "tuning.json": _file(TUNING_PARTS | {"reused": FLAG}),
+    "verdict.json": _file(VERDICT),
 }
 
 
@@ -240,7 +239,9 @@ def read_part(run: Path, name: str, kind: str | None = None) -> dict[str, Any]:
     value = read_json(inside(run, name))
     found = value.get("schema", SCHEMA)
     if found != SCHEMA:
-        raise InputError(f"{run / name} has schema {found!r}, this version reads {SCHEMA}", "update ptq-export")
+        older = isinstance(found, int) and found < SCHEMA
+        remedy = "make the run again, in a new folder" if older else "update ptq-export"
+        raise InputError(f"{run / name} has schema {found!r}, this version reads {SCHEMA}", remedy)
     check_value(value, kind or name, str(run / name))
     return value
 
@@ -278,11 +279,11 @@ def read_options(manifest: Mapping[str, Any], shown: Path) -> Options:
 
 
 def _check_option(value: Any, hint: Any, where: str) -> None:
-    """`hint` is `Annotated[kind, Knob]`, the kind perhaps a union."""
-    kind, knob = get_args(hint)[:2]
+    """`hint` is `Annotated[kind, Flag]`, the kind perhaps a union."""
+    kind, flag = get_args(hint)[:2]
     if value is None and type(None) in get_args(kind):
         return
-    _option_check(_kind(hint), knob)(value, where)
+    _option_check(_kind(hint), flag)(value, where)
 
 
 def _kind(hint: Any) -> Any:
@@ -292,8 +293,8 @@ def _kind(hint: Any) -> Any:
     return next(each for each in kinds if each is not type(None))
 
 
-def _option_check(kind: Any, knob: Knob) -> Check:
-    low, high = knob.flag.get("min", -LARGEST), knob.flag.get("max", LARGEST)
+def _option_check(kind: Any, flag: Flag) -> Check:
+    low, high = flag.details.get("min", -LARGEST), flag.details.get("max", LARGEST)
     if get_origin(kind) is Literal:
         return one_of(*get_args(kind))
     checks: dict[Any, Check] = {bool: FLAG, int: whole(low, high), float: number(low, high), str: _word, Path: TEXT}

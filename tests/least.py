@@ -14,7 +14,7 @@ def least_manifest(**parts: Any) -> dict[str, Any]:
     """A valid manifest with these fields in place of its own."""
     verdict = {"ok": True, "valid": None, "speedup": None, "baseline": None, "psnr_db": None, "median_sqnr_db": None}
     return {
-        "schema": 1,
+        "schema": 2,
         "ptq_export": "0",
         "command": "",
         "created": "",

@@ -66,13 +66,13 @@ def call(*arguments: object, cwd: Path) -> Answer:
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 
-def test_help_shows_every_knob_and_what_the_presets_set() -> None:
+def test_help_shows_every_option_and_what_the_presets_set() -> None:
     done = ptq_export("--help")
     flags = {f"--{field.name.replace('_', '-')}" for field in fields(Options)}
     assert done.returncode == 0
     assert flags <= set(done.stdout.split())
     for name, preset in PRESETS.items():
-        assert f"{name}: " + ", ".join(f"{knob} {value}" for knob, value in preset.items()) in " ".join(
+        assert f"{name}: " + ", ".join(f"{flag} {value}" for flag, value in preset.items()) in " ".join(
             done.stdout.replace("│", " ").split()
         )
 
@@ -132,7 +132,7 @@ def test_targets_are_listed_as_a_table_and_as_json() -> None:
         (["--ckpt", "embedded:digits", "--tune-loss", "1"], 2, "give --tune SECONDS too"),
         (["build", "absent"], 2, "holds no bundle.json"),
         (["--ckpt", "embedded:digits", "--effort", "fast"], 2, "quick"),
-        (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no knobs of the main job"),
+        (["--ckpt", "embedded:digits", "verify", "somewhere"], 2, "takes no options of the main job"),
         (["--ckpt", "embedded:digits", "--samples", 10**9], 2, "--samples 1000000000 would take"),
         (["--ckpt", "embedded:digits", "--held-out", 10**9], 2, "--held-out 1000000000 would take"),
         (["--ckpt", "embedded:digits", "--batch", 10**9], 2, "--batch 1000000000 would take"),
@@ -241,7 +241,7 @@ def test_default_run_folder_is_named_after_checkpoint_and_target() -> None:
     assert Options("package.module:factory", out=Path("here")).folder == Path("here")
 
 
-def test_preset_fills_only_the_knobs_that_are_not_given() -> None:
+def test_preset_fills_only_the_options_that_are_not_given() -> None:
     options = Options("embedded:digits", effort="quick", samples=7).resolved()
     assert (options.samples, options.steps) == (7, PRESETS["quick"]["steps"])
 

@@ -8,12 +8,12 @@ from ptq_export.targets import TARGETS, find_target
 
 
 @pytest.mark.parametrize(
-    ("release", "tensorrt", "carrier"),
+    ("release", "tensorrt", "float_dtype"),
     [(5, "8.5", "float32"), (6, "10.3", "float16"), (7, "10.13 or newer", "float16")],
 )
-def test_each_release_has_its_tensorrt_and_what_that_parses(release: int, tensorrt: str, carrier: str) -> None:
+def test_each_release_has_its_tensorrt_and_what_that_parses(release: int, tensorrt: str, float_dtype: str) -> None:
     found = find_jetpack(release)
-    assert (found.release, found.tensorrt, found.carrier) == (release, tensorrt, carrier)
+    assert (found.release, found.tensorrt, found.float_dtype) == (release, tensorrt, float_dtype)
 
 
 def test_the_default_is_known_and_another_release_is_refused() -> None:

@@ -22,8 +22,6 @@ from ptq_export.sampling import EpsModel
 
 __all__ = ["LatencyReport", "StepLatency", "main", "measure_steps"]
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class StepLatency:
@@ -65,7 +63,6 @@ class LatencyReport:
     def to_json(self) -> dict[str, Any]:
         """The file's JSON object."""
         return {
-            "schema": SCHEMA,
             "environment": self.environment.to_json(),
             "protocol": self.protocol.to_json(),
             "steps": list(self.steps),

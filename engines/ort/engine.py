@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptq_export.artifacts import data_beside
 from ptq_export.engines.base import EngineOptions, Feeds
-from ptq_export.engines.build_cache import Identity, current, kept, verified_sha256
+from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort.operators import library_version, register, serialised, with_operators
@@ -54,7 +54,8 @@ class OrtEngine(SessionEngine):
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
         self._path = cache / f"{source.stem}{batch}.{self.suffix}"
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
-        self.optimised_path = kept(self._path, identity, self._optimise, doing, done, self, self.options.trusted)
+        trusted = self.options.trusted
+        self.optimised_path = build_or_reuse(self._path, identity, self._optimise, doing, done, self, trusted)
         self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:

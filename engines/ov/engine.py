@@ -15,7 +15,7 @@ import openvino
 from numpy.typing import NDArray
 
 from ptq_export.engines.base import Engine, EngineOptions, Feeds
-from ptq_export.engines.build_cache import Identity, current, kept, verified_sha256
+from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
 from ptq_export.engines.exported_layers import CALLS, WARMUP, LayerRecord
 from ptq_export.engines.ov.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.signature import read_signature
@@ -127,7 +127,7 @@ class OpenVinoEngine(Engine):
         name = ".".join(f"{size}{value}" for size, value in sizes.items())
         path = self.cache / f"{self.source.stem}.{self.precision}.{name}.compiled.blob"
         doing, done = f"compiling {self.source.name} for {name}", f"{self.source.name} is compiled"
-        blob = kept(path, self._identity(sizes), build, doing, done, self, self.options.trusted)
+        blob = build_or_reuse(path, self._identity(sizes), build, doing, done, self, self.options.trusted)
         return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
 
     def _open_sizes(self, shapes: Shapes) -> dict[str, int]:

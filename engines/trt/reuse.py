@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.build_cache import Identity, current, kept, stale_reasons
+from ptq_export.engines.build_cache import Identity, build_or_reuse, current, stale_reasons
 from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.cuda.runtime import runtime_version
 from ptq_export.engines.trt import build_plan
@@ -114,7 +114,7 @@ def ready_plan(request: PlanRequest, folder: Path) -> Path:
             raise _not_here(request, (shipped, cached), error) from error
 
     doing, done = f"building a plan of {name}", f"the plan of {name} is built"
-    return kept(cached, request.identity, build, doing, done, trusted=request.trusted)
+    return build_or_reuse(cached, request.identity, build, doing, done, trusted=request.trusted)
 
 
 def _not_here(request: PlanRequest, plans: Sequence[Path], error: EnvironmentMissing) -> EnvironmentMissing:

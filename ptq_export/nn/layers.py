@@ -28,7 +28,7 @@ from ptq_export.nn.convolution import Geometry, with_weights
 from ptq_export.nn.ops import dequantize_linear, quantize_linear
 
 __all__ = [
-    "CeilingLayer",
+    "ExactWeightsLayer",
     "Grid",
     "LayerCodes",
     "QuantisedConv2d",
@@ -186,7 +186,7 @@ def token_magnitude(x: Tensor) -> Tensor:
     return x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_TOKEN)
 
 
-class CeilingLayer(nn.Module):
+class ExactWeightsLayer(nn.Module):
     """A float layer between the activation grids of a quantised one: what exact weights would give."""
 
     def __init__(self, quantised: QuantisedLayer, layer: nn.Module) -> None:

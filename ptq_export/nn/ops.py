@@ -7,7 +7,7 @@ ONNX semantics: q = clamp(round_half_even(x / scale) + zero_point), x = (q - zer
 import torch
 from torch import Tensor
 
-from ptq_export.nn.scheme import Carrier
+from ptq_export.nn.scheme import FloatDtype
 
 __all__ = ["NAMESPACE", "dequantize_linear", "fake_quantize", "quantize_linear", "round_ste", "round_to"]
 
@@ -50,12 +50,12 @@ def round_ste(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-def round_to(scale: Tensor, carrier: Carrier) -> Tensor:
-    """float32 scales that `carrier` holds exactly, above its subnormal numbers; the gradient is the identity.
+def round_to(scale: Tensor, float_dtype: FloatDtype) -> Tensor:
+    """float32 scales that `float_dtype` holds exactly, above its subnormal numbers; the gradient is the identity.
 
     GPUs may flush subnormal scales to zero. The floor of 2^-14 coarsens weights below 0.008 alone.
     """
-    if carrier == "float32":
+    if float_dtype == "float32":
         return scale
     held = scale.detach().clamp_min(torch.finfo(torch.float16).tiny).half().float()
     return scale + (held - scale).detach()

@@ -15,7 +15,7 @@ __all__ = [
     "ORT_CPU",
     "PLACEMENTS",
     "TENSORRT",
-    "Carrier",
+    "FloatDtype",
     "LinearGranularity",
     "Scheme",
     "placed",
@@ -23,7 +23,7 @@ __all__ = [
 
 Granularity = Literal["tensor", "channel"]
 LinearGranularity = Literal["tensor", "token"]
-Carrier = Literal["float32", "float16"]
+FloatDtype = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Scheme:
         integer_bias: Biases are int32 codes on the accumulator's grid; else floats.
         weight_zero_point: A zero point, which is 0, stands on weight dequantisers. ONNX Runtime's integer Gemm asks for
             one; OpenVINO computes layers of different kinds that share one in float.
-        carrier: The type of everything that is not int8, of the scales too: they are rounded to it before rounding is
-            learned.
+        float_dtype: The type of all that is not int8, also of the scales: rounded to it before codes are learned.
         min_channels: Layers with fewer inputs or outputs stay float: integer kernels do not pay there.
         float_shortcuts: The shortcut convolutions of residual blocks stay float: their quantiser is a pass over the
             widest tensor of the block, for the smallest of its products.
@@ -70,7 +69,7 @@ class Scheme:
     even_pairs: bool
     integer_bias: bool
     weight_zero_point: bool
-    carrier: Carrier
+    float_dtype: FloatDtype
     min_channels: int
     weights: CodeType = INT8
     linear_input: LinearGranularity = "tensor"
@@ -106,7 +105,7 @@ ORT_CPU = Scheme(
     even_pairs=True,
     integer_bias=True,
     weight_zero_point=True,
-    carrier="float32",
+    float_dtype="float32",
     min_channels=1,
 )
 OPENVINO = Scheme(
@@ -118,7 +117,7 @@ OPENVINO = Scheme(
     even_pairs=False,
     integer_bias=False,
     weight_zero_point=False,
-    carrier="float32",
+    float_dtype="float32",
     min_channels=1,
 )
 TENSORRT = Scheme(
@@ -130,6 +129,6 @@ TENSORRT = Scheme(
     even_pairs=True,
     integer_bias=False,
     weight_zero_point=True,
-    carrier="float16",
+    float_dtype="float16",
     min_channels=16,
 )

@@ -24,7 +24,7 @@ __all__ = ["export", "quantise"]
 def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     """The same denoiser with integer layers: what the engine of `options.target` will compute, in torch.
 
-    Of `options` the target's scheme and the calibration knobs are read. Nothing is written.
+    Of `options` the target's scheme and the calibration options are read. Nothing is written.
     """
     options = (options or Options()).resolved()
     scheme = find_target(options.target).scheme_for(options, options.placements)

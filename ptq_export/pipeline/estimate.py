@@ -20,7 +20,7 @@ __all__ = ["Estimate", "estimate", "require_resources"]
 
 BATCH = 16
 LEARNING_COST = 6.0  # one learning step on a sample, in evaluations: forward, backward, and the soft weights
-MODELS_MEASURED = 4  # full precision, simulation, ceiling, engine
+MODELS_MEASURED = 4  # full precision, simulation, exact weights, engine
 FIXED_S = 45.0  # two exports and the latency rounds of a small net
 
 
@@ -64,7 +64,7 @@ def estimate(options: Options) -> Estimate:
 
 
 def require_resources(options: Options, denoiser: Denoiser) -> None:
-    """Refuse what this machine cannot hold, knob by knob, before anything of that size is allocated.
+    """Refuse what this machine cannot hold, option by option, before anything of that size is allocated.
 
     `options` are resolved. The activations of a network are known by a rule of thumb only: a quarter of what it says
     is what must fit.

@@ -16,7 +16,6 @@ from ptq_export.schedulers import allowed_steps
 
 __all__ = ["SENSITIVITY", "choose_float_layers", "few_held_out", "put_back", "rank_layers", "with_float_layers"]
 
-SCHEMA = 1
 PAIRS, TIMESTEPS, STEPS = 8, 5, 20
 SEED = 4
 KEPT, PLOT = "kept.json", "sensitivity.png"
@@ -30,7 +29,6 @@ def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
     with job.stage("sensitivity, layer by layer") as share:
         ranking = layer_noise(reference, layers, held_out, share)
     value = {
-        "schema": SCHEMA,
         "pairs_per_timestep": PAIRS,
         "timesteps": list(held_out.pairs),
         "all_db": round(median_sqnr_db(reference, with_layers(reference, every), held_out), 2),
@@ -56,7 +54,7 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> Plan:
         layers = integer_parts(simulation)
         with job.stage(f"layers to keep float for {wanted_db:g} dB"):
             names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job, SEED))
-        job.folder.save_json(KEPT, {"schema": SCHEMA, "wanted_db": wanted_db, "layers": names})
+        job.folder.save_json(KEPT, {"wanted_db": wanted_db, "layers": names})
     return with_float_layers(job)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ptq_export.artifacts import DATA, atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
 from ptq_export.errors import InputError
 from ptq_export.lock import LOCK, acquire, release
-from ptq_export.schemas import MANIFEST, read_part
+from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 
 __all__ = ["VERDICT", "RunFolder"]
 
@@ -195,8 +195,8 @@ class RunFolder:
         self.keep(name)
 
     def save_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object as a finished file."""
-        write_json(self.place(name), value)
+        """Write a JSON object as a finished file, of the run folder's schema if it names none of its own."""
+        write_json(self.place(name), {"schema": SCHEMA} | dict(value))
         self.keep(name)
 
     def load_json(self, name: str, kind: str | None = None) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def export_float(job: Job) -> None:
     Raises:
         InputError: it cannot be; the line of its code is named.
     """
-    denoiser, folder, half = job.denoiser, job.folder, job.carrier == "float16"
+    denoiser, folder, half = job.denoiser, job.folder, job.float_dtype == "float16"
     if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
         with job.stage("ONNX export, float"):
             graph = export_graph(denoiser, denoiser.module)
@@ -64,7 +64,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             lay_out(graph, job.scheme)
-            if job.carrier == "float16":
+            if job.float_dtype == "float16":
                 graph = HalfPrecision()(graph).model
             elif job.jetpack is not None:
                 graph = Opset17()(graph).model

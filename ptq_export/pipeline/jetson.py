@@ -88,7 +88,7 @@ def _programs() -> Iterator[Path]:
 
 
 def _write_graph(job: Job, jetpack: JetPack, graph: ir.Model, target: Path) -> None:
-    if jetpack.carrier == "float16":
+    if jetpack.float_dtype == "float16":
         _copy_graph(job.folder.path / job.target.onnx, target)
         return
     RequantiseWeights()(graph)
@@ -98,7 +98,7 @@ def _write_graph(job: Job, jetpack: JetPack, graph: ir.Model, target: Path) -> N
 def _write_baseline(job: Job, jetpack: JetPack, target: Path) -> None:
     """The network without int8, which the device times in the same rounds: float16 in the graph, or, for a TensorRT
     before strong typing, a float32 graph that its builder turns into float16."""
-    if jetpack.carrier == "float16":
+    if jetpack.float_dtype == "float16":
         _copy_graph(job.folder.path / FP16, target)
         return
     _save_checked(Opset17()(load_model(job.folder.path / FP32)).model, jetpack, target)
@@ -140,7 +140,7 @@ def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
         **_graph_files(job.folder.path / BUNDLE / GRAPH),
         "baseline": {
             **_graph_files(job.folder.path / BUNDLE / BASELINE),
-            "fp16": "graph" if jetpack.carrier == "float16" else "flag",
+            "fp16": "graph" if jetpack.float_dtype == "float16" else "flag",
         },
         "batch": list(batch_range(job.engine_options)),
         "inputs": inputs_to_json(denoiser.inputs),

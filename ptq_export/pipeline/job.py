@@ -12,7 +12,7 @@ from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.registry import availability
 from ptq_export.jetpack import JetPack
 from ptq_export.machine import most_threads
-from ptq_export.nn.scheme import Carrier, Scheme
+from ptq_export.nn.scheme import FloatDtype, Scheme
 from ptq_export.options import Options
 from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.progress import Progress
@@ -77,9 +77,9 @@ class Job:
         return self.target.jetpack(self.options.jetpack)
 
     @property
-    def carrier(self) -> Carrier:
+    def float_dtype(self) -> FloatDtype:
         """The type of everything in the target's graph that is not int8."""
-        return self.scheme.carrier if self.jetpack is None else self.jetpack.carrier
+        return self.scheme.float_dtype if self.jetpack is None else self.jetpack.float_dtype
 
     @property
     def engine_options(self) -> EngineOptions:

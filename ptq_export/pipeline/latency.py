@@ -31,7 +31,6 @@ __all__ = ["measure_latency", "timing_verdict"]
 Json: TypeAlias = dict[str, Any]
 BATCHES, GPU_BATCHES = (1, 16), (1, 4, 16)
 LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
-SCHEMA = 1
 MAX_SECONDS = 120.0
 
 
@@ -79,7 +78,7 @@ def _kept(job: Job, batch: int, conditions: Json, measure: Callable[[], Json]) -
     """What was timed of a batch under these conditions before the stage was interrupted, or is now."""
     found = job.folder.load_json(_part(batch), "timed.json")
     if found is None or found["conditions"] != conditions:
-        found = {"schema": SCHEMA, "conditions": conditions, **measure()}
+        found = {"conditions": conditions, **measure()}
         job.folder.save_json(_part(batch), found)
     return found
 

@@ -29,7 +29,6 @@ def record_calibration(job: Job, pairs: Pairs) -> None:
     job.folder.save_json(
         "calibration.json",
         {
-            "schema": SCHEMA,
             "policy": "own data" if options.calibration_data else options.policy,
             "metric": options.metric,
             "rounding": options.rounding,

@@ -23,7 +23,7 @@ from ptq_export.engines.exported_layers import asked_layers
 from ptq_export.engines.registry import build_engine, engine_class
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.graph.passes.merge_projections import MERGED
-from ptq_export.nn.layers import CeilingLayer
+from ptq_export.nn.layers import ExactWeightsLayer
 from ptq_export.nn.probe import noise
 from ptq_export.nn.share import share
 from ptq_export.pairs import Pairs
@@ -41,7 +41,6 @@ LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
 LOCAL_PAIRS = 8
 UNTRAINED_FLOOR_DB = 6.0
-SCHEMA = 1
 
 
 def build(job: Job, target: Target, kind: str | None = None, batch: int | None = None) -> Engine:
@@ -90,7 +89,7 @@ def check_layers(job: Job, engine: Engine) -> None:
         for record in records
     ]
     read_from = "engine" if job.runs_here else "graph"
-    job.folder.save_json("layers.json", {"schema": SCHEMA, "read_from": read_from, "layers": rows})
+    job.folder.save_json("layers.json", {"read_from": read_from, "layers": rows})
 
 
 def one_call(job: Job, batch: int | None = None) -> dict[str, NDArray[Any]]:
@@ -175,21 +174,22 @@ def _prove_parity(job: Job, simulation: nn.Module, graph: ir.Model, pairs: Pairs
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
-        run_graph = engine_class(job.prover).run_graph
-        local = local_parity(job.subject.module, simulation, graph, modules, run_graph, pairs.rows(chosen), job.carrier)
+        run_graph, few = engine_class(job.prover).run_graph, pairs.rows(chosen)
+        local = local_parity(job.subject.module, simulation, graph, modules, run_graph, few, job.float_dtype)
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}
-    job.folder.save_json("parity.json", {"schema": SCHEMA, **rows})
+    job.folder.save_json("parity.json", rows)
 
 
 @exact_floats()
 def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[str, Curve]:
     denoiser, schedule, name = job.denoiser.on(find_device(job.options.device)), job.denoiser.schedule, job.target.name
     count, steps = given(job.options.held_out), allowed_steps(schedule, LOOP_STEPS)
+    exact_weights = _exact_weights(job.subject.module, simulation)
     models: dict[str, EpsModel] = {
         name: any_batch(engine),
         "simulation": replace(job.denoiser, module=simulation).on(denoiser.device),
-        "ceiling": replace(job.denoiser, module=_ceiling(job.subject.module, simulation)).on(denoiser.device),
+        "exact_weights": replace(job.denoiser, module=exact_weights).on(denoiser.device),
     }
     conditions = denoiser.draw(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
@@ -205,7 +205,6 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )
     value = {
-        "schema": SCHEMA,
         "pairs_per_timestep": count,
         "timesteps": list(held_out.pairs),
         "curves": {key: curve.to_json() for key, curve in curves.items()},
@@ -228,9 +227,9 @@ def _digit_fid(job: Job, engine: EpsModel, same: SameNoise) -> dict[str, Any] | 
     return compare_digit_fid(torch.cat([same.reference, more.reference]), torch.cat([first, second])).to_json()
 
 
-def _ceiling(module: nn.Module, simulation: nn.Module) -> nn.Module:
+def _exact_weights(module: nn.Module, simulation: nn.Module) -> nn.Module:
     """The network with exact weights behind the simulation's activation grids."""
-    ceiling = share(simulation)
+    found = share(simulation)
     for name, layer in quantised_modules(simulation).items():
-        ceiling.set_submodule(name, CeilingLayer(layer, module.get_submodule(name)))
-    return ceiling
+        found.set_submodule(name, ExactWeightsLayer(layer, module.get_submodule(name)))
+    return found

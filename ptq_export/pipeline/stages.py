@@ -187,6 +187,6 @@ def _unit_file(index: int) -> str:
 
 
 def given(value: int | None) -> int:
-    """A knob that `Options.resolved()` has filled in."""
+    """An option that `Options.resolved()` has filled in."""
     assert value is not None, "options are resolved before the job"
     return value

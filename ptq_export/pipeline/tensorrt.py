@@ -25,8 +25,6 @@ from ptq_export.scratch import scratch_folder
 
 __all__ = ["check_graph", "check_is_due", "hand_over"]
 
-SCHEMA = 1
-
 
 def check_graph(job: Job, graph: ir.Model) -> None:
     """Write `tensorrt.json`: the rules of TensorRT that the graph breaks, the plans that were built of it, and what
@@ -49,7 +47,7 @@ def check_graph(job: Job, graph: ir.Model) -> None:
             refusals[package] = error.cause
     findings = [finding.to_json() for finding in lint(graph)]
     value = {"rules": [rule.name for rule in RULES], "findings": findings, "own": _own(job)}
-    job.folder.save_json(CHECKED, {"schema": SCHEMA, **value, "plans": plans, "refusals": refusals})
+    job.folder.save_json(CHECKED, {**value, "plans": plans, "refusals": refusals})
 
 
 def check_is_due(job: Job) -> bool:

@@ -143,7 +143,7 @@ def _drawn(fidelity: Json, values: Mapping[str, Sequence[float]], y: Scale) -> l
     for name, series in values.items():
         pairs = sorted(zip(fidelity["timesteps"], series, strict=True))
         points = [(x(t), y(value)) for t, value in pairs if math.isfinite(value) and math.isfinite(y(value))]
-        style = name if name in ("simulation", "ceiling") else "engine"
+        style = name if name in ("simulation", "exact_weights") else "engine"
         curves.append(Curve(engine_name(name), style, svg_path(points), points))
     return curves
 

@@ -41,7 +41,7 @@ __all__ = [
 
 Json = Mapping[str, Any]
 Rows = list[list[str]]
-_MODELS = {"simulation": "simulation in torch", "ceiling": "ceiling (weights exact)"}
+_MODELS = {"simulation": "simulation in torch", "exact_weights": "exact weights"}
 
 
 def latency_table(latency: Json) -> Rows:
@@ -105,8 +105,8 @@ def footprint_table(latency: Json) -> Rows:
 
 
 def curve_names(fidelity: Json) -> list[str]:
-    """The engine first, then the simulation and the ceiling."""
-    order = {"simulation": 1, "ceiling": 2}
+    """The engine first, then the simulation and exact weights."""
+    order = {"simulation": 1, "exact_weights": 2}
     return sorted(fidelity["curves"], key=lambda name: order.get(name, 0))
 
 

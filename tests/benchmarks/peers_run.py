@@ -34,7 +34,7 @@ def make_run(folder: Path, target: str = "ort-int8") -> Path:
     pairs = {"sample": torch.randn(4, *SHAPE), "timestep": torch.tensor([10, 300, 600, 990])}
     save_file(pairs, folder / "pairs.safetensors")
     rows = [_row(name, "float" if name.endswith(FLOAT) else "int8") for name in layers]
-    (folder / "layers.json").write_text(json.dumps({"schema": 1, "layers": rows}))
+    (folder / "layers.json").write_text(json.dumps({"schema": 2, "layers": rows}))
     denoiser = {"spec": "attention.pt", "sha256": "0" * 64, "notes": [], "sample_shape": SHAPE, "schedule": {}}
     denoiser["inputs"] = inputs_to_json(inputs_of(SHAPE))
     timings = {"calibration pairs": 9.0, "calibration, learned rounding": 3.0, "ONNX export": 1.0}

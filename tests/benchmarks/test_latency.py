@@ -49,7 +49,7 @@ def test_report_has_the_documented_shape() -> None:
     parts = [step.to_json() for step in steps]
     report = LatencyReport(describe_environment(), QUICK, parts, [], {"ort-int8": 5}, {"ort-int8": 7}, 1).to_json()
     measured = ["steps", "loops", "size_bytes", "peak_memory_bytes", "judged_batch"]
-    assert list(report) == ["schema", "environment", "protocol", *measured]
+    assert list(report) == ["environment", "protocol", *measured]
     assert report["protocol"] == {"warmup": 1, "min_rounds": 4, "min_seconds": 0}
     told = ["speedup", "speedup_spread", "valid", "reason", "rounds", "shortened"]
     assert list(report["steps"][0]) == ["batch", "candidates", *told]

@@ -63,7 +63,7 @@ def test_runs_with_other_int8_layers_are_refused_by_their_names(run: Path, other
     rows = read_json(other / "layers.json")["layers"]
     changed = next(row for row in rows if row["precision"] == "int8")
     changed["precision"] = "float"
-    (other / "layers.json").write_text(json.dumps({"schema": 1, "layers": rows}))
+    (other / "layers.json").write_text(json.dumps({"schema": 2, "layers": rows}))
     with pytest.raises(InputError, match=changed["name"]):
         open_subject([run, other])
 
@@ -89,7 +89,7 @@ def test_incomplete_run_is_refused(run: Path, name: str) -> None:
 @pytest.mark.parametrize(("name", "precision"), [("unet.conv_in", "float"), ("unet.absent", "int8")])
 def test_layers_that_the_fp32_graph_lacks_are_refused(run: Path, name: str, precision: str) -> None:
     rows = [{"name": name, "op": "Conv", "precision": precision, "intended": precision, "reason": ""}]
-    (run / "layers.json").write_text(json.dumps({"schema": 1, "layers": rows}))
+    (run / "layers.json").write_text(json.dumps({"schema": 2, "layers": rows}))
     with pytest.raises(InputError, match=r"denoiser\.fp32\.onnx has no layer (unet\.absent|that is int8)"):
         open_subject([run])
 

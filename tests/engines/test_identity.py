@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ptq_export.engines.build_cache import current, differences, kept, read_identity, stale_reasons, write_identity
+from ptq_export.engines.build_cache import (
+    build_or_reuse,
+    current,
+    differences,
+    read_identity,
+    stale_reasons,
+    write_identity,
+)
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.processor import instruction_sets
 
@@ -80,9 +87,11 @@ def test_what_is_kept_is_built_once(engine_file: Path, caplog: pytest.LogCapture
 
     newer = replace(HERE, engine="ov")
     with caplog.at_level(logging.INFO, logger="ptq_export"):
-        assert kept(engine_file, HERE, build, "building it", "it is built") == engine_file and built == []
-        assert kept(engine_file, newer, build, "building it", "it is built") == engine_file and len(built) == 1
-        assert kept(engine_file, newer, build, "building it", "it is built") == engine_file and len(built) == 1
+        assert build_or_reuse(engine_file, HERE, build, "building it", "it is built") == engine_file and built == []
+        assert build_or_reuse(engine_file, newer, build, "building it", "it is built") == engine_file
+        assert len(built) == 1
+        assert build_or_reuse(engine_file, newer, build, "building it", "it is built") == engine_file
+        assert len(built) == 1
     assert caplog.messages == ["building it: engine: ort instead of ov"] and engine_file.read_bytes() == b"new engine"
 
 
@@ -91,7 +100,7 @@ def test_in_a_folder_that_cannot_be_written_everyone_builds_a_file_of_his_own(
 ) -> None:
     (tmp_path / "engine").write_bytes(b"a file is in the way")
     path = tmp_path / "engine" / "denoiser.fp32.plan"
-    first, second = (kept(path, HERE, Path.touch, "building it", "it is built") for _ in range(2))
+    first, second = (build_or_reuse(path, HERE, Path.touch, "building it", "it is built") for _ in range(2))
     assert path.name == first.name == second.name and first != second and stale_reasons(first, HERE) == []
     assert caplog.messages == [f"{path.parent} cannot be written: it is built at every start"] * 2
 
@@ -118,7 +127,7 @@ def test_without_any_room_the_disk_is_blamed(
 
     path = tmp_path / "denoiser.fp32.plan"
     with pytest.raises(EnvironmentMissing, match="File too large\nfree some disk space, or set TMPDIR"):
-        kept(path, HERE, build, "building it", "it is built")
+        build_or_reuse(path, HERE, build, "building it", "it is built")
     assert caplog.messages == [f"{tmp_path}: File too large: it is built at every start"]
     assert list(tmp_path.iterdir()) == []
 
@@ -128,7 +137,7 @@ def test_an_error_that_is_not_the_disk_s_is_told_as_it_is(tmp_path: Path) -> Non
         raise InputError("no such operator")
 
     with pytest.raises(InputError, match="no such operator"):
-        kept(tmp_path / "denoiser.fp32.plan", HERE, build, "building it", "it is built")
+        build_or_reuse(tmp_path / "denoiser.fp32.plan", HERE, build, "building it", "it is built")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
@@ -138,7 +147,7 @@ def test_on_a_full_disk_the_engine_is_built_beside_it(tmp_path: Path, caplog: py
         pytest.skip("no disk can be mounted here")
     try:
         path = tmp_path / "denoiser.fp32.plan"
-        found = kept(path, HERE, lambda file: file.write_bytes(bytes(100_000)), "building it", "it is built")
+        found = build_or_reuse(path, HERE, lambda file: file.write_bytes(bytes(100_000)), "building it", "it is built")
         assert found.stat().st_size == 100_000 and found.name == path.name and stale_reasons(found, HERE) == []
         assert caplog.messages == [f"{tmp_path}: No space left on device: it is built at every start"]
         assert list(tmp_path.iterdir()) == []

@@ -67,7 +67,8 @@ def test_an_unfinished_run_is_refused(run: Path) -> None:
         ({"target": None}, "target is null, not text"),
         ({"artefacts": {}}, "has no denoiser.ort-int8.onnx in its manifest"),
         ({"artefacts": {"denoiser.ort-int8.onnx": {"sha256": 3}}}, r"artefacts\.denoiser.ort-int8.onnx\.sha256 is 3"),
-        ({"schema": 2}, "has schema 2, this version reads 1"),
+        ({"schema": 1}, "has schema 1, this version reads 2\nmake the run again"),
+        ({"schema": 3}, "has schema 3, this version reads 2\nupdate ptq-export"),
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(run: Path, manifest: dict[str, object], message: str) -> None:

@@ -62,19 +62,19 @@ def _copy(*names: str) -> Callable[[Path], None]:
 def _report_files(folder: Path) -> None:
     synthetic_run.write_run(folder)
     layers = [{"name": f"unet.conv_{end}", "sqnr_db": 30.0, "share": 0.5} for end in ("in", "out")]
-    ranked = {"schema": 1, "pairs_per_timestep": 8, "timesteps": [1, 500], "all_db": 20.5, "layers": layers}
+    ranked = {"schema": 2, "pairs_per_timestep": 8, "timesteps": [1, 500], "all_db": 20.5, "layers": layers}
     write_json(folder / "sensitivity.json", ranked)
     weights = {"count": 8, "as_int8": 8, "as_float16": 0, "bytes_per_weight": 1.0}
     plan = {"version": "1.7.1.116", "size_bytes": 9, "warnings": ["one"], "weights": weights}
     finding = {"rule": "r", "node": "n", "seen": "s", "reason": "why", "severity": "error"}
-    checked = {"schema": 1, "rules": ["r"], "findings": [finding], "own": "", "plans": {"tensorrt_rtx": plan}}
+    checked = {"schema": 2, "rules": ["r"], "findings": [finding], "own": "", "plans": {"tensorrt_rtx": plan}}
     write_json(folder / "tensorrt.json", checked | {"refusals": {"tensorrt": "no"}})
     race = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
     trial = {"what": "linears", "layers": ["a"], "sqnr_db": 40.0, "kept": True, "why": "faster"} | race
     left = {"what": "a", "layers": ["a"], "expected_ms": 0.1}
     chosen = {"split_shortcut": False, "float_layers": {"a": "kept float"}}
     quality = {"untuned": 40.0, "tuned": 39.9, "loss_allowed": 0.1}
-    tuned = {"schema": 1, "budget_s": 9.0, "seconds": 8.0, "batch": 1, "chosen": chosen, "total": race}
+    tuned = {"schema": 2, "budget_s": 9.0, "seconds": 8.0, "batch": 1, "chosen": chosen, "total": race}
     tuned |= {"sqnr_db": quality, "trials": [trial], "not_reached": [left], "reused": False}
     write_json(folder / "tuning.json", tuned)
     gpu = {"median_ms": 1.0}
@@ -111,11 +111,11 @@ def _read_schedule(folder: Path) -> object:
 
 def _run_folder(folder: Path) -> None:
     with RunFolder.create(folder, _REQUEST) as run:
-        run.save_json("kept.json", {"schema": 1, "wanted_db": 40.0, "layers": ["a", "b"]})
+        run.save_json("kept.json", {"schema": 2, "wanted_db": 40.0, "layers": ["a", "b"]})
         run.save_tensors("pairs.safetensors", {"sample": torch.zeros(2, *SHAPE)})
 
 
-_REQUEST = {"schema": 1, "options": {"seed": 0, "out": None}, "inputs": {"data": "00"}, "versions": {"a": "1"}}
+_REQUEST = {"schema": 2, "options": {"seed": 0, "out": None}, "inputs": {"data": "00"}, "versions": {"a": "1"}}
 
 
 def _reopen_folder(folder: Path) -> object:

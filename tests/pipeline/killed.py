@@ -13,18 +13,18 @@ import onnx_ir as ir
 from ptq_export.graph import model_file
 from ptq_export.pipeline.folder import RunFolder
 
-REQUEST = {"schema": 1, "options": {"seed": 0}, "versions": {}}
+REQUEST = {"schema": 2, "options": {"seed": 0}, "versions": {}}
 
 
 def create(folder: Path) -> None:
-    RunFolder.create(folder, REQUEST).save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+    RunFolder.create(folder, REQUEST).save_json("kept.json", {"schema": 2, "wanted_db": 1.0, "layers": []})
 
 
 def amend(folder: Path) -> None:
     """As `bench` does: two files, the ledger, the manifest and its verdict."""
     run = RunFolder.create(folder, REQUEST)
     with run.amending() as manifest:
-        run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
+        run.save_json("kept.json", {"schema": 2, "wanted_db": 2.0, "layers": []})
         run.place("kept.png").write_bytes(b"new")
         run.keep("kept.png")
         manifest["command"] = "new"

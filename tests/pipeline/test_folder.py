@@ -10,8 +10,8 @@ from ptq_export.errors import InputError
 from ptq_export.lock import LOCK
 from ptq_export.pipeline.folder import RunFolder
 
-REQUEST = {"schema": 1, "options": {"seed": 0, "metric": "l2.4"}, "versions": {"torch": "2.10"}}
-KEPT = {"schema": 1, "wanted_db": 40.0, "layers": ["mid"]}
+REQUEST = {"schema": 2, "options": {"seed": 0, "metric": "l2.4"}, "versions": {"torch": "2.10"}}
+KEPT = {"schema": 2, "wanted_db": 40.0, "layers": ["mid"]}
 TENSORS = {"codes": torch.arange(6).reshape(2, 3).to(torch.int8)}
 
 
@@ -40,7 +40,7 @@ def test_json_is_kept_and_found_again(path: Path) -> None:
 
 def test_other_options_are_refused_and_every_difference_is_named(path: Path) -> None:
     RunFolder.create(path, REQUEST)
-    other = {"schema": 1, "options": {"seed": 3, "metric": "l2.4"}, "versions": {"torch": "2.11"}}
+    other = {"schema": 2, "options": {"seed": 3, "metric": "l2.4"}, "versions": {"torch": "2.11"}}
     before = {file: file.read_bytes() for file in path.iterdir() if file.name != LOCK}
     with pytest.raises(InputError) as caught:
         RunFolder.create(path, other)

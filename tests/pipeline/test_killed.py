@@ -33,7 +33,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 def finished(folder: Path) -> Path:
     with RunFolder.create(folder, killed.REQUEST) as run:
-        run.save_json("kept.json", {"schema": 1, "wanted_db": 1.0, "layers": []})
+        run.save_json("kept.json", {"schema": 2, "wanted_db": 1.0, "layers": []})
         run.save_json("verdict.json", least_manifest()["verdict"])
     (folder / "kept.png").write_bytes(b"old")
     artefacts = {name: describe_file(folder / name) for name in ("kept.json", "kept.png", "verdict.json")}
@@ -49,7 +49,7 @@ def test_an_amended_run_is_whole_wherever_the_process_was_killed(copies: dict[st
             wanted = {"old": (1.0, b"old"), "new": (2.0, b"new")}[manifest["command"]]
             assert (read_part(copy, "kept.json")["wanted_db"], (copy / "kept.png").read_bytes()) == wanted
             assert manifest["artefacts"] == {name: describe_file(copy / name) for name in manifest["artefacts"]}
-            assert read_part(copy, "verdict.json") == manifest["verdict"]
+            assert read_part(copy, "verdict.json") == {"schema": 2} | manifest["verdict"]
             assert run.has("kept.json")
             states.append(manifest["command"])
         assert [file.name for file in copy.iterdir() if file.name.startswith(".")] == []
@@ -87,7 +87,7 @@ def test_an_amendment_that_fails_changes_nothing(tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with RunFolder.create(folder, killed.REQUEST) as run:
         with pytest.raises(KeyboardInterrupt), run.amending():
-            run.save_json("kept.json", {"schema": 1, "wanted_db": 2.0, "layers": []})
+            run.save_json("kept.json", {"schema": 2, "wanted_db": 2.0, "layers": []})
             raise KeyboardInterrupt
         assert run.has("kept.json")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -65,7 +65,7 @@ def test_manifest_holds_size_and_sha256_of_every_result(finished: Path) -> None:
 
 def test_manifest_says_what_was_made_from_what_and_how(finished: Path) -> None:
     manifest = read(finished, "manifest")
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["denoiser"]["sample_shape"] == [1, 8, 8]
     assert manifest["denoiser"]["parameters"] == sum(p.numel() for p in tiny.denoiser().module.parameters())
     assert len(manifest["denoiser"]["sha256"]) == 64
@@ -130,7 +130,7 @@ def test_latency_and_fidelity_cover_every_candidate(finished: Path) -> None:
     assert [step["batch"] for step in latency["steps"]] == [1, 16]
     assert set(latency["steps"][0]["candidates"]) == {"ort-int8", "ort-fp32", "ort-fp32-unfolded"}
     assert {loop["sampler"] for loop in latency["loops"]} == {"ddim", "dpm-solver++"}
-    assert set(fidelity["curves"]) == set(fidelity["psnr"]["values"]) == {"ort-int8", "simulation", "ceiling"}
+    assert set(fidelity["curves"]) == set(fidelity["psnr"]["values"]) == {"ort-int8", "simulation", "exact_weights"}
     assert fidelity["pairs_per_timestep"] == 2
 
 

@@ -92,7 +92,7 @@ def chosen_before(job: Job, chosen: dict[str, Any], **more: Any) -> None:
     """Put a tuning with this result into the cache, as an earlier run would have."""
     total = {"before_ms": 2.0, "after_ms": 1.0, "speedup": 2.0, "low": 1.9, "high": 2.1}
     sqnr_db = {"untuned": 30.0, "tuned": 30.0, "loss_allowed": 0.1}
-    value = {"schema": 1, "budget_s": 5.0, "seconds": 1.0, "batch": 1, "chosen": chosen, "total": total}
+    value = {"schema": 2, "budget_s": 5.0, "seconds": 1.0, "batch": 1, "chosen": chosen, "total": total}
     remember(tuning_key(job), value | {"sqnr_db": sqnr_db, "trials": [], "not_reached": []} | more)
 
 

@@ -11,7 +11,7 @@ from ptq_export.pipeline.tuning.cache import cache_file, recall, remember
 
 KEY: dict[str, Any] = {"machine": {"cpu": "one", "isa": ("avx2",)}, "graph": {"checkpoint_sha256": "ab"}}
 TUNING = {
-    "schema": 1,
+    "schema": 2,
     "budget_s": 9.0,
     "seconds": 8.0,
     "batch": 1,

@@ -22,7 +22,7 @@ def write_run(run: Path) -> Path:
     write_json(run / "latency.json", latency())
     write_json(run / "fidelity.json", fidelity())
     write_json(run / "parity.json", parity())
-    write_json(run / "layers.json", {"schema": 1, "layers": layers()})
+    write_json(run / "layers.json", {"schema": 2, "layers": layers()})
     write_json(run / "calibration.json", calibration())
     write_json(run / "manifest.json", manifest())
     save_file(samples(), run / "samples.safetensors")
@@ -53,7 +53,7 @@ def latency() -> dict[str, Any]:
         for sampler in ("ddim", "dpm-solver++")
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "environment": {"cpu": "Example CPU", "threads": 2},
         "protocol": {"warmup": 20, "min_rounds": 200, "min_seconds": 5.0},
         "steps": steps,
@@ -71,14 +71,14 @@ def _timing(rounds: np.ndarray) -> dict[str, Any]:
 
 def fidelity() -> dict[str, Any]:
     curves = {}
-    for name, offset, wobble in (("ort-int8", 0.0, 0.12), ("simulation", 0.0, 0.0), ("ceiling", 1.1, 0.0)):
+    for name, offset, wobble in (("ort-int8", 0.0, 0.12), ("simulation", 0.0, 0.0), ("exact_weights", 1.1, 0.0)):
         sqnr = [36.5 + offset + wobble * math.sin(t) - 22 * math.exp(-(t + 20) / 60) - 4e-3 * t for t in TIMESTEPS]
         error = [0.0003 + 0.004 * (t / 1000) ** 2 * 10 ** (-offset / 20) + 1e-5 * wobble for t in TIMESTEPS]
         curves[name] = {"sqnr_db": sqnr, "step_error": error}
-    values = {"ort-int8": 38.42, "simulation": 38.51, "ceiling": 39.93}
+    values = {"ort-int8": 38.42, "simulation": 38.51, "exact_weights": 39.93}
     psnr = {name: {"mean_db": value, "min_db": value - 5.2} for name, value in values.items()}
     return {
-        "schema": 1,
+        "schema": 2,
         "pairs_per_timestep": 64,
         "timesteps": TIMESTEPS,
         "curves": curves,
@@ -140,14 +140,14 @@ def parity() -> dict[str, Any]:
     curves = fidelity()["curves"]
     both = zip(TIMESTEPS, curves["simulation"]["sqnr_db"], curves["ort-int8"]["sqnr_db"], strict=True)
     bounds = [{"timestep": t, "simulation_db": s, "engine_db": e, "bound_db": 0.5, "ok": True} for t, s, e in both]
-    return {"schema": 1, "local": local, "global": bounds}
+    return {"schema": 2, "local": local, "global": bounds}
 
 
 def calibration() -> dict[str, Any]:
     drawn = np.random.default_rng(1).normal(400, 300, 256)
     timesteps = (np.clip(drawn, 0, 950) // 50 * 50).astype(int).tolist()
     return {
-        "schema": 1,
+        "schema": 2,
         "policy": "ndtc",
         "metric": "l2.4",
         "rounding": "learned",
@@ -173,7 +173,7 @@ def manifest() -> dict[str, Any]:
     counted = layers()
     files = {"denoiser.fp32.onnx": 24_310_000, "denoiser.ort-int8.onnx": 6_912_000, "pairs.safetensors": 530_000}
     return {
-        "schema": 1,
+        "schema": 2,
         "ptq_export": "0.1.0",
         "command": "ptq-export --ckpt digits --target ort-int8 --out runs/digits",
         "created": "2026-11-22T17:40:12+00:00",

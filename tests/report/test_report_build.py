@@ -99,7 +99,7 @@ def test_optional_values_inside_a_part_may_be_absent(run: Path) -> None:
     fidelity["curves"] = {"ort-int8": {"sqnr_db": [150.0] * 20, "step_error": [0.0] * 20}}
     write_json(run / "fidelity.json", fidelity)
     write_json(run / "latency.json", synthetic_run.latency() | {"loops": [], "size_bytes": {}, "peak_memory_bytes": {}})
-    write_json(run / "parity.json", {"schema": 1, "local": [], "global": []})
+    write_json(run / "parity.json", {"schema": 2, "local": [], "global": []})
     (run / "samples.safetensors").unlink()
     text, _ = page_of(run)
     assert "FID was not measured in this run." in text
@@ -115,7 +115,7 @@ def test_markup_in_names_and_notes_is_shown_as_text(run: Path) -> None:
     manifest |= {"command": hostile}
     write_json(run / "manifest.json", manifest)
     layers = [layer | {"reason": hostile} for layer in synthetic_run.layers()]
-    write_json(run / "layers.json", {"schema": 1, "layers": layers})
+    write_json(run / "layers.json", {"schema": 2, "layers": layers})
     text, page = page_of(run)
     assert "&lt;script&gt;alert(" in text
     assert "alert('x')</script>" not in text
@@ -171,8 +171,8 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_newer_schema_is_refused(run: Path) -> None:
-    write_json(run / "latency.json", {"schema": 2})
-    with pytest.raises(InputError, match=r"latency\.json has schema 2"):
+    write_json(run / "latency.json", {"schema": 3})
+    with pytest.raises(InputError, match=r"latency\.json has schema 3"):
         build_report(run)
 
 

@@ -21,7 +21,7 @@ def test_latency_bars_are_proportional_to_the_medians() -> None:
 
 def test_sqnr_plot_keeps_every_point_inside_its_axes() -> None:
     plot = charts.sqnr_plot(synthetic_run.fidelity())
-    assert [curve.style for curve in plot.curves] == ["engine", "simulation", "ceiling"]
+    assert [curve.style for curve in plot.curves] == ["engine", "simulation", "exact_weights"]
     assert [len(curve.points) for curve in plot.curves] == [20, 20, 20]
     assert all(0 <= x <= 100 and 0 <= y <= plot.height_px for curve in plot.curves for x, y in curve.points)
     assert plot.columns[1].tip.startswith("t = 50\nORT int8 engine: 29.")

@@ -52,12 +52,12 @@ def test_a_batch_in_fewer_rounds_than_were_asked_for_shows_both() -> None:
     assert (rows["1", "ORT int8"], rows["16", "ORT int8"]) == (f"{rounds}", f"{rounds} of 200")
 
 
-def test_fidelity_rows_put_the_engine_first_and_the_ceiling_last() -> None:
+def test_fidelity_rows_put_the_engine_first_and_exact_weights_last() -> None:
     fidelity = synthetic_run.fidelity()
     fidelity["curves"] = dict(reversed(fidelity["curves"].items()))
-    del fidelity["psnr"]["values"]["ceiling"]
+    del fidelity["psnr"]["values"]["exact_weights"]
     rows = tables.fidelity_table(fidelity)
-    assert [row[0] for row in rows[1:]] == ["ORT int8 engine", "simulation in torch", "ceiling (weights exact)"]
+    assert [row[0] for row in rows[1:]] == ["ORT int8 engine", "simulation in torch", "exact weights"]
     assert rows[1][1:3] == ["38.4", "33.2"]
     assert rows[3][1:3] == ["–", "–"]
 

@@ -185,7 +185,7 @@ def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     pairs = Pairs(noise, job.denoiser.schedule.timesteps(times.tolist()), job.denoiser.draw(4, 0))
     progress.stage("parity, layer by layer", None)
     run_graph = engine_class(job.prover).run_graph
-    rows = local_parity(reference, simulation, graph, modules, run_graph, pairs, job.carrier)
+    rows = local_parity(reference, simulation, graph, modules, run_graph, pairs, job.float_dtype)
     differing = [row.block for row in rows if not row.ok]
     if differing:
         raise GateFailed(f"the engine differs from the simulation in {', '.join(differing)}", "make the run again here")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptq_export.artifacts import digest, write_json
 from ptq_export.errors import InputError
-from ptq_export.schemas import read_part
+from ptq_export.schemas import SCHEMA, read_part
 from ptq_export.user_cache import user_cache
 
 __all__ = ["cache_file", "recall", "remember"]
@@ -43,6 +43,8 @@ def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
 def remember(key: Mapping[str, Any], tuning: Mapping[str, Any]) -> None:
     """Keep a tuning under its key."""
     try:
-        write_json(cache_file(key), {"key": dict(key), "digest": digest(tuning), "tuning": dict(tuning)})
+        write_json(
+            cache_file(key), {"schema": SCHEMA, "key": dict(key), "digest": digest(tuning), "tuning": dict(tuning)}
+        )
     except InputError as error:
         logger.warning("this tuning is not kept for other runs: %s", error.cause)

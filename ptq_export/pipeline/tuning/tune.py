@@ -24,11 +24,11 @@ from ptq_export.pipeline.tuning.candidates import LayerTimes, find_work, group_c
 from ptq_export.pipeline.tuning.race import BRIEF, Candidate, Choice, Limits, Outcome, Race, Trial, search
 from ptq_export.pipeline.tuning.workbench import JobBench, Variant, open_variant, renamed, tuning_batch
 from ptq_export.report.tables import tuning_line
+from ptq_export.schemas import SCHEMA
 from ptq_export.targets import FP32, FP32_UNFOLDED
 
 __all__ = ["TUNING", "check_tuning", "choose", "tuned_plan", "tuning_key"]
 
-SCHEMA = 1
 TUNING = "tuning.json"
 TOGGLES = {
     "before-resize": {False: "quantisers before upsamplings, too", True: "no quantisers before upsamplings"},
@@ -173,7 +173,6 @@ def _shortcuts(job: Job, variant: Variant) -> frozenset[str]:
 def _to_json(job: Job, outcome: Outcome, seconds: float) -> dict[str, Any]:
     chosen, total = outcome.chosen, outcome.total
     return {
-        "schema": SCHEMA,
         "budget_s": seconds,
         "seconds": round(outcome.seconds, 1),
         "batch": tuning_batch(job),

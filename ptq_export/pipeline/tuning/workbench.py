@@ -175,7 +175,7 @@ class JobBench:
         DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
         lay_out(graph, self.job.target.scheme_for(self.job.options, choice.placements))
-        save_model(HalfPrecision()(graph).model if self.job.carrier == "float16" else graph, path)
+        save_model(HalfPrecision()(graph).model if self.job.float_dtype == "float16" else graph, path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
