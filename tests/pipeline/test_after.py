@@ -83,7 +83,7 @@ def test_bench_renews_latency_in_manifest_and_report(copied: Path, watcher: Watc
     before = {name: sha256_file(copied / name) for name in ("latency.json", "report.html", ONNX)}
     latency = bench(copied, watcher)
     manifest = read_json(copied / "manifest.json")
-    assert latency == read_json(copied / "latency.json")
+    assert {"schema": 2} | latency == read_json(copied / "latency.json")
     assert manifest["artefacts"]["latency.json"]["sha256"] == sha256_file(copied / "latency.json")
     assert manifest["verdict"]["speedup"] == latency["steps"][0]["speedup"]["ort-fp32"]
     changed = {name for name, digest in before.items() if sha256_file(copied / name) != digest}
