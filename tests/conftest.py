@@ -19,6 +19,40 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[CACHE].cleanup()
 
 
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # all that was imported: every timing begins with a collection, which then does not look there again
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same one for all of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_export_of_equal_networks(shared_folder: Path) -> Iterator[None]:
+    from exports_once import once  # not above: the cache folder is set first
+
+    from ptq_export.pipeline import graphs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "export_module", once(graphs.export_module, shared_folder))
+        yield
+
+
+@pytest.fixture
+def exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test of what the exporter makes: it is asked each time."""
+    from ptq_export.graph.export import export_module
+    from ptq_export.pipeline import graphs
+
+    monkeypatch.setattr(graphs, "export_module", export_module)
+
+
 @pytest.fixture(scope="session")
 def operators() -> Path:
     """Our operators for ONNX Runtime. A test skips only where nothing could have compiled them: else it fails."""
