@@ -1,8 +1,10 @@
 """What this package keeps in the user's cache folder goes to a folder of the test run's own; our operators for ONNX
-Runtime are there wherever a compiler is."""
+Runtime are there wherever a compiler is; equal networks are exported once."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
