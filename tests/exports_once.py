@@ -1,7 +1,7 @@
 """Equal networks are exported once per test run, whoever asks: the exporter takes most of the time of a tiny run.
 
-Equal means all that a network is: its pickle, every tensor in it by its bytes and by which others are the same one. What
-cannot be pickled is exported each time.
+Equal means all that a network is: its pickle, and in it every tensor by its bytes and by which others are the same one.
+What cannot be pickled is exported each time.
 """
 
 import hashlib
