@@ -171,12 +171,11 @@ from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.graphs import export_graphs
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.pipeline.stages import calibration_pairs, quantised
-from ptq_export.pipeline.tensorrt import check_graph
 
 target, device, run, batch = sys.argv[1:]
 brief = {"effort": "quick", "rounding": "nearest", "rounds": 10, "seconds": 1.0, "check": "none", "batch": batch}
 job = prepare(Options("random:ddim-cifar10", target, Path(run), device=device, **brief).resolved(), SILENT)
-check_graph(job, export_graphs(job, quantised(job, calibration_pairs(job))))
+job.runtime.check(job.order, export_graphs(job, quantised(job, calibration_pairs(job))))
 for step in measure_latency(job)["steps"]:
     print(step["batch"], step["speedup"])
 PYTHON
@@ -196,7 +195,7 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.engines.registry import build_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.graph.passes.half_precision import HalfPrecision
-from ptq_export.graph.single_file import save_model
+from ptq_export.graph.model_file import save_model
 from ptq_export.nn.probe import noise
 from ptq_export.pipeline.graphs import export_graph, fold_time
 

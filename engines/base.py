@@ -5,8 +5,8 @@ torch is never imported here: a server that feeds numpy arrays starts without it
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ptq_export.engines.exported_layers import LayerRecord
     from ptq_export.engines.unet import EngineUNet
 
-__all__ = ["DeviceTiming", "Engine", "EngineOptions", "Feeds", "GpuEngine", "Signature"]
+__all__ = ["DeviceTiming", "Engine", "EngineOptions", "Feeds", "GpuEngine", "GpuOptions", "Signature"]
 
 Values: TypeAlias = "float | NDArray[Any] | Tensor"
 """`[N, ...]`; where one number per sample is wanted, also one for the whole batch."""
@@ -67,38 +67,55 @@ class Signature:
         return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.inputs}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How an engine is built and runs.
+    """How an engine is built and runs; a runtime with more to say has a class of its own (`OrtOptions`, `TrtOptions`).
 
     Attributes:
         batch: The only batch size, for which the engine is then specialised; None serves any.
         threads: Threads of an engine on the CPU; all physical cores by default.
-        arena: ONNX Runtime: keep freed buffers for the next call, which is faster, and memory stays at its peak.
-        operators: ONNX Runtime on the CPU: use this package's own operators, where they were compiled.
-        batches: TensorRT: least, usual and largest batch of an engine that serves any; 1, 4 and 64 by default.
-        builder_level: TensorRT: 0 builds fastest, 5 searches longest; its own default is 3.
-        workspace_mib: TensorRT: limit of the builder's scratch memory.
-        compute_capabilities: TensorRT for RTX: the GPUs that an engine serves, e.g. `7.5`; all from 8.0 by default.
-        cuda_graphs: On a GPU: record a step once per batch size and launch it as one: less work for the host, and
-            tensors are copied on the device to where the recording reads them.
         trusted: Load the engine files that lie in the cache folder even where this account did not build them on this
             machine: for a folder that you made yourself. A TensorRT plan is machine code.
     """
 
     batch: int | None = None
     threads: int = field(default_factory=physical_cores)
-    arena: bool = True
-    operators: bool = True
-    batches: tuple[int, int, int] | None = None
-    builder_level: int | None = None
-    workspace_mib: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    cuda_graphs: bool = False
     trusted: bool = False
 
     def __post_init__(self) -> None:
         require_threads(self.threads)
+
+    @property
+    def usual_batch(self) -> int | None:
+        """The batch for which the engine is best; None where it has no favourite."""
+        return self.batch
+
+    @classmethod
+    def of(cls, options: "EngineOptions | None") -> Self:
+        """`options` with what this class adds at its defaults.
+
+        Raises:
+            InputError: they are another runtime's own.
+        """
+        if options is None or type(options) is cls:
+            return options or cls()
+        given = {each.name: getattr(options, each.name) for each in fields(options)}
+        if surplus := sorted({*given} - {each.name for each in fields(cls)}):
+            cause = f"{type(options).__name__} are not for this engine, which knows no {', '.join(surplus)}"
+            raise InputError(cause, f"give {cls.__name__}")
+        return cls(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions(EngineOptions):
+    """How an engine on a GPU is built and runs.
+
+    Attributes:
+        cuda_graphs: Record a step once per batch size and launch it as one: less work for the host, and tensors are
+            copied on the device to where the recording reads them.
+    """
+
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)

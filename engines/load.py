@@ -1,11 +1,10 @@
 """From a run folder to the engine that it holds."""
 
 from pathlib import Path
-from typing import Any
 
 from ptq_export.artifacts import inside
 from ptq_export.engines.base import Engine, EngineOptions
-from ptq_export.engines.registry import build_engine
+from ptq_export.engines.registry import find_runtime
 from ptq_export.errors import InputError
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import find_target
@@ -34,18 +33,8 @@ def load_engine(run: Path | str, which: str | None = None, options: EngineOption
     source, cache = inside(folder, target.onnx), inside(folder, "engine")
     if target.onnx not in manifest["artefacts"]:
         raise InputError(f"{folder} has no {target.onnx} in its manifest", "make the run again, in a new folder")
-    if options is None and target.device == "gpu":
-        options = _as_built(manifest, folder / MANIFEST)
-    return build_engine(target.engine, source, cache, options, manifest["artefacts"][target.onnx]["sha256"])
-
-
-def _as_built(manifest: dict[str, Any], shown: Path) -> EngineOptions:
-    """The options of the plan that the run holds: with others it would be built again."""
-    asked = read_options(manifest, shown)
-    return EngineOptions(
-        batch=asked.fixed_batch,
-        batches=asked.batch_range,
-        builder_level=asked.builder_level,
-        workspace_mib=asked.workspace,
-        compute_capabilities=asked.compute_capabilities,
-    )
+    runtime = find_runtime(target.engine)
+    if options is None and runtime.device == "gpu":  # with others the plan that the run holds would be built again
+        asked = read_options(manifest, folder / MANIFEST)
+        options = runtime.options_from(asked.for_engines)
+    return runtime.build(source, cache, options, manifest["artefacts"][target.onnx]["sha256"])

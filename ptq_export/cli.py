@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from ptq_export import __version__
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
-from ptq_export.engines.registry import require_checker
+from ptq_export.engines.registry import check_target
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
@@ -112,7 +112,7 @@ def quantise(
     """
     with _screen(output, "interrupted; the same command resumes this run") as screen:
         if context.invoked_subcommand is not None:
-            _hand_over(context, options, output)
+            _pass_on(context, options, output)
             return
         _check(options)
         from ptq_export import pipeline
@@ -124,7 +124,7 @@ def quantise(
         result.folder()
 
 
-def _hand_over(context: typer.Context, options: Options, output: Output) -> None:
+def _pass_on(context: typer.Context, options: Options, output: Output) -> None:
     """Let a subcommand inherit the output flags that stand before it; the main job's options mean nothing to it."""
     if options != Options():
         cause = f"{context.invoked_subcommand} takes no options of the main job"
@@ -136,9 +136,7 @@ def _check(options: Options) -> None:
     """Refuse at once what needs no model to be refused."""
     if not options.ckpt:
         raise InputError("--ckpt is missing", "the demonstration model comes with the package: --ckpt embedded:digits")
-    find_target(options.target).check(options)
-    if options.check == "rtx":
-        require_checker()
+    check_target(find_target(options.target), options)
 
 
 @app.command()

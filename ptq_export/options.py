@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ptq_export.errors import InputError
 from ptq_export.jetpack import DEFAULT_JETPACK
+from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
 __all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling"]
@@ -276,10 +277,43 @@ class Options:
             if value is not None and not math.isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} {value} is no number", "give one that is finite")
 
+        if self.tune is None and self.tune_loss is not None:
+            raise InputError("--tune-loss bounds what --tune may choose", "give --tune SECONDS too, or leave it out")
+
     def resolved(self) -> "Options":
         """The same options with every option that `effort` governs filled in."""
         missing: dict[str, Any] = {k: value for k, value in PRESETS[self.effort].items() if getattr(self, k) is None}
         return replace(self, **missing)
+
+    @property
+    def runtime_flags(self) -> tuple[str, ...]:
+        """The flags that were given, of those that mean something for some runtimes alone (`Runtime.takes`)."""
+        given = {
+            "--batch MIN:OPT:MAX": self.batch_range,
+            "--builder-level": self.builder_level,
+            "--workspace": self.workspace,
+            "--compute-capability": self.compute_capabilities or None,
+            "--check": self.check,
+            "--placement": self.placements or None,
+            "--jetpack": self.jetpack,
+            "--tune": self.tune,
+        }
+        return tuple(flag for flag, value in given.items() if value is not None)
+
+    @property
+    def for_engines(self) -> dict[str, Any]:
+        """What engines are built with, by the names of their own options; a run that was made on more cores may be
+        served here."""
+        threads = physical_cores() if self.threads is None else min(self.threads, most_threads())
+        return {
+            "batch": self.fixed_batch,
+            "threads": threads,
+            "batches": self.batch_range,
+            "builder_level": self.builder_level,
+            "workspace_mib": self.workspace,
+            "compute_capabilities": self.compute_capabilities,
+            "jetpack": self.jetpack,
+        }
 
     @property
     def fixed_batch(self) -> int | None:

@@ -1,12 +1,9 @@
 """The registry of targets: each one names the quantisation scheme, the engine kind and what it is compared with."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from ptq_export.errors import InputError
-from ptq_export.interface import Input
-from ptq_export.jetpack import JetPack, find_jetpack
 from ptq_export.lookup import lookup
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme, placed
 from ptq_export.options import Options
@@ -24,11 +21,10 @@ class Target:
     """A place to run.
 
     Attributes:
-        engine: A kind that `ptq_export.engines` knows.
+        engine: A kind that `ptq_export.engines` knows, which says what it runs on, needs and takes.
         scheme: None for the float baselines.
         onnx: The file in the run folder that the engine is built from; float graphs serve several engines.
         baselines: Targets that it is measured against in the same rounds; the first is the verdict's.
-        device: What the engine runs on. Without a GPU the graph of a GPU's target is proved by ONNX Runtime.
     """
 
     name: str
@@ -37,7 +33,6 @@ class Target:
     onnx: str
     baselines: tuple[str, ...]
     summary: str
-    device: Literal["cpu", "gpu"] = "cpu"
 
     def quantised(self) -> Scheme:
         """The scheme of a target that has one.
@@ -60,61 +55,9 @@ class Target:
         """
         return replace(placed(self.quantised(), placements), linear_input=options.linears)
 
-    def check(self, options: Options) -> None:
-        """Refuse what means nothing for this target.
 
-        Raises:
-            InputError: an option of TensorRT and another engine, no JetPack of that number, no such batch, placement or
-                compute capability, tuning for another machine.
-        """
-        self.jetpack(options.jetpack)
-        if options.tune is not None and self.engine == "jetson":
-            tuned = ", ".join(name for name, it in TARGETS.items() if it.scheme is not None and it.engine != "jetson")
-            raise InputError(
-                f"--tune measures engines on this machine, {self.name} is for another", f"it serves {tuned}"
-            )
-        if options.tune is None and options.tune_loss is not None:
-            raise InputError("--tune-loss bounds what --tune may choose", "give --tune SECONDS too, or leave it out")
-        builder: dict[str, object] = {"--builder-level": options.builder_level, "--workspace": options.workspace}
-        foreign = builder if self.engine == "jetson" else {}
-        if self.device == "cpu":
-            foreign = {"--batch MIN:OPT:MAX": options.batch_range, **builder}
-        if self.scheme != TENSORRT:
-            foreign |= {"--check": options.check, "--placement": options.placements or None}
-        for flag in (flag for flag, value in foreign.items() if value is not None):
-            raise InputError(f"{flag} means nothing for {self.name}", "leave it out, or take a target of TensorRT")
-        if options.compute_capabilities and self.engine != "trt-rtx":
-            cause = f"--compute-capability means nothing for {self.name}"
-            raise InputError(cause, "leave it out, or take --target trt-rtx-int8")
-
-    def check_inputs(self, inputs: Sequence[Input]) -> None:
-        """Refuse what the target's engines cannot be built for.
-
-        Raises:
-            InputError: TensorRT's plans are for known sizes.
-        """
-        named = sorted({size for each in inputs for size in each.open_sizes})
-        if named and self.device == "gpu":
-            remedy = "give numbers in Input.shape, or take ort-int8 or openvino-int8"
-            raise InputError(f"{self.name} is built for fixed sizes, and {', '.join(named)} is open", remedy)
-
-    def jetpack(self, release: int | None) -> JetPack | None:
-        """The JetPack that a Jetson's target is made for (`release` None: the default one); None for other targets.
-
-        Raises:
-            InputError: no such release, or one was asked for and the target is for no Jetson.
-        """
-        if self.engine == "jetson":
-            return find_jetpack(release)
-        if release is not None:
-            raise InputError(f"--jetpack means nothing for {self.name}", "leave it out, or take --target jetson-int8")
-        return None
-
-
-def _int8(
-    name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str, device: Literal["cpu", "gpu"]
-) -> Target:
-    return Target(name, engine, scheme, f"denoiser.{name}.onnx", baselines, summary, device)
+def _int8(name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str) -> Target:
+    return Target(name, engine, scheme, f"denoiser.{name}.onnx", baselines, summary)
 
 
 _ENTRIES = (
@@ -124,7 +67,6 @@ _ENTRIES = (
         ORT_CPU,
         ("ort-fp32", "ort-fp32-unfolded"),
         "ONNX Runtime CPU, uint8 activations, int8 weights",
-        "cpu",
     ),
     Target("ort-fp32", "ort", None, FP32, (), "ONNX Runtime CPU, float32 (baseline)"),
     Target("ort-fp32-unfolded", "ort", None, FP32_UNFOLDED, (), "the same, its time embedding computed (baseline)"),
@@ -134,7 +76,6 @@ _ENTRIES = (
         OPENVINO,
         ("openvino-fp32", "ort-fp32", "openvino-bf16"),
         "OpenVINO on x86 CPUs, uint8 activations, int8 weights",
-        "cpu",
     ),
     Target("openvino-fp32", "openvino", None, FP32, (), "OpenVINO on x86 CPUs, float32 (baseline)"),
     Target("openvino-bf16", "openvino-bf16", None, FP32, (), "OpenVINO on x86 CPUs, bfloat16 (baseline)"),
@@ -144,30 +85,27 @@ _ENTRIES = (
         TENSORRT,
         ("trt-fp16", "trt-fp32"),
         "TensorRT on NVIDIA GPUs, int8 with float16 around it",
-        "gpu",
     ),
-    Target("trt-fp16", "trt", None, FP16, (), "TensorRT, float16 (baseline)", "gpu"),
-    Target("trt-fp32", "trt", None, FP32, (), "TensorRT, float32 with its TF32 products (baseline)", "gpu"),
+    Target("trt-fp16", "trt", None, FP16, (), "TensorRT, float16 (baseline)"),
+    Target("trt-fp32", "trt", None, FP32, (), "TensorRT, float32 with its TF32 products (baseline)"),
     _int8(
         "trt-rtx-int8",
         "trt-rtx",
         TENSORRT,
         ("trt-rtx-fp16",),
         "TensorRT for RTX, built ahead of time without a GPU",
-        "gpu",
     ),
-    Target("trt-rtx-fp16", "trt-rtx", None, FP16, (), "TensorRT for RTX, float16 (baseline)", "gpu"),
+    Target("trt-rtx-fp16", "trt-rtx", None, FP16, (), "TensorRT for RTX, float16 (baseline)"),
     _int8(
         "ort-trt-int8",
         "ort-trt",
         TENSORRT,
         ("ort-trt-fp16", "ort-cuda-fp16"),
         "ONNX Runtime's TensorRT provider, int8 with float16 around it",
-        "gpu",
     ),
-    Target("ort-trt-fp16", "ort-trt", None, FP16, (), "ONNX Runtime's TensorRT provider, float16 (baseline)", "gpu"),
-    Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)", "gpu"),
-    _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine", "gpu"),
+    Target("ort-trt-fp16", "ort-trt", None, FP16, (), "ONNX Runtime's TensorRT provider, float16 (baseline)"),
+    Target("ort-cuda-fp16", "ort-cuda", None, FP16, (), "ONNX Runtime's CUDA provider, float16 (baseline)"),
+    _int8("jetson-int8", "jetson", TENSORRT, (), "a bundle for a Jetson, which builds and times the engine"),
 )
 REFUSED = {
     "ort-cuda-int8": (

@@ -123,7 +123,7 @@ def test_targets_are_listed_as_a_table_and_as_json(tmp_path: Path) -> None:
         (
             ["--ckpt", "embedded:digits", "--target", "jetson-int8", "--tune", "60"],
             2,
-            "it serves ort-int8, openvino-int8",
+            "it serves: ort-int8, openvino-int8",
         ),
         (["--ckpt", "embedded:digits", "--placement", "before-resize"], 2, "--placement means nothing for ort-int8"),
         (["--ckpt", "embedded:digits", "--target", "trt-int8", "--placement", "residuals"], 2, "there is no residuals"),

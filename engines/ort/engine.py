@@ -16,6 +16,7 @@ from ptq_export.engines.build_cache import Identity, build_or_reuse, current, ve
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort.operators import library_version, register, serialised, with_operators
+from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.ort.profile import node_times_ms
 from ptq_export.engines.ort.session import Level, SessionEngine, as_written, open_session, session_settings
 from ptq_export.engines.signature import read_signature
@@ -36,6 +37,7 @@ class OrtEngine(SessionEngine):
     `optimised_path` is the graph that runs: read it to see what became of each layer (`ort_layers`).
     """
 
+    options_type: ClassVar[type[OrtOptions]] = OrtOptions
     suffix: ClassVar[str] = "optimised.onnx"
 
     def __init__(
@@ -47,7 +49,7 @@ class OrtEngine(SessionEngine):
             InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
             EnvironmentMissing: the provider cannot be loaded.
         """
-        self.options = options or EngineOptions()
+        self.options = self.options_type.of(options)
         self.source = source
         identity = self._identity(verified_sha256(source, sha256))
         super().__init__(read_signature(source, self.options.batch))
@@ -56,13 +58,13 @@ class OrtEngine(SessionEngine):
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
         trusted = self.options.trusted
         self.optimised_path = build_or_reuse(self._path, identity, self._optimise, doing, done, self, trusted)
-        self.session = self._open(session_settings(self.options, Level.ORT_DISABLE_ALL))
+        self.session = self._open(self._settings(Level.ORT_DISABLE_ALL))
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self.optimised_path, expected)
 
     def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
-        settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
+        settings = self._settings(Level.ORT_DISABLE_ALL)
         settings.enable_profiling = True
         with scratch_folder() as folder:
             settings.profile_file_prefix = str(Path(folder) / "profile")
@@ -92,7 +94,7 @@ class OrtEngine(SessionEngine):
     def _optimise(self, path: Path) -> None:
         """Write the graph to `path` as ONNX Runtime would execute it here: fused, and laid out for this processor."""
         graph = load_model(self.source)
-        settings = register(as_written(session_settings(self.options, Level.ORT_ENABLE_ALL), graph))
+        settings = register(as_written(self._settings(Level.ORT_ENABLE_ALL), graph))
         if self.options.batch is not None:
             settings.add_free_dimension_override_by_name("batch", self.options.batch)
         settings.optimized_model_filepath = str(path)
@@ -111,6 +113,11 @@ class OrtEngine(SessionEngine):
         if rewritten is None:
             return None
         return save_model(rewritten, folder / self.source.name) if is_large(self.source) else serialised(rewritten)
+
+    def _settings(self, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
+        settings = session_settings(self.options.threads, level)
+        settings.enable_cpu_mem_arena = self.options.arena
+        return settings
 
     def _open(self, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return open_session(self.optimised_path, register(settings), self.providers)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.engines.base import Engine, EngineOptions, Feeds
+from ptq_export.engines.base import Engine, Feeds
 from ptq_export.engines.ort.operators import register
 from ptq_export.errors import EnvironmentMissing, InputError
 
@@ -49,11 +49,10 @@ class SessionEngine(Engine):
         return result
 
 
-def session_settings(options: EngineOptions, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
+def session_settings(threads: int, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     """Settings for a session that optimises its graph up to `level`."""
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.enable_cpu_mem_arena = options.arena
+    settings.intra_op_num_threads = threads
     settings.graph_optimization_level = level
     settings.log_severity_level = FATAL_ONLY
     # Between two calls the sampler works on the same cores: threads that spin there make it many times slower.

@@ -41,12 +41,10 @@ class OpenVinoEngine(Engine):
         """Load `source` (ONNX); what is compiled of it is taken from the folder `cache` or put there.
 
         Raises:
-            InputError: `source` is absent, is not the file with that `sha256`, is not a denoiser, or an option is
-                ONNX Runtime's.
+            InputError: `source` is absent, is not the file with that `sha256`, is not a denoiser, or the options are
+                another runtime's.
         """
-        self.options = options or EngineOptions()
-        if not self.options.arena:
-            raise InputError("OpenVINO has no arena to switch off", "leave that option out")
+        self.options = EngineOptions.of(options)
         self.source, self.cache = source, cache
         self._onnx_sha256 = verified_sha256(source, sha256)
         super().__init__(read_signature(source, self.options.batch))

@@ -16,8 +16,9 @@ from ptq_export.engines.cuda.runtime import free_bytes
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt.layers import executed_layers, layer_times_ms
+from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan, make_plan_here
-from ptq_export.engines.trt.reuse import PlanRequest, batch_range, builder_settings, fitted, ready_plan
+from ptq_export.engines.trt.reuse import PlanRequest, fitted, ready_plan
 from ptq_export.engines.trt.rtx_gpu import other_gpu, serves
 from ptq_export.engines.trt.session import Session
 from ptq_export.errors import InputError
@@ -49,17 +50,15 @@ class TrtEngine(GpuEngine):
             EnvironmentMissing: there is no GPU, or a plan that is of another device cannot be built again here.
             GateFailed: TensorRT refuses the graph.
         """
-        self.options = options or EngineOptions()
+        self.options = TrtOptions.of(options)
         self.source = source
         onnx_sha256 = verified_sha256(source, sha256)
         super().__init__(read_signature(source, self.options.batch))
         gpu = describe_gpu()
         trt = import_module(self.package)
-        settings = builder_settings(self.options)
-        self._batches = batch_range(self.options)
-        request = PlanRequest(
-            self.package, trt.__version__, source, onnx_sha256, self._batches, settings, gpu, self.options.trusted
-        )
+        self._batches = self.options.batch_range
+        builder, trusted = self.options.builder, self.options.trusted
+        request = PlanRequest(self.package, trt.__version__, source, onnx_sha256, self._batches, builder, gpu, trusted)
         self.plan_path = ready_plan(request, cache)
         before = free_bytes()
         self._session = Session(trt, self.plan_path.name, self.plan_path.read_bytes())
@@ -139,7 +138,7 @@ class TrtRtxEngine(TrtEngine):
         Raises:
             EnvironmentMissing: the GPU here is none of those that the plan is for.
         """
-        missing = other_gpu(options or EngineOptions())
+        missing = other_gpu(TrtOptions.of(options).compute_capabilities)
         if missing is not None:
             raise missing
         super().__init__(source, cache, options, sha256)

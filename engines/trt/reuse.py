@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import Identity, build_or_reuse, current, stale_reasons
 from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.cuda.runtime import runtime_version
-from ptq_export.engines.trt import build_plan
 from ptq_export.engines.trt.plan import RTX, BuilderSettings, make_plan
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.interface import SAMPLE
 
-__all__ = ["PlanRequest", "batch_range", "builder_settings", "fitted", "plan_name", "ready_plan"]
+__all__ = ["PlanRequest", "fitted", "plan_name", "ready_plan"]
 
 logger = logging.getLogger(__name__)
 Rows = TypeVar("Rows", bound=Any)
@@ -48,18 +46,6 @@ class PlanRequest:
         device = self.gpu.label if self.gpu is not None else "no GPU"
         versions["cuda"] = _cuda_version()
         return current("trt", versions, self.onnx_sha256, options, isa=(), device=device)
-
-
-def batch_range(options: EngineOptions) -> tuple[int, int, int]:
-    """Least, usual and largest batch of the plan that `options` ask for."""
-    if options.batch is not None:
-        return options.batch, options.batch, options.batch
-    return options.batches or build_plan.BATCH
-
-
-def builder_settings(options: EngineOptions) -> BuilderSettings:
-    """What the builder of a plan is told of `options`."""
-    return BuilderSettings(options.builder_level, options.workspace_mib, options.compute_capabilities)
 
 
 def fitted(feeds: Mapping[str, Rows], batch: tuple[int, int, int]) -> tuple[dict[str, Rows], list[slice]]:

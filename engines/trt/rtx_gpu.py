@@ -7,7 +7,6 @@ asked for serves what it names alone
 
 from collections.abc import Sequence
 
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.cuda.driver import describe_gpu, missing_gpu
 from ptq_export.errors import EnvironmentMissing
 
@@ -26,9 +25,9 @@ def missing_rtx_gpu() -> EnvironmentMissing | None:
     return EnvironmentMissing(cause, "copy the run folder to a machine with an NVIDIA RTX GPU") if cause else None
 
 
-def other_gpu(options: EngineOptions) -> EnvironmentMissing | None:
-    """None where a plan with these options is for the GPU here; else what is wrong, and the remedy."""
-    gpu, capabilities = describe_gpu(), options.compute_capabilities
+def other_gpu(capabilities: Sequence[str]) -> EnvironmentMissing | None:
+    """None where a plan for these compute capabilities is for the GPU here; else what is wrong, and the remedy."""
+    gpu = describe_gpu()
     if serves(gpu.capability, capabilities):
         return None
     major, minor = gpu.capability

@@ -1,11 +1,11 @@
 """The main job and what one does with its run folders; the command line and the Python API call nothing else."""
 
 from ptq_export.engines import load_engine
+from ptq_export.engines.jetson.bundle import build_bundle
 from ptq_export.pipeline.api import export, quantise
 from ptq_export.pipeline.commands.after import bench, compare, inspect, sample, verify
 from ptq_export.pipeline.commands.sensitivity import sensitivity
 from ptq_export.pipeline.estimate import Estimate, estimate
-from ptq_export.pipeline.jetson import build_bundle
 from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.run import RunResult, run, try_run
 

@@ -19,7 +19,6 @@ from ptq_export.graph.passes.fold_padding import FoldPadding
 from ptq_export.graph.passes.fold_time_embedding import FoldTimeEmbedding
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.graph.passes.name_layers import NameLayers
-from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.pin_layout import PinLayout
 from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.passes.strip_metadata import StripMetadata
@@ -27,12 +26,12 @@ from ptq_export.graph.passes.transpose_keys import TransposeKeys
 from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
 from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.stages import QUANTISED
+from ptq_export.run_folder import RunFolder
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED
 
-__all__ = ["export_float", "export_graph", "export_graphs", "fold_time", "lay_out"]
+__all__ = ["export_float", "export_graph", "export_graphs", "finished", "fold_time", "lay_out"]
 
 TABLE_SHARE = 0.1
 
@@ -64,10 +63,7 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = export_graph(denoiser, simulation)
             fold_time(graph, denoiser)
             lay_out(graph, job.scheme)
-            if job.float_dtype == "float16":
-                graph = HalfPrecision()(graph).model
-            elif job.jetpack is not None:
-                graph = Opset17()(graph).model
+            graph = finished(graph, job)
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
             _save(folder, int8, graph)
@@ -109,6 +105,13 @@ def lay_out(graph: ir.Model, scheme: Scheme) -> None:
         DropWeightZeroPoints()(graph)
     if scheme.before_resize:
         QuantiseBeforeResize()(graph)
+
+
+def finished(graph: ir.Model, job: Job) -> ir.Model:
+    """The graph in the form that the target's runtime takes."""
+    for rewrite in job.runtime.passes(job.own_options, job.float_dtype):
+        graph = rewrite(graph).model
+    return graph
 
 
 def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:

@@ -3,25 +3,23 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ptq_export.artifacts import write_json
 from ptq_export.calibrators.sites import Site
 from ptq_export.denoiser import Denoiser
 from ptq_export.engines.base import EngineOptions
-from ptq_export.engines.registry import availability
-from ptq_export.jetpack import JetPack
-from ptq_export.machine import most_threads
+from ptq_export.engines.registry import PROVER, find_runtime
+from ptq_export.engines.runtime import Order, Runtime
 from ptq_export.nn.scheme import FloatDtype, Scheme
 from ptq_export.options import Options
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.progress import Progress
+from ptq_export.run_folder import RunFolder
 from ptq_export.schemas import read_part
 from ptq_export.targets import Target
 
-__all__ = ["CHECKED", "Job", "Plan", "read_timings"]
+__all__ = ["Job", "Plan", "read_timings"]
 
-CHECKED = "tensorrt.json"
 TIMINGS = "timings.json"
 
 
@@ -72,40 +70,48 @@ class Job:
         return self.target.scheme_for(self.options, self.plan.placements)
 
     @property
-    def jetpack(self) -> JetPack | None:
-        """The JetPack that a Jetson's graph is made for; None for other targets."""
-        return self.target.jetpack(self.options.jetpack)
+    def runtime(self) -> Runtime:
+        """The runtime of the target's engine."""
+        return find_runtime(self.target.engine)
+
+    @property
+    def order(self) -> Order:
+        """What the runtime is asked to check and to deliver."""
+        return Order(
+            target=self.target.name,
+            onnx=self.target.onnx,
+            folder=self.folder,
+            options=self.own_options,
+            check=self.options.check,
+            inputs=self.denoiser.inputs,
+            num_train_timesteps=self.denoiser.schedule.num_train_timesteps,
+            stage=self.stage,
+            message=self.progress.message,
+        )
 
     @property
     def float_dtype(self) -> FloatDtype:
         """The type of everything in the target's graph that is not int8."""
-        return self.scheme.float_dtype if self.jetpack is None else self.jetpack.float_dtype
+        return self.runtime.float_dtype(self.own_options, self.scheme.float_dtype)
 
     @property
-    def engine_options(self) -> EngineOptions:
-        """How the engines of this job are built and run."""
-        options = self.options
-        built = EngineOptions(
-            batch=options.fixed_batch,
-            batches=options.batch_range,
-            builder_level=options.builder_level,
-            workspace_mib=options.workspace,
-            compute_capabilities=options.compute_capabilities,
-        )
-        # A run that was made on more cores may be served here.
-        return built if options.threads is None else replace(built, threads=min(options.threads, most_threads()))
+    def own_options(self) -> EngineOptions:
+        """How the target's own engines are built and run."""
+        return self.engine_options(self.runtime)
+
+    def engine_options(self, runtime: Runtime) -> EngineOptions:
+        """How the engines of this job on that runtime are built and run."""
+        return runtime.options_from(self.options.for_engines)
 
     @property
     def runs_here(self) -> bool:
         """Whether the target's own engine can be built and run on this machine, as far as was tried."""
-        checked = self.folder.load_json(CHECKED) or {"own": "", "refusals": {}}
-        here, _ = availability(self.target.engine, self.engine_options)
-        return here and checked["own"] not in checked["refusals"]
+        return self.runtime.runs_here(self.order)
 
     @property
-    def prover(self) -> str:
-        """The engine kind that executes the int8 graph here: the target's own, or ONNX Runtime in a GPU's place."""
-        return self.target.engine if self.runs_here else "ort"
+    def prover(self) -> Runtime:
+        """The runtime that executes the int8 graph here: the target's own, or ONNX Runtime in a GPU's place."""
+        return self.runtime if self.runs_here else find_runtime(PROVER)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:

@@ -15,8 +15,7 @@ from ptq_export.benchmarks.timing.loop import measure_loop
 from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
-from ptq_export.engines.registry import availability, distributions, load_files
-from ptq_export.engines.trt.reuse import batch_range
+from ptq_export.engines.registry import find_runtime, load_files
 from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
@@ -40,12 +39,12 @@ def measure_latency(job: Job) -> dict[str, Any]:
     What was timed of a batch is kept when it is finished: an interrupted stage goes on with the next batch.
     """
     baselines = map(find_target, job.target.baselines)
-    targets = [job.target, *(each for each in baselines if availability(each.engine)[0])]
+    targets = [job.target, *(each for each in baselines if find_runtime(each.engine).missing() is None)]
     protocol = _protocol(job)
     batches, judged = _batches(job), _judged_batch(job)
-    on_gpu = job.target.device == "gpu"
+    on_gpu = job.runtime.device == "gpu"
     measure = _OnGpu(job, targets, protocol) if on_gpu else _OnCpu(job, targets, protocol)
-    environment = describe_environment(_gpu_name() if on_gpu else "", distributions(job.target.engine))
+    environment = describe_environment(_gpu_name() if on_gpu else "", job.runtime.distributions)
     conditions = _conditions(job, targets, protocol, environment)
     parts = [_kept(job, batch, conditions, partial(measure, batch, batch == judged)) for batch in batches]
     report = LatencyReport(
@@ -140,9 +139,9 @@ class _OnGpu:
 
 
 def _judged_batch(job: Job) -> int:
-    """The batch of the verdict, of the loops and of the memory: on a GPU that for which the served plan is tuned."""
-    batches, usual = _batches(job), batch_range(job.engine_options)[1]
-    return usual if job.target.device == "gpu" and usual in batches else batches[0]
+    """The batch of the verdict, loops and memory: that for which the served engine is best, if it is timed."""
+    batches, usual = _batches(job), job.own_options.usual_batch
+    return usual if usual is not None and usual in batches else batches[0]
 
 
 def _batches(job: Job) -> tuple[int, ...]:
@@ -150,7 +149,7 @@ def _batches(job: Job) -> tuple[int, ...]:
         return (job.options.fixed_batch,)
     if job.options.batch_range is not None:
         return tuple(sorted(set(job.options.batch_range)))
-    return GPU_BATCHES if job.target.device == "gpu" else BATCHES
+    return GPU_BATCHES if job.runtime.device == "gpu" else BATCHES
 
 
 def _step(job: Job, engines: Mapping[str, Engine], protocol: Protocol, batch: int) -> StepLatency:

@@ -10,14 +10,13 @@ from typing import Any
 from ptq_export.artifacts import describe_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
 from ptq_export.denoiser import Denoiser
-from ptq_export.engines.registry import distributions
 from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
-from ptq_export.pipeline.folder import VERDICT
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import timing_verdict
 from ptq_export.pipeline.proofs import failures
+from ptq_export.run_folder import VERDICT
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
 
 __all__ = ["command_line", "plain", "record_calibration", "write_manifest"]
@@ -56,8 +55,8 @@ def write_manifest(job: Job, started: datetime) -> None:
         "denoiser": _describe(job.denoiser),
         "target": target.name,
         "scheme": asdict(job.scheme),
-        "versions": package_versions(distributions(target.engine)),
-        "environment": describe_environment(runtime=distributions(target.engine)).to_json(),
+        "versions": package_versions(job.runtime.distributions),
+        "environment": describe_environment(runtime=job.runtime.distributions).to_json(),
         "artefacts": artefacts,
         "timings_s": job.timings_s,
         "verdict": verdict,

@@ -20,8 +20,8 @@ from ptq_export.calibrators.sites import find_units
 from ptq_export.device import exact_floats, find_device
 from ptq_export.engines.base import Engine
 from ptq_export.engines.exported_layers import asked_layers
-from ptq_export.engines.registry import build_engine, engine_class
-from ptq_export.engines.trt.plan import RTX
+from ptq_export.engines.registry import find_runtime
+from ptq_export.engines.runtime import Runtime
 from ptq_export.graph.passes.merge_projections import MERGED
 from ptq_export.nn.layers import ExactWeightsLayer
 from ptq_export.nn.probe import noise
@@ -43,12 +43,13 @@ LOCAL_PAIRS = 8
 UNTRAINED_FLOOR_DB = 6.0
 
 
-def build(job: Job, target: Target, kind: str | None = None, batch: int | None = None) -> Engine:
-    """The engine of one of the run's ONNX files as `target` serves it; `kind` is another engine that executes it, and
+def build(job: Job, target: Target, runtime: Runtime | None = None, batch: int | None = None) -> Engine:
+    """The engine of one of the run's ONNX files as `target` serves it; `runtime` is another that executes it, and
     `batch` the only batch that it is built for."""
-    source, cache = job.folder.path / target.onnx, job.folder.path / "engine"
-    options = job.engine_options if batch is None else replace(job.engine_options, batch=batch)
-    return build_engine(kind or target.engine, source, cache, options, job.folder.sha256(target.onnx))
+    runtime = runtime or find_runtime(target.engine)
+    source, cache, options = job.folder.path / target.onnx, job.folder.path / "engine", job.engine_options(runtime)
+    options = options if batch is None else replace(options, batch=batch)
+    return runtime.build(source, cache, options, job.folder.sha256(target.onnx))
 
 
 def any_batch(engine: Engine) -> EpsModel:
@@ -135,17 +136,8 @@ def failures(job: Job) -> list[str]:
     """What the proofs found: too little fidelity, layers that are float and were meant to be int8, parity past its
     bound, and what the target's own rules or builder refuse."""
     layers, parity = (read_part(job.folder.path, name) for name in ("layers.json", "parity.json"))
-    checked = job.folder.load_json("tensorrt.json") or {"findings": [], "refusals": {}, "own": "", "plans": {}}
-    binding = {checked["own"], *([RTX] if job.options.check == "rtx" else [])}
-    found = [refusal for package, refusal in checked["refusals"].items() if package in binding]
-    if job.options.check == "rtx" and RTX in checked["plans"]:
-        found += _not_int8(checked["plans"][RTX]["weights"])
+    found = job.runtime.failures(job.order)
     found += [_too_far(job)] if below_floor(job) else []
-    found += [
-        f"{row['rule']}: {row['node']}: {row['seen']}. {row['reason']}"
-        for row in checked["findings"]
-        if row["severity"] == "error"
-    ]
     found += [
         f"{row['name']} runs in float in the engine: {row['reason']}"
         for row in layers["layers"]
@@ -163,18 +155,12 @@ def failures(job: Job) -> list[str]:
     ]
 
 
-def _not_int8(weights: Mapping[str, Any]) -> list[str]:
-    missing = weights["count"] - weights["as_int8"]
-    told = f"{missing} of {weights['count']} int8 weights do not lie in the plan of TensorRT for RTX as int8"
-    return [told] if missing else []
-
-
 def _prove_parity(job: Job, simulation: nn.Module, graph: ir.Model, pairs: Pairs, curves: Mapping[str, Curve]) -> None:
     units = find_units(job.subject.module, job.sites)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):
-        run_graph, few = engine_class(job.prover).run_graph, pairs.rows(chosen)
+        run_graph, few = job.prover.engine().run_graph, pairs.rows(chosen)
         local = local_parity(job.subject.module, simulation, graph, modules, run_graph, few, job.float_dtype)
     whole = global_parity(curves["simulation"], curves[job.target.name])
     rows = {"local": [row.to_json() for row in local], "global": [row.to_json() for row in whole]}

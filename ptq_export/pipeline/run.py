@@ -18,14 +18,13 @@ from ptq_export.calibrators.timesteps import find_policy
 from ptq_export.checkpoints.told import read_scheduler
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
-from ptq_export.engines.registry import availability, distributions, require_checker
+from ptq_export.engines.registry import check_target
+from ptq_export.engines.runtime import Runtime
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.options import Options
 from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, put_back, rank_layers
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.graphs import export_float, export_graphs
-from ptq_export.pipeline.jetson import write_bundle
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import measure_latency
 from ptq_export.pipeline.manifest import plain, record_calibration, write_manifest
@@ -33,12 +32,12 @@ from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.pipeline.proofs import below_floor, build, check_layers, prove
 from ptq_export.pipeline.stages import calibration_pairs, given, load_denoiser, open_job, quantised
 from ptq_export.pipeline.start import note_own_operations
-from ptq_export.pipeline.tensorrt import check_graph, check_is_due, hand_over
 from ptq_export.pipeline.tuning.tune import check_tuning, choose
 from ptq_export.report import build_report
+from ptq_export.run_folder import RunFolder
 from ptq_export.schedulers import check_steps
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
-from ptq_export.targets import Target, find_target
+from ptq_export.targets import find_target
 
 __all__ = ["RunResult", "prepare", "run", "try_run"]
 
@@ -90,7 +89,7 @@ def try_run(options: Options, progress: Progress = SILENT) -> RunResult:
     """`run`, with a proof that fails, or an engine that cannot be built here, in the result instead of raised."""
     options = options.resolved()
     with prepare(options, progress) as job:
-        if _is_finished(job.folder) and not check_is_due(job):
+        if _is_finished(job.folder) and not job.runtime.check_is_due(job.order):
             progress.message(f"{job.folder.path} is finished already")
         else:
             _do(job)
@@ -111,16 +110,14 @@ def _do(job: Job) -> None:
     put_back(job, simulation)
     record_calibration(job, pairs)
     graph = export_graphs(job, simulation)
-    if job.target.device == "gpu":
-        check_graph(job, graph)
+    job.runtime.check(job.order, graph)
     with job.stage("engine"):
         engine = build(job, job.target, job.prover)
     check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
     if below_floor(job) and not job.folder.has(SENSITIVITY):
         rank_layers(job, simulation)
-    if job.jetpack is not None:
-        write_bundle(job, job.jetpack, graph)
+    job.runtime.deliver(job.order, graph)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
     write_manifest(job, started)
@@ -130,17 +127,15 @@ def prepare(options: Options, progress: Progress) -> Job:
     """Check everything that can be checked before work begins, then open the run folder."""
     target = find_target(options.target)
     target.quantised()
-    target.check(options)
-    if advice := _check_engine(target):
+    runtime = check_target(target, options)
+    if advice := _require(runtime, target.name):
         progress.message(advice)
-    if options.check == "rtx":
-        require_checker()
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
     scheduler = read_scheduler(options.scheduler_config)
     denoiser = _noted(load_denoiser(options, scheduler))
-    target.check_inputs(denoiser.inputs)
+    runtime.check_inputs(target.name, denoiser.inputs)
     require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
     for note in denoiser.source.notes:
@@ -160,7 +155,7 @@ def prepare(options: Options, progress: Progress) -> Job:
         "schema": SCHEMA,
         "options": plain(replace(options, out=None, check=None)),
         "inputs": inputs,
-        "versions": package_versions(distributions(target.engine)),
+        "versions": package_versions(runtime.distributions),
         "machine": {"threads": options.threads or len(os.sched_getaffinity(0))},
     }
     return open_job(options, denoiser, request, progress)
@@ -173,15 +168,17 @@ def _noted(denoiser: Denoiser) -> Denoiser:
     return replace(denoiser, source=source) if note else denoiser
 
 
-def _check_engine(target: Target) -> str:
-    """Without its package a CPU target is refused before work begins; a GPU's graph is finished without a GPU.
+def _require(runtime: Runtime, target: str) -> str:
+    """Without its package a CPU's runtime is refused before work begins; a GPU's graph is finished without a GPU.
 
     Returns what would make the engine faster.
     """
-    available, missing = availability(target.engine)
-    if not available and target.device == "cpu":
-        raise EnvironmentMissing(f"{target.name} cannot be built here", missing)
-    return missing if available else ""
+    missing = runtime.missing()
+    if missing is None:
+        return runtime.advice()
+    if runtime.device == "cpu":
+        raise EnvironmentMissing(f"{target} cannot be built here", f"{missing.cause}: {missing.remedy}")
+    return ""
 
 
 def _is_finished(folder: RunFolder) -> bool:
@@ -193,13 +190,8 @@ def _is_finished(folder: RunFolder) -> bool:
 
 
 def _result(job: Job) -> RunResult:
-    """The report of a finished run, and what came of it; an engine is handed over only where every proof holds."""
+    """The report of a finished run, and what came of it: an engine counts only where every proof holds."""
     path = job.folder.path
     build_report(path)
     result = RunResult(path, read_part(path, MANIFEST)["verdict"])
-    if not result.failures and job.target.device == "gpu" and job.jetpack is None:
-        try:
-            hand_over(job)
-        except EnvironmentMissing as error:
-            return replace(result, undelivered=error)
-    return result
+    return result if result.failures else replace(result, undelivered=job.runtime.undelivered(job.order))

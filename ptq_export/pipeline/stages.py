@@ -36,7 +36,6 @@ from ptq_export.nn.share import share
 from ptq_export.nn.split_shortcut import split_shortcuts
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.job import Job, Plan, read_timings
 from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.start import (
@@ -46,6 +45,7 @@ from ptq_export.pipeline.start import (
     require_integer_form,
     require_size,
 )
+from ptq_export.run_folder import RunFolder
 from ptq_export.schedulers import visited_timesteps
 from ptq_export.targets import find_target
 

@@ -1,10 +1,13 @@
 """`benchmarks/gpu_check.sh` without a GPU: what is missing for every step, at once, with exit code 3."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,17 @@ def test_a_failed_step_stops_no_other_and_is_the_exit_code(tmp_path: Path) -> No
     steps = steps_of(tmp_path / "out")
     assert done.returncode == 1 and steps["wheels"]["status"] == "failed" and "exit" in steps["wheels"]["note"]
     assert steps["time-ort-trt-int8"]["status"] == "missing"
+
+
+def test_what_its_programs_import_is_there() -> None:
+    """They run only where a GPU is; what they are made of is moved here."""
+    programs = re.findall(r"<<'PYTHON'\n(.*?)\nPYTHON\n", SCRIPT.read_text(), re.DOTALL)
+    nodes = [node for program in programs for node in ast.walk(ast.parse(program))]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ptq_export")]
+    assert len(programs) == 5 and len(froms) > 10
+    for node in froms:
+        module = import_module(str(node.module))
+        assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
 @pytest.mark.parametrize("arguments", [(), ("out", "absent-folder"), ("a", "b", "c")], ids=len)

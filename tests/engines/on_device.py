@@ -8,7 +8,7 @@ from typing import Any
 from ptq_export.engines.trt import build_plan
 
 BUILDER = Path(str(build_plan.__file__))
-FOLDER = BUILDER.parents[1] / "jetson"
+FOLDER = BUILDER.parents[1] / "jetson" / "on_device"
 PROGRAMS = [BUILDER, *sorted(FOLDER.glob("*.py"))]
 
 

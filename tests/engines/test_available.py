@@ -1,7 +1,6 @@
 """Engine kinds: what is here, what is missing and what to do about it."""
 
 from dataclasses import replace
-from importlib import import_module
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ptq_export.benchmarks.environment import package_versions
-from ptq_export.engines import KINDS, Engine, availability, build_engine
+from ptq_export.engines import RUNTIMES, Engine, availability, build_engine
 from ptq_export.engines.cuda.driver import count_gpus, missing_gpu
-from ptq_export.engines.registry import distributions
+from ptq_export.engines.registry import find_runtime
+from ptq_export.engines.runtime import is_installed
+from ptq_export.engines.trt.runtime import TRT
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.targets import TARGETS
 
@@ -42,20 +43,21 @@ def test_a_package_without_a_gpu_is_another_message(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_missing_is_named_first_package_then_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = KINDS["ort"]
-    for packages, missing in (("absent_package",), "absent_package"), (("onnxruntime", "absent.part"), "absent.part"):
-        monkeypatch.setitem(KINDS, "ort", replace(kind, packages=packages, gpu="a GPU"))
-        assert availability("ort")[1].startswith(f"the package {missing} is not installed: pip install onnxruntime")
-    monkeypatch.setitem(KINDS, "ort", replace(kind, gpu="a GPU"))
-    assert availability("ort")[0] == (count_gpus() > 0)
+def test_what_is_missing_is_named_first_package_then_gpu() -> None:
+    for modules, absent in (("absent_package",), "absent_package"), (("onnxruntime", "absent.part"), "absent.part"):
+        missing = replace(TRT, modules=modules).missing()
+        assert missing is not None and missing.cause == f"the package {absent} is not installed"
+        assert missing.remedy == "pip install tensorrt cuda-python (it needs an NVIDIA GPU)"
+    missing = replace(TRT, modules=("onnxruntime",)).missing()
+    assert (missing is None) == (count_gpus() > 0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "jetson"])  # built and run on the device
+@pytest.mark.parametrize("kind", [kind for kind in RUNTIMES if kind != "jetson"])  # built and run on the device
 def test_every_kind_has_its_engine(kind: str) -> None:
-    assert KINDS[kind].engine is not None
-    module, name = KINDS[kind].engine
-    assert issubclass(getattr(import_module(module), name), Engine)
+    modules = RUNTIMES[kind].modules
+    if absent := [module for module in modules if not is_installed(module)]:
+        pytest.skip(f"{', '.join(absent)} is not installed")
+    assert issubclass(RUNTIMES[kind].engine(), Engine)
 
 
 def test_an_unknown_kind_lists_the_known_and_offers_the_nearest() -> None:
@@ -71,14 +73,15 @@ def test_every_target_names_a_kind() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "jetson"])
+@pytest.mark.parametrize("kind", [kind for kind in RUNTIMES if kind != "jetson"])
 def test_a_kind_names_the_distribution_of_each_of_its_modules(kind: str) -> None:
     """Of those that are installed here, itself or what it is a part of: their versions stand in the manifest."""
     homes = packages_distributions()
-    installed = package_versions(distributions(kind))
-    for module in (module for module in KINDS[kind].packages if find_spec(module.partition(".")[0])):
+    named_by = find_runtime(kind).distributions
+    installed = package_versions(named_by)
+    for module in (module for module in RUNTIMES[kind].modules if find_spec(module.partition(".")[0])):
         found = {name.replace("_", "-") for name in homes[module.partition(".")[0]]}
-        named = tuple(name for name in distributions(kind) if name in installed)
+        named = tuple(name for name in named_by if name in installed)
         assert any(name.startswith(named) for name in found), f"{module} comes in {', '.join(sorted(found))}"
     with pytest.raises(InputError, match="unknown engine kind"):
-        distributions(f"{kind}x")
+        find_runtime(f"{kind}x")

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.base import EngineOptions, Signature
 from ptq_export.engines.ort.engine import OrtEngine
+from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.errors import InputError
 
 Write = Callable[..., Path]
@@ -48,7 +49,7 @@ def test_the_second_start_takes_the_cached_graph(
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()}
     assert set(written) == {"denoiser.fp32.optimised.onnx", "denoiser.fp32.identity.json"}
     with caplog.at_level(logging.INFO, logger="ptq_export"):
-        second = OrtEngine(source, tmp_path / "engine", EngineOptions(threads=2, arena=False))
+        second = OrtEngine(source, tmp_path / "engine", OrtOptions(threads=2, arena=False))
     assert not optimised_again(caplog)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "engine").iterdir()} == written
     assert np.array_equal(first(SAMPLE, TIMESTEP), second(SAMPLE, TIMESTEP))

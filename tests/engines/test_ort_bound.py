@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 import torch
 
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.ort.gpu import bound as ort_bound
 from ptq_export.engines.ort.gpu.bound import BoundModel, Buffers, Region, bind
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
@@ -23,7 +22,7 @@ STREAM = 7
 
 @pytest.fixture
 def session(denoiser_onnx: Write) -> onnxruntime.InferenceSession:
-    return open_session(denoiser_onnx(), session_settings(EngineOptions(threads=1), Level.ORT_DISABLE_ALL), [CPU])
+    return open_session(denoiser_onnx(), session_settings(1, Level.ORT_DISABLE_ALL), [CPU])
 
 
 def step(seed: int, batch: int = 3) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from ptq_export.engines.ort.gpu import tensors as ort_tensors
 from ptq_export.engines.ort.gpu.engine import RECORD, OrtCudaEngine, OrtTrtEngine, taken_layers, tensorrt_options
 from ptq_export.engines.ort.gpu.providers import CUDA, TENSORRT, provider_error, tensorrt_version
 from ptq_export.engines.ort.session import CPU, Level, Provider, SessionEngine, open_session, session_settings
+from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.interface import label
 from ptq_export.targets import find_target
@@ -28,7 +29,7 @@ open_trt = OrtTrtEngine._open
 KINDS = {"ort-trt": TENSORRT, "ort-cuda": CUDA}
 SAMPLE = np.random.default_rng(1).standard_normal((3, 2, 4, 4)).astype(np.float32)
 TIMESTEP = np.array([0, 9, 4])
-ONE = EngineOptions(threads=1)
+ONE, TRT = EngineOptions(threads=1), TrtOptions(threads=1)
 cpu_build = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed")
 
 
@@ -51,7 +52,7 @@ def test_the_package_for_the_cpu_is_refused_with_the_remedy(kind: str, denoiser_
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.parametrize("provider", KINDS.values())
 def test_a_session_never_falls_back_to_the_cpu(provider: str, denoiser_onnx: Write) -> None:
-    settings = session_settings(ONE, Level.ORT_DISABLE_ALL)
+    settings = session_settings(1, Level.ORT_DISABLE_ALL)
     with pytest.raises(EnvironmentMissing, match=f"{provider} and would have run .* on CPUExecutionProvider"):
         open_session(denoiser_onnx(), settings, [(provider, {}), CPU])
 
@@ -63,7 +64,7 @@ def test_ort_cuda_int8_is_refused_with_the_reason_and_what_to_take() -> None:
 
 def test_tensorrt_is_given_a_profile_and_no_precision() -> None:
     options = tensorrt_options(
-        Signature(inputs_of((3, 32, 32), label(10)), 3, None, 1000), (1, 4, 64), EngineOptions(workspace_mib=2)
+        Signature(inputs_of((3, 32, 32), label(10)), 3, None, 1000), (1, 4, 64), TrtOptions(workspace_mib=2)
     )
     assert options == {
         "trt_profile_min_shapes": "sample:1x3x32x32,timestep:1,label:1",
@@ -89,7 +90,7 @@ def ort_trt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         opened.append(model.name)
         if dump:
             engine.context_path.write_bytes(model.read_bytes())
-        return open_session(model, session_settings(ONE, Level.ORT_DISABLE_ALL), [CPU])
+        return open_session(model, session_settings(1, Level.ORT_DISABLE_ALL), [CPU])
 
     monkeypatch.setattr(ort_gpu, "_require", lambda provider: None)
     monkeypatch.setattr(ort_gpu, "_device", lambda: "GPU")
@@ -114,21 +115,21 @@ def test_a_context_model_that_does_not_load_is_built_again(
 def test_the_workspace_and_tensorrt_s_version_are_part_of_the_identity(
     ort_trt: list[str], denoiser_onnx: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rebuilt(options: EngineOptions) -> bool:
+    def rebuilt(options: TrtOptions) -> bool:
         ort_trt.clear()
         return OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", options).context_path.name not in ort_trt
 
-    assert rebuilt(ONE) and not rebuilt(ONE)
-    assert rebuilt(replace(ONE, workspace_mib=64)) and not rebuilt(replace(ONE, workspace_mib=64))
+    assert rebuilt(TRT) and not rebuilt(TRT)
+    assert rebuilt(replace(TRT, workspace_mib=64)) and not rebuilt(replace(TRT, workspace_mib=64))
     monkeypatch.setattr(ort_gpu, "tensorrt_version", lambda: "101200")
-    assert rebuilt(replace(ONE, workspace_mib=64))
+    assert rebuilt(replace(TRT, workspace_mib=64))
 
 
 @pytest.mark.usefixtures("ort_trt")
 def test_any_number_of_samples_is_computed_in_the_engine_s_batches(
     denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1, batches=(2, 2, 2)))
+    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", TrtOptions(threads=1, batches=(2, 2, 2)))
     sizes: list[int] = []
     run = SessionEngine.run
     monkeypatch.setattr(
@@ -158,7 +159,7 @@ def test_the_engine_times_the_step_that_it_was_given(
     free = iter((100, 60))
     monkeypatch.setattr(ort_tensors, "BoundModel", Model)
     monkeypatch.setattr(ort_tensors, "free_bytes", lambda: next(free))
-    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(threads=1, batches=(2, 2, 4)))
+    engine = OrtTrtEngine(denoiser_onnx(), tmp_path / "engine", TrtOptions(threads=1, batches=(2, 2, 4)))
     assert engine.timed_step(True, {"sample": SAMPLE, "timestep": TIMESTEP}) is made and engine.gpu_bytes == 40
     assert made == [((2, 2, 4, 4), False), ((3, 2, 4, 4), True)], "once with the least batch, then what was asked for"
     assert len(opened) == 1 and ort_trt[-1] == engine.context_path.name
@@ -188,7 +189,7 @@ def test_every_gpu_provider_is_given_the_stream_and_the_first_one_the_graph(
 
 
 def test_a_layer_counts_as_int8_only_where_the_provider_took_it(denoiser_onnx: Write) -> None:
-    settings = session_settings(ONE, Level.ORT_DISABLE_ALL)
+    settings = session_settings(1, Level.ORT_DISABLE_ALL)
     settings.add_session_config_entry(RECORD, "1")
     source = denoiser_onnx()
     session = open_session(source, settings, [CPU])

@@ -12,6 +12,7 @@ from layer_net import Net
 
 from ptq_export.engines.base import EngineOptions, Signature
 from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.registry import availability
 from ptq_export.errors import InputError
 
@@ -107,8 +108,8 @@ def test_a_folder_that_cannot_be_written_does_not_stop_serving(
 
 
 def test_onnx_runtimes_own_option_is_refused(denoiser_onnx: Write, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no arena"):
-        OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(arena=False))
+    with pytest.raises(InputError, match="OrtOptions are not for this engine, which knows no arena, operators"):
+        OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", OrtOptions(arena=False))
 
 
 @pytest.mark.skipif(not availability("openvino-bf16")[0], reason="this processor has no bfloat16")

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.trt import rtx_gpu
 from ptq_export.engines.trt.rtx_gpu import is_rtx, missing_rtx_gpu, other_gpu, serves
@@ -45,10 +44,10 @@ def test_a_plan_for_other_gpus_is_refused_with_the_remedy(
     capability: tuple[int, int], names: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rtx_gpu, "describe_gpu", lambda: Gpu("RTX", capability, "13.0", "0000:00:00.0"))
-    missing = other_gpu(EngineOptions(compute_capabilities=names))
+    missing = other_gpu(names)
     assert missing is not None and re.search(said, f"{missing.cause} {missing.remedy}")
     assert missing.exit_code == 3
-    assert other_gpu(EngineOptions(compute_capabilities=(f"{capability[0]}.{capability[1]}",))) is None
+    assert other_gpu((f"{capability[0]}.{capability[1]}",)) is None
 
 
 def test_a_data_centre_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from ptq_export.engines import EngineOptions, availability, build_engine
 from ptq_export.engines.cuda.driver import count_gpus
 from ptq_export.engines.trt.callbacks import messages_to, profiler_of
 from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, _of_fixed_shapes
+from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.session import Session
 from ptq_export.errors import EnvironmentMissing, InputError
@@ -104,7 +105,7 @@ def test_a_part_of_the_graph_is_built_for_the_shapes_at_hand(source: Path) -> No
 @on_gpu
 @pytest.mark.parametrize("graphs", [False, True], ids=["kernel by kernel", "CUDA graph"])
 def test_the_engine_computes_what_onnx_runtime_computes(kind: str, graphs: bool, source: Path, tmp_path: Path) -> None:
-    engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batches=(2, 2, 4), cuda_graphs=graphs))
+    engine = build_engine(kind, source, tmp_path / "engine", TrtOptions(batches=(2, 2, 4), cuda_graphs=graphs))
     reference = build_engine("ort", source, tmp_path / "ort")
     for batch in (1, 4, 1, 7, 7, 2):  # 7: in two parts of 4
         wanted = reference(noise(batch), 500)
@@ -128,7 +129,7 @@ def test_a_finished_plan_is_loaded_and_not_built(kind: str, source: Path, tmp_pa
 def test_cuda_tensors_stay_on_the_device_and_on_the_caller_s_stream(
     kind: str, graphs: bool, source: Path, tmp_path: Path
 ) -> None:
-    engine = build_engine(kind, source, tmp_path / "engine", EngineOptions(batches=(1, 2, 4), cuda_graphs=graphs))
+    engine = build_engine(kind, source, tmp_path / "engine", TrtOptions(batches=(1, 2, 4), cuda_graphs=graphs))
     wanted = engine(noise(6), np.arange(6))
     sample, timestep = torch.from_numpy(noise(6)).cuda(), torch.arange(6).cuda()
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):

@@ -13,11 +13,11 @@ from convolutions import SIZE, Stack, quantised
 from exported_net import exported
 
 from ptq_export.artifacts import sha256_file
-from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import differences, read_identity, stale_reasons, workshop, write_identity
 from ptq_export.engines.cuda.driver import Gpu
+from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX, BuilderSettings
-from ptq_export.engines.trt.reuse import PlanRequest, batch_range, fitted, plan_name, ready_plan
+from ptq_export.engines.trt.reuse import PlanRequest, fitted, plan_name, ready_plan
 from ptq_export.errors import EnvironmentMissing, GateFailed
 from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.half_precision import HalfPrecision
@@ -77,13 +77,13 @@ def test_a_plan_of_tensorrt_for_rtx_serves_every_gpu(request_rtx: PlanRequest) -
 @pytest.mark.parametrize(
     ("options", "batch"),
     [
-        (EngineOptions(), (1, 4, 64)),
-        (EngineOptions(batch=8), (8, 8, 8)),
-        (EngineOptions(batches=(2, 4, 8)), (2, 4, 8)),
+        (TrtOptions(), (1, 4, 64)),
+        (TrtOptions(batch=8), (8, 8, 8)),
+        (TrtOptions(batches=(2, 4, 8)), (2, 4, 8)),
     ],
 )
-def test_the_batches_of_a_plan(options: EngineOptions, batch: tuple[int, int, int]) -> None:
-    assert batch_range(options) == batch
+def test_the_batches_of_a_plan(options: TrtOptions, batch: tuple[int, int, int]) -> None:
+    assert (options.batch_range, options.usual_batch) == (batch, batch[1])
 
 
 @pytest.mark.parametrize(

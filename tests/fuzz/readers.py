@@ -32,8 +32,8 @@ from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.report import build_report
+from ptq_export.run_folder import RunFolder
 from ptq_export.schemas import MANIFEST, read_options
 
 __all__ = ["READERS", "Reader"]

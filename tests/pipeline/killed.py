@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ptq_export.graph import model_file
-from ptq_export.pipeline.folder import RunFolder
+from ptq_export.run_folder import RunFolder
 
 REQUEST = {"schema": 2, "options": {"seed": 0}, "versions": {}}
 

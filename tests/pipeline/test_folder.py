@@ -8,7 +8,7 @@ import torch
 from ptq_export.artifacts import sha256_file
 from ptq_export.errors import InputError
 from ptq_export.lock import LOCK
-from ptq_export.pipeline.folder import RunFolder
+from ptq_export.run_folder import RunFolder
 
 REQUEST = {"schema": 2, "options": {"seed": 0, "metric": "l2.4"}, "versions": {"torch": "2.10"}}
 KEPT = {"schema": 2, "wanted_db": 40.0, "layers": ["mid"]}

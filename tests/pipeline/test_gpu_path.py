@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,17 +15,20 @@ import tiny
 import torch
 
 from ptq_export.calibrators.quantise import quantised_grids
-from ptq_export.engines import KINDS
-from ptq_export.engines.base import DeviceTiming, EngineOptions, GpuEngine
+from ptq_export.engines import RUNTIMES
+from ptq_export.engines.base import DeviceTiming, Engine, EngineOptions, GpuEngine
 from ptq_export.engines.cuda.driver import Gpu
 from ptq_export.engines.exported_layers import LayerRecord, asked_layers
 from ptq_export.engines.ort.engine import OrtEngine
-from ptq_export.engines.registry import EngineKind
+from ptq_export.engines.ort.options import OrtOptions
+from ptq_export.engines.trt import checks
+from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.rtx_gpu import missing_rtx_gpu
+from ptq_export.engines.trt.runtime import TrtRtxRuntime
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.nn.scheme import PLACEMENTS
-from ptq_export.pipeline import bench, latency, load_engine, run, tensorrt, verify
+from ptq_export.pipeline import bench, latency, load_engine, run, verify
 from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.pipeline.run import prepare
@@ -37,12 +40,18 @@ from ptq_export.pipeline.tuning.workbench import JobBench
 pytestmark = pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX has no package for this platform")
 OPTIONS = {"target": "trt-rtx-int8", "rounding": "nearest", "samples": 8, "held_out": 16, "rounds": 10, "seconds": 0.0}
 
-AS_REGISTERED = KINDS["trt-rtx"]
+AS_REGISTERED = RUNTIMES["trt-rtx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnderstudyOptions(OrtOptions, TrtOptions):
+    """ONNX Runtime's, and TensorRT's."""
 
 
 class Understudy(OrtEngine, GpuEngine):
     """ONNX Runtime behind the interface of a GPU's engine; it takes the graph's word for the layers' precision."""
 
+    options_type = UnderstudyOptions
     gpu_bytes = 12_000_000
     built: ClassVar[list[tuple[str, int | None]]] = []
 
@@ -73,11 +82,27 @@ class Understudy(OrtEngine, GpuEngine):
         return lambda count: [self.run(feeds) for _ in range(count)] and None
 
 
+@dataclass(frozen=True)
+class Played(TrtRtxRuntime):
+    """TensorRT for RTX, as if a GPU were here."""
+
+    options: ClassVar[type[UnderstudyOptions]] = UnderstudyOptions
+
+    def engine(self) -> type[Engine]:
+        return Understudy
+
+    def missing_beside(self, options: EngineOptions | None) -> None:
+        return None
+
+
+PLAYED = Played("trt-rtx", (RTX,), RTX, (), own=RTX)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of target trt-rtx-int8 with everything that a GPU adds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+        patch.setitem(RUNTIMES, "trt-rtx", PLAYED)
         patch.setattr(latency, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
         patch.setattr(latency, "GPU_BATCHES", (1, 2))
         yield run(replace(tiny.options(tmp_path_factory.mktemp("runs") / "gpu"), **OPTIONS))
@@ -143,8 +168,8 @@ def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
     def refuse(*arguments: object) -> None:
         raise GateFailed("tensorrt_rtx refuses it: no kernel")
 
-    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
-    monkeypatch.setattr(tensorrt, "make_plan", refuse)
+    monkeypatch.setitem(RUNTIMES, "trt-rtx", PLAYED)
+    monkeypatch.setattr(checks, "make_plan", refuse)
     with pytest.raises(GateFailed, match="no kernel"):
         run(replace(tiny.options(tmp_path / "gpu"), **OPTIONS))
     assert read(tmp_path / "gpu" / "layers.json")["read_from"] == "graph"
@@ -153,10 +178,10 @@ def test_a_graph_that_the_builder_refuses_fails_with_its_words_in_the_report(
 
 @pytest.mark.skipif(missing_rtx_gpu() is None, reason="there is a GPU here")
 def test_a_run_finished_without_a_gpu_is_timed_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "trt-rtx", AS_REGISTERED)
+    monkeypatch.setitem(RUNTIMES, "trt-rtx", AS_REGISTERED)
     folder = run(replace(tiny.options(tmp_path / "rtx"), **OPTIONS, batch="1:2:4", builder_level=1))
     assert read(folder / "manifest.json")["verdict"]["speedup"] is None
-    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setitem(RUNTIMES, "trt-rtx", PLAYED)
     monkeypatch.setattr(latency, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
     options = load_engine(folder).options
     assert (options.batch, options.batches, options.builder_level) == (None, (1, 2, 4), 1)
@@ -201,7 +226,7 @@ def test_placements_are_in_the_graph_the_builder_takes_it_and_every_proof_holds(
 @pytest.mark.slow
 def test_the_bench_builds_each_choice_with_its_grids_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One quantisation serves all choices: grids are taken out of its graph, and out of what is weighed."""
-    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setitem(RUNTIMES, "trt-rtx", PLAYED)
     options = replace(tiny.options(tmp_path / "bench"), **OPTIONS).resolved()
     start = Choice(split_shortcut=False)
     with prepare(options, SILENT) as job, JobBench(job, calibration_pairs(job)) as bench:
@@ -222,7 +247,7 @@ def test_tuning_races_placements_by_the_gpu_s_clock_on_engines_of_one_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(KINDS, "trt-rtx", EngineKind((RTX,), RTX, (__name__, "Understudy")))
+    monkeypatch.setitem(RUNTIMES, "trt-rtx", PLAYED)
     for module in (latency, tune):
         monkeypatch.setattr(module, "describe_gpu", lambda: Gpu("NVIDIA Understudy", (8, 9), "13.0", "0000:00:00.0"))
     monkeypatch.setattr(latency, "GPU_BATCHES", (4,))

@@ -189,7 +189,7 @@ def test_an_interrupted_bundle_leaves_no_description(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ptq_export.pipeline.jetson.shutil.copyfile", fail)
+        patch.setattr("ptq_export.engines.jetson.bundle.shutil.copyfile", fail)
         make(folder, None)
     left = [path.name for path in (folder / "jetson").iterdir()]
     assert left == []

@@ -12,7 +12,7 @@ from ptq_export.artifacts import describe_file, is_leftover, write_json
 from ptq_export.errors import InputError
 from ptq_export.graph import model_file
 from ptq_export.lock import LOCK
-from ptq_export.pipeline.folder import RunFolder
+from ptq_export.run_folder import RunFolder
 from ptq_export.schemas import read_part
 
 

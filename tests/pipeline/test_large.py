@@ -20,8 +20,8 @@ from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph import model_file
 from ptq_export.graph.model_file import DATA_SHA256, load_model, read_proto, save_model
 from ptq_export.pipeline import bench, load_engine, run, verify
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.progress import SILENT
+from ptq_export.run_folder import RunFolder
 
 FP32, INT8 = "denoiser.fp32.onnx", "denoiser.ort-int8.onnx"
 ONE = EngineOptions(threads=1)

@@ -37,7 +37,7 @@ def test_a_batch_that_is_timed_is_not_timed_again(stopped: Path, watcher: Watche
     assert (latency["steps"][0], latency["loops"]) == (kept["step"], kept["loops"])
     assert latency["peak_memory_bytes"] == kept["peak_memory_bytes"] != {}
     assert [step["batch"] for step in latency["steps"]] == [1, 16]
-    assert read_json(stopped / "latency.json") == latency
+    assert read_json(stopped / "latency.json") == {"schema": 2} | latency
     assert not list(stopped.glob("latency.batch-*")) and not any("batch-" in name for name in job.folder.names)
 
 

@@ -69,7 +69,7 @@ def test_the_verbs_work_on_it(finished: Path, tmp_path: Path) -> None:
 
 
 def test_without_openvino_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptq_export.engines.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("ptq_export.engines.runtime.find_spec", lambda _: None)
     options = replace(tiny.options(tmp_path / "run"), target="openvino-int8")
     with pytest.raises(EnvironmentMissing, match=r"ptq-export\[openvino\]"):
         run(options)

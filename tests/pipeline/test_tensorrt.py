@@ -12,14 +12,16 @@ import pytest
 import tiny
 
 from ptq_export.artifacts import sha256_file
-from ptq_export.engines import registry as available
+from ptq_export.engines import runtime
 from ptq_export.engines.registry import availability
+from ptq_export.engines.trt import checks
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.plan_weights import StoredWeights
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.model_file import load_model
+from ptq_export.graph.passes import half_precision
 from ptq_export.options import Sampling
-from ptq_export.pipeline import bench, graphs, load_engine, run, sample, tensorrt, verify
+from ptq_export.pipeline import bench, load_engine, run, sample, verify
 from ptq_export.pipeline.progress import SILENT
 
 NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16}
@@ -164,12 +166,12 @@ def test_a_check_that_was_asked_for_must_hold(tmp_path: Path, monkeypatch: pytes
         raise GateFailed("tensorrt_rtx refuses it: no kernel")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensorrt, "make_plan", refuse)
+        patch.setattr(checks, "make_plan", refuse)
         folder = run(options)
         assert "no kernel" in (folder / "report.html").read_text()
         with pytest.raises(GateFailed, match="no kernel"):
             run(replace(options, check="rtx"))
-    monkeypatch.setattr(tensorrt, "stored_weights", lambda graph, plan: StoredWeights(100, 60, 40))
+    monkeypatch.setattr(checks, "stored_weights", lambda graph, plan: StoredWeights(100, 60, 40))
     with pytest.raises(GateFailed, match="40 of 100 int8 weights do not lie in the plan"):
         run(replace(options, check="rtx"))
     monkeypatch.undo()
@@ -179,7 +181,7 @@ def test_a_check_that_was_asked_for_must_hold(tmp_path: Path, monkeypatch: pytes
 def test_a_check_that_cannot_be_made_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(available, "find_spec", lambda _: None)
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     options = replace(tiny.options(tmp_path / "run"), target="jetson-int8", check="rtx")
     with pytest.raises(EnvironmentMissing, match="tensorrt_rtx is not installed") as caught:
         run(options)
@@ -190,7 +192,7 @@ def test_a_check_that_cannot_be_made_is_refused_before_any_work(
 def test_a_builder_that_comes_later_finishes_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = replace(tiny.options(tmp_path / "rtx"), target="trt-rtx-int8", **NEAREST)
     with monkeypatch.context() as patch:
-        patch.setattr(tensorrt, "find_spec", lambda _: None)
+        patch.setattr(checks, "is_installed", lambda _: False)
         with pytest.raises(
             EnvironmentMissing, match=r"build_plan\.py denoiser\.trt-rtx-int8\.onnx --package tensorrt_rtx"
         ):
@@ -209,9 +211,9 @@ def test_a_graph_that_breaks_a_rule_fails_the_run(tmp_path: Path, monkeypatch: p
                     value.const_value = ir.tensor(np.int8(3), name=value.name)
             return ir.passes.PassResult(model, modified=True)
 
-    monkeypatch.setattr(graphs, "HalfPrecision", Shifted)
+    monkeypatch.setattr(half_precision, "HalfPrecision", Shifted)
     options = replace(tiny.options(tmp_path / "trt"), target="trt-rtx-int8", **NEAREST)
-    monkeypatch.setattr(tensorrt, "find_spec", lambda _: None)
+    monkeypatch.setattr(checks, "is_installed", lambda _: False)
     with pytest.raises(GateFailed, match=r"zero-point: (.|\n)*zero point 3"):
         run(options)
     assert "zero point 3" in (tmp_path / "trt" / "report.html").read_text()

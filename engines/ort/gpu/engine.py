@@ -19,6 +19,7 @@ from ptq_export.engines.build_cache import Identity, current, stale_reasons, ver
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.exported_layers import LayerRecord, asked_layers
 from ptq_export.engines.ort.engine import OrtEngine
+from ptq_export.engines.ort.gpu.options import OrtCudaOptions
 from ptq_export.engines.ort.gpu.providers import CUDA, TENSORRT, provider_error, tensorrt_version
 from ptq_export.engines.ort.gpu.tensors import OrtGpuEngine
 from ptq_export.engines.ort.session import (
@@ -30,7 +31,8 @@ from ptq_export.engines.ort.session import (
     session_settings,
 )
 from ptq_export.engines.signature import read_signature
-from ptq_export.engines.trt.reuse import batch_range, fitted
+from ptq_export.engines.trt.options import TrtOptions
+from ptq_export.engines.trt.reuse import fitted
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE
 from ptq_export.provenance import private_name
@@ -49,6 +51,8 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
     """A denoiser on ONNX Runtime's CUDA provider, in float: it has no int8 convolution."""
 
     providers: ClassVar[tuple[Provider, ...]] = ((CUDA, {}), CPU)
+    options_type = OrtCudaOptions
+    options: OrtCudaOptions
     suffix: ClassVar[str] = "cuda.onnx"
 
     def __init__(
@@ -65,7 +69,7 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
         return replace(super()._identity(onnx_sha256), engine="ort-cuda", isa=(), device=_device())
 
     def _open_on(self, stream: int, graph: bool) -> onnxruntime.InferenceSession:
-        settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
+        settings = self._settings(Level.ORT_DISABLE_ALL)
         options = {"user_compute_stream": str(stream), "enable_cuda_graph": str(int(graph))}
         return open_session(self.optimised_path, settings, [(CUDA, options), CPU])
 
@@ -84,6 +88,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
     account: what another device, version or person has built is never read.
     """
 
+    options: TrtOptions
     # For the parts of a proof, which are many: what they compute does not depend on how long TensorRT searches.
     providers: ClassVar[tuple[Provider, ...]] = ((TENSORRT, {"trt_builder_optimization_level": BRIEF}), (CUDA, {}), CPU)
 
@@ -97,9 +102,9 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
             EnvironmentMissing: the provider cannot be loaded.
         """
         _require(TENSORRT)
-        self.options = options or EngineOptions()
+        self.options = TrtOptions.of(options)
         self.source = source
-        self._batches = batch_range(self.options)
+        self._batches = self.options.batch_range
         identity = self._identity(verified_sha256(source, sha256))
         super().__init__(read_signature(source, self.options.batch))
         least, _, most = self._batches
@@ -180,7 +185,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
                 "trt_engine_cache_path": self._engines,  # relative to the context model, as the provider demands
             }
         # TensorRT optimises: what it is given is the graph that was linted, with its nodes' names.
-        settings = session_settings(self.options, Level.ORT_DISABLE_ALL)
+        settings = session_settings(self.options.threads, Level.ORT_DISABLE_ALL)
         settings.add_session_config_entry(RECORD, "1")
         return open_session(model.absolute(), settings, [(TENSORRT, options), (CUDA, dict(on or {})), CPU])
 
@@ -196,7 +201,7 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         }
 
 
-def tensorrt_options(signature: Signature, batches: tuple[int, int, int], options: EngineOptions) -> dict[str, str]:
+def tensorrt_options(signature: Signature, batches: tuple[int, int, int], options: TrtOptions) -> dict[str, str]:
     """Options of the TensorRT provider for batches from `batches[0]` to `batches[2]`.
 
     `trt_fp16_enable` and `trt_int8_enable` stay off: then the network is strongly typed, each type the graph's own.

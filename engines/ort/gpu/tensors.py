@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 
-from ptq_export.engines.base import DeviceTiming, EngineOptions, Feeds, GpuEngine
+from ptq_export.engines.base import DeviceTiming, Feeds, GpuEngine, GpuOptions
 from ptq_export.engines.cuda.runtime import free_bytes
 from ptq_export.engines.ort.gpu.bound import BoundModel, Region
 from ptq_export.errors import InputError
@@ -27,7 +27,7 @@ class OrtGpuEngine(GpuEngine):
     More samples than its largest batch are computed in parts; fewer than its least are made as many.
     """
 
-    options: EngineOptions
+    options: GpuOptions
 
     def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
         import torch

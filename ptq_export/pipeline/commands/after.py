@@ -17,7 +17,6 @@ from ptq_export.checkpoints import load_checkpoint
 from ptq_export.conditions import draw
 from ptq_export.engines.base import Signature
 from ptq_export.engines.load import load_engine
-from ptq_export.engines.registry import engine_class
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.model_file import load_model
@@ -184,7 +183,7 @@ def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     noise = initial_noise((4, *job.denoiser.sample_shape), 0)
     pairs = Pairs(noise, job.denoiser.schedule.timesteps(times.tolist()), job.denoiser.draw(4, 0))
     progress.stage("parity, layer by layer", None)
-    run_graph = engine_class(job.prover).run_graph
+    run_graph = job.prover.engine().run_graph
     rows = local_parity(reference, simulation, graph, modules, run_graph, pairs, job.float_dtype)
     differing = [row.block for row in rows if not row.ok]
     if differing:

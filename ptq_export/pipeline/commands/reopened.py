@@ -22,12 +22,12 @@ from ptq_export.interface import Input, inputs_from_json
 from ptq_export.nn.share import share
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import put_back, with_float_layers
-from ptq_export.pipeline.folder import RunFolder
 from ptq_export.pipeline.job import Job, Plan, read_timings
 from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.stages import PAIRS, QUANTISED, load_denoiser, open_job
 from ptq_export.pipeline.tuning.tune import tuned_plan
 from ptq_export.report import build_report
+from ptq_export.run_folder import RunFolder
 from ptq_export.schedulers import make_scheduler
 from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import find_target

@@ -9,8 +9,6 @@ from ptq_export.benchmarks.environment import describe_environment, package_vers
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.engines.cuda.driver import describe_gpu
-from ptq_export.engines.registry import availability, runtime_version
-from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.interface import inputs_to_json
 from ptq_export.nn.grid_point import grid_points
@@ -68,9 +66,8 @@ def check_tuning(job: Job) -> None:
     """
     if job.options.tune is None or job.folder.has(TUNING):
         return
-    here, missing = availability(job.target.engine, job.engine_options)
-    if not here:
-        cause = f"--tune measures {job.target.name}, which does not run here: {missing}"
+    if missing := job.runtime.missing(job.own_options):
+        cause = f"--tune measures {job.target.name}, which does not run here: {missing.cause}: {missing.remedy}"
         raise EnvironmentMissing(cause, "leave --tune out, or run this where it can be measured")
 
 
@@ -101,10 +98,9 @@ def tuning_key(job: Job) -> dict[str, Any]:
         "machine": {"cpu": machine.cpu, "isa": list(machine.isa), "cores": machine.cores, "os": machine.os},
         "engine": {
             "target": job.target.name,
-            "version": runtime_version(job.target.engine),
-            "threads": job.engine_options.threads,
-            "batch": options.fixed_batch if job.target.device == "cpu" else list(batch_range(job.engine_options)),
-            "gpu": describe_gpu().label if job.target.device == "gpu" else None,
+            "version": job.runtime.version(),
+            "options": asdict(job.own_options),
+            "gpu": describe_gpu().label if job.runtime.device == "gpu" else None,
         },
         "graph": {
             "checkpoint_sha256": job.denoiser.source.sha256,
@@ -152,7 +148,7 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
     work = find_work(variant.subject, [site.name for site in variant.sites if site.name in variant.int8])
     groups = group_candidates(work, find_units(variant.subject.module, variant.sites), times)
     others = [Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)]
-    if job.target.device == "gpu":
+    if "--placement" in job.runtime.takes:
         shortcuts = _shortcuts(job, variant)
         if shortcuts and shortcuts not in {group.layers for group in groups}:
             others.append(Candidate("shortcuts of residual blocks", shortcuts, 0.0))

@@ -29,18 +29,15 @@ from ptq_export.calibrators.sites import Site, find_sites
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.base import Engine, GpuEngine
-from ptq_export.engines.registry import build_engine
-from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.graph.grid_pairs import DropGrids
 from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.float_layers import FloatLayers
-from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
 from ptq_export.nn.probe import noise
 from ptq_export.nn.scheme import GRID_PLACEMENTS
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
-from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
+from ptq_export.pipeline.graphs import export_graph, finished, fold_time, lay_out
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.stages import ASKED, open_subject
 from ptq_export.pipeline.tuning.race import Candidate, Choice, Race
@@ -151,10 +148,10 @@ class JobBench:
     def engine(self, choice: Choice) -> Engine:
         """A new engine of a choice; what could be kept of the last few builds is not done again."""
         source = self._graph(choice)
-        options = self.job.engine_options
-        if self.job.target.device == "gpu":  # judged as it is timed in the end: built for one batch
+        runtime, options = self.job.runtime, self.job.own_options
+        if runtime.device == "gpu":  # judged as it is timed in the end: built for one batch
             options = replace(options, batch=tuning_batch(self.job))
-        return build_engine(self.job.target.engine, source, source.parent, options)
+        return runtime.build(source, source.parent, options)
 
     def _graph(self, choice: Choice) -> Path:
         """The ONNX file of a choice."""
@@ -175,7 +172,7 @@ class JobBench:
         DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
         lay_out(graph, self.job.target.scheme_for(self.job.options, choice.placements))
-        save_model(HalfPrecision()(graph).model if self.job.float_dtype == "float16" else graph, path)
+        save_model(finished(graph, self.job), path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
@@ -187,7 +184,7 @@ class JobBench:
     def _placements(self) -> frozenset[str]:
         """Those that ask for every grid that a choice may have."""
         return self.job.plan.placements | (
-            frozenset(GRID_PLACEMENTS) if self.job.target.device == "gpu" else frozenset()
+            frozenset(GRID_PLACEMENTS) if "--placement" in self.job.runtime.takes else frozenset()
         )
 
     def _quantise(self, variant: Variant) -> _Quantised:
@@ -207,8 +204,8 @@ def _is_placed(part: nn.Module, choice: Choice) -> bool:
 
 
 def tuning_batch(job: Job) -> int:
-    """The batch at which choices are timed: the only one of the engine, the usual one on a GPU, one sample."""
-    return batch_range(job.engine_options)[1] if job.target.device == "gpu" else job.options.fixed_batch or 1
+    """The batch at which choices are timed: that for which the engine is best, or one sample."""
+    return job.own_options.usual_batch or 1
 
 
 def open_variant(job: Job, split: bool, placements: Collection[str]) -> Variant:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,15 @@ import onnx
 import onnx_ir as ir
 
 from ptq_export.artifacts import atomic_path, data_beside, sha256_file
-from ptq_export.benchmarks.environment import package_versions
+from ptq_export.engines.jetson.options import JetsonOptions
+from ptq_export.engines.runtime import Order
 from ptq_export.engines.trt import build_plan
-from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
-from ptq_export.pipeline.job import Job
 from ptq_export.targets import FP16, FP32
 
 __all__ = ["BUNDLE", "build_bundle", "write_bundle"]
@@ -33,28 +33,28 @@ SCHEMA = 2
 BUNDLE = "jetson"
 DESCRIPTION, GRAPH, BASELINE, SCRIPT = "bundle.json", "denoiser.onnx", "baseline.onnx", "build.py"
 BUILDER = Path(str(build_plan.__file__))
-DEVICE_FILES = BUILDER.parents[1] / "jetson"
+DEVICE_FILES = Path(__file__).parent / "on_device"
 
 
-def write_bundle(job: Job, jetpack: JetPack, graph: ir.Model) -> None:
+def write_bundle(order: Order, graph: ir.Model) -> None:
     """Write what is not there yet of the run's folder `jetson/`; `graph` is the one that was proved.
 
     Raises:
         GateFailed: the graph for the device is not valid ONNX, or its weights would get other codes.
     """
-    folder, programs = job.folder, list(_programs())
+    folder, jetpack, programs = order.folder, _options(order).release, list(_programs())
     names = [GRAPH, BASELINE, *(path.name for path in programs), DESCRIPTION]
     if all(folder.has(f"{BUNDLE}/{name}") for name in names):
         return
-    with job.stage("bundle for the device"):
+    with order.stage("bundle for the device"):
         path = folder.path / BUNDLE
-        _write_graph(job, jetpack, graph, path / GRAPH)
-        _write_baseline(job, jetpack, path / BASELINE)
+        _write_graph(order, jetpack, graph, path / GRAPH)
+        _write_baseline(order, jetpack, path / BASELINE)
         for program in programs:
             _copy(program, path / program.name)
         for name in names[:-1]:
             folder.keep(f"{BUNDLE}/{name}")
-        folder.save_json(f"{BUNDLE}/{DESCRIPTION}", _describe(job, jetpack))
+        folder.save_json(f"{BUNDLE}/{DESCRIPTION}", _describe(order, jetpack))
 
 
 def build_bundle(bundle: Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -81,27 +81,32 @@ def build_bundle(bundle: Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
     return identity
 
 
+def _options(order: Order) -> JetsonOptions:
+    assert isinstance(order.options, JetsonOptions)
+    return order.options
+
+
 def _programs() -> Iterator[Path]:
     """What the device runs or reads, as it lies in this package."""
     yield BUILDER
     yield from sorted(path for path in DEVICE_FILES.iterdir() if path.is_file())
 
 
-def _write_graph(job: Job, jetpack: JetPack, graph: ir.Model, target: Path) -> None:
+def _write_graph(order: Order, jetpack: JetPack, graph: ir.Model, target: Path) -> None:
     if jetpack.float_dtype == "float16":
-        _copy_graph(job.folder.path / job.target.onnx, target)
+        _copy_graph(order.source, target)
         return
     RequantiseWeights()(graph)
     _save_checked(graph, jetpack, target)
 
 
-def _write_baseline(job: Job, jetpack: JetPack, target: Path) -> None:
+def _write_baseline(order: Order, jetpack: JetPack, target: Path) -> None:
     """The network without int8, which the device times in the same rounds: float16 in the graph, or, for a TensorRT
     before strong typing, a float32 graph that its builder turns into float16."""
     if jetpack.float_dtype == "float16":
-        _copy_graph(job.folder.path / FP16, target)
+        _copy_graph(order.folder.path / FP16, target)
         return
-    _save_checked(Opset17()(load_model(job.folder.path / FP32)).model, jetpack, target)
+    _save_checked(Opset17()(load_model(order.folder.path / FP32)).model, jetpack, target)
 
 
 def _save_checked(graph: ir.Model, jetpack: JetPack, target: Path) -> None:
@@ -127,24 +132,23 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _describe(job: Job, jetpack: JetPack) -> dict[str, Any]:
+def _describe(order: Order, jetpack: JetPack) -> dict[str, Any]:
     """What `build.py` and `bench.py` read."""
-    denoiser = job.denoiser
     return {
         "schema": SCHEMA,
-        "ptq_export": package_versions()["ptq-export"],
-        "target": job.target.name,
+        "ptq_export": version("ptq-export"),
+        "target": order.target,
         "jetpack": jetpack.release,
         "tensorrt": jetpack.tensorrt,
         "python": jetpack.python,
-        **_graph_files(job.folder.path / BUNDLE / GRAPH),
+        **_graph_files(order.folder.path / BUNDLE / GRAPH),
         "baseline": {
-            **_graph_files(job.folder.path / BUNDLE / BASELINE),
+            **_graph_files(order.folder.path / BUNDLE / BASELINE),
             "fp16": "graph" if jetpack.float_dtype == "float16" else "flag",
         },
-        "batch": list(batch_range(job.engine_options)),
-        "inputs": inputs_to_json(denoiser.inputs),
-        "num_train_timesteps": denoiser.schedule.num_train_timesteps,
+        "batch": list(_options(order).batch_range),
+        "inputs": inputs_to_json(order.inputs),
+        "num_train_timesteps": order.num_train_timesteps,
     }
 
 
