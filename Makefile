@@ -16,8 +16,10 @@ TYPED := $(VENV)/typed
 
 TESTS ?= tests/engines/test_saturation.py
 AVX2 := $(CURDIR)/$(VENV)/avx2
-# A process per core, each with one thread; a file's tests stay together and share what they have made.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=10
+# A process per core, each with one thread; a file's tests stay together and share what they have made. The files are
+# handed out in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+  --durations=10
 
 .PHONY: demo test test-all test-avx2 lint clean
 

@@ -95,12 +95,12 @@ def test_help_and_targets_import_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_targets_are_listed_as_a_table_and_as_json() -> None:
+def test_targets_are_listed_as_a_table_and_as_json(tmp_path: Path) -> None:
     done = ptq_export("targets")
     assert done.returncode == 0 and "ort-int8" in done.stdout
-    value = json.loads(ptq_export("targets", "--json").stdout)
+    value = json.loads(call("targets", "--json", cwd=tmp_path).stdout)
     assert value["targets"]["ort-int8"] == {"available": True, "missing": ""}
-    assert json.loads(ptq_export("--json", "targets").stdout) == value
+    assert json.loads(call("--json", "targets", cwd=tmp_path).stdout) == value
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,10 @@ def test_a_terminal_of_ascii_and_one_column_shows_what_it_can(tmp_path: Path) ->
     command = [
         sys.executable,
         "-c",
-        "import sys; sys.argv[1:] = ['compare', 'a×b', 'c']; from ptq_export.__main__ import main; main()",
+        "import sys; sys.argv[1:] = ['--ckpt', 'x', '--target', 'a×b']; from ptq_export.__main__ import main; main()",
     ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
-    assert done.returncode == 2 and b"a\\xd7b is not a finished run" in done.stderr
+    assert done.returncode == 2 and b"unknown target 'a\\xd7b'" in done.stderr
 
 
 def test_trace_is_shown_on_request(tmp_path: Path) -> None:

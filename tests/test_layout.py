@@ -70,6 +70,18 @@ def test_no_module_is_named_like_something_imported() -> None:
     assert imported & own == set()
 
 
+def test_no_test_imports_a_private_helper() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {alias.name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and within(str(node.module), ("ptq_export",))
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert found == []
+
+
 def test_no_fixed_absolute_path() -> None:
     nodes = (
         (name, node) for name, tree in MODULES.items() for node in ast.walk(tree) if isinstance(node, ast.Constant)

@@ -7,17 +7,20 @@ An HTML comment on the line before a block says otherwise: `<!-- test: slow -->`
 `<!-- test: skip, because … -->` is for what a test cannot do (clone, install), with the reason.
 """
 
+import ast
 import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from ptq_export.options import Options
 from ptq_export.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +106,18 @@ def test_every_flag_that_is_shown_exists() -> None:
         command = [str(Path(sys.executable).with_name("ptq-export")), *subcommand.split(), "--help"]
         done = subprocess.run(command, env=wide, capture_output=True, text=True, check=True)
         assert flags <= set(done.stdout.split()), subcommand
+
+
+def test_every_import_and_option_that_python_blocks_show_exists() -> None:
+    """Of the slow blocks, too."""
+    trees = [ast.parse(block.text) for block in BLOCKS if block.language == "python"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Options"]
+    assert {word.arg for call in calls for word in call.keywords} <= {field.name for field in fields(Options)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    names = [(str(node.module), alias.name) for node in imports for alias in node.names]
+    assert [name for module, name in names if not hasattr(import_module(module), name)] == []
+    assert ("ptq_export", "run") in names and ("ptq_export", "load_engine") in names
 
 
 def tokens(text: str) -> list[Token]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Meter", "StepLoop", "energy_meter", "integrate_mj"]
+__all__ = ["Meter", "StepLoop", "energy_meter", "integrate_mj", "per_step_mj"]
 
 SECONDS = 2.0  # the counter and the power are refreshed about ten times a second
 TRIAL_STEPS = 8
@@ -36,7 +36,7 @@ def energy_meter(pci_bus_id: str) -> Meter | None:
         board = nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id)
     except nvml.NVMLError:
         return None
-    return lambda loop: _per_step_mj(nvml, board, loop)
+    return lambda loop: per_step_mj(nvml, board, loop)
 
 
 def integrate_mj(times_s: Sequence[float], power_mw: Sequence[float]) -> float:
@@ -44,7 +44,8 @@ def integrate_mj(times_s: Sequence[float], power_mw: Sequence[float]) -> float:
     return float(np.trapezoid(power_mw, times_s))
 
 
-def _per_step_mj(nvml: Any, board: Any, loop: StepLoop) -> float | None:
+def per_step_mj(nvml: Any, board: Any, loop: StepLoop) -> float | None:
+    """Millijoules of a step on an NVML board: by its counter, else by its power; None where it tells neither."""
     steps = _steps_of(loop, SECONDS)
     found_mj = _by_counter(nvml, board, loop, steps)
     return _by_power(nvml, board, loop, steps) if found_mj is None else found_mj

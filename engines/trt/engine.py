@@ -27,7 +27,7 @@ from ptq_export.interface import SAMPLE
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TrtEngine", "TrtRtxEngine"]
+__all__ = ["TrtEngine", "TrtRtxEngine", "of_fixed_shapes"]
 
 BRIEF = 1  # builder level of parts that are run once: their arithmetic is the same, their speed is nobody's concern
 
@@ -110,7 +110,7 @@ class TrtEngine(GpuEngine):
     @classmethod
     def run_graph(cls, model: bytes, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         source, plan = workshop() / "part.onnx", workshop() / "part.plan"
-        source.write_bytes(_of_fixed_shapes(model, inputs))
+        source.write_bytes(of_fixed_shapes(model, inputs))
         cls._make_part(source, plan)
         result = Session(import_module(cls.package), plan.name, plan.read_bytes()).run(inputs, False)
         return result.astype(np.float32)
@@ -152,7 +152,7 @@ class TrtRtxEngine(TrtEngine):
         make_plan(cls.package, source, plan, (1, 1, 1), settings=settings)
 
 
-def _of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:
+def of_fixed_shapes(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> bytes:
     """The graph for inputs of exactly these shapes."""
     proto = onnx.load_from_string(model)
     for value in proto.graph.input:

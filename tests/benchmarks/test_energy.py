@@ -52,7 +52,7 @@ def test_a_counter_is_divided_by_the_steps_of_one_uninterrupted_loop(monkeypatch
     monkeypatch.setattr(energy, "SECONDS", 0.05)
     loop = Steps()
     nvml = board(nvmlDeviceGetTotalEnergyConsumption=lambda _: loop.spent_mj)
-    assert energy._per_step_mj(nvml, None, loop) == 7.0
+    assert energy.per_step_mj(nvml, None, loop) == 7.0
     assert loop.counts[:2] == [energy.TRIAL_STEPS] * 2 and len(loop.counts) == 3 and 10 <= loop.counts[2] <= 50
 
 
@@ -64,12 +64,12 @@ def test_without_a_counter_the_power_is_integrated_beside_the_loop(
     loop, read = Steps(), []
     still = {} if counter == "absent" else {"nvmlDeviceGetTotalEnergyConsumption": lambda _: 5}
     nvml = board(nvmlDeviceGetPowerUsage=lambda _: read.append(1) or 7000, **still)
-    found_mj = energy._per_step_mj(nvml, None, loop)
+    found_mj = energy.per_step_mj(nvml, None, loop)
     assert found_mj == pytest.approx(7, rel=0.25) and len(read) >= 3, "7 W for the millisecond of a step"
 
 
 def test_a_board_that_tells_nothing_has_no_figure() -> None:
-    assert energy._per_step_mj(board(), None, Steps()) is None
+    assert energy.per_step_mj(board(), None, Steps()) is None
 
 
 @pytest.mark.gpu

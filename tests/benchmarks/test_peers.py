@@ -1,6 +1,7 @@
 """The whole command, with real processes, quantisers and runtimes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "ort")
 
 
-def test_peers_are_quantised_scored_timed_and_kept(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = [str(finished), "--out", str(tmp_path), "--peers", "ort minmax", "float, ONNX Runtime", *BRIEF]
-    assert main(command) == 0
-    value = json.loads((tmp_path / "peers.json").read_text())
+@pytest.fixture(scope="module")
+def compared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole comparison; do not change it."""
+    folder = tmp_path_factory.mktemp("peers")
+    assert main([str(finished), "--out", str(folder), "--peers", "ort minmax", "float, ONNX Runtime", *BRIEF]) == 0
+    return folder
+
+
+def test_peers_are_quantised_scored_and_timed(compared: Path) -> None:
+    value = json.loads((compared / "peers.json").read_text())
     models = value["models"]
     assert set(models) == {*OWN, "float, ONNX Runtime", "ort minmax"}
     # This run's "int8" graph is the FP32 graph: exact, and none of its layers is int8.
@@ -38,27 +43,26 @@ def test_peers_are_quantised_scored_timed_and_kept(
     assert models["ptq-export ort-int8"]["int8_layers"] == 0 < models["ort minmax"]["int8_layers"]
     assert [(it["threads"], it["batch"], len(it["models"])) for it in value["speed"]] == [(1, 1, 4), (1, 2, 4)]
     assert [(it["target"], it["batch"], it["steps"]) for it in value["loops"]] == [("ort-int8", b, 50) for b in (1, 2)]
-    assert (tmp_path / "peers.png").is_file()
-    assert "> ptq-export ort-int8" in capsys.readouterr().out
-    made = tmp_path / "ort-minmax" / "model" / "model.onnx"
-    before = made.stat().st_mtime_ns
-    assert main([*command, "--no-accuracy"]) == 0
-    assert made.stat().st_mtime_ns == before
-    assert json.loads((tmp_path / "peers.json").read_text())["models"]["ort minmax"]["accuracy"] is None
+    assert (compared / "peers.png").is_file()
 
 
-def test_a_peer_that_fails_is_named_with_its_own_error_and_the_others_go_on(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_peer_that_fails_is_named_with_its_own_error_and_the_others_go_on_with_what_was_kept(
+    finished: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = Peer("broken", OrtStatic("no calibrator", False), "model.onnx", ("ort",), (), ("onnxruntime",), "")
     absent = Peer("absent", OrtStatic("minmax", False), "model.onnx", ("ort",), (), ("no_such_module",), "no-such")
     for peer in (broken, absent):
         monkeypatch.setitem(registry.PEERS, peer.name, peer)
-    names = ("broken", "absent", "float, ONNX Runtime")
-    assert main([str(finished), "--out", str(tmp_path), "--no-accuracy", "--peers", *names, *BRIEF]) == 0
-    value = json.loads((tmp_path / "peers.json").read_text())
+    folder = Path(shutil.copytree(compared, tmp_path / "peers"))
+    made = folder / "ort-minmax" / "model" / "model.onnx"
+    before = made.stat().st_mtime_ns
+    names = ("broken", "absent", "ort minmax", "float, ONNX Runtime")
+    assert main([str(finished), "--out", str(folder), "--no-accuracy", "--peers", *names, *BRIEF]) == 0
+    assert "> ptq-export ort-int8" in capsys.readouterr().out
+    value = json.loads((folder / "peers.json").read_text())
     assert value["absent"] == {"broken": "KeyError: 'no calibrator'", "absent": "not installed: pip install no-such"}
-    assert set(value["models"]) == {*OWN, "float, ONNX Runtime"}
+    assert set(value["models"]) == {*OWN, "float, ONNX Runtime", "ort minmax"}
+    assert value["models"]["ort minmax"]["accuracy"] is None and made.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from exported_net import exported
 from ptq_export.engines import EngineOptions, availability, build_engine
 from ptq_export.engines.cuda.driver import count_gpus
 from ptq_export.engines.trt.callbacks import messages_to, profiler_of
-from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, _of_fixed_shapes
+from ptq_export.engines.trt.engine import TrtEngine, TrtRtxEngine, of_fixed_shapes
 from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.session import Session
@@ -96,7 +96,7 @@ def test_the_times_of_layers_are_collected() -> None:
 
 def test_a_part_of_the_graph_is_built_for_the_shapes_at_hand(source: Path) -> None:
     inputs = {"sample": noise(3), "timestep": np.zeros(3, np.int64)}
-    loaded = onnx.load_from_string(_of_fixed_shapes(source.read_bytes(), inputs))
+    loaded = onnx.load_from_string(of_fixed_shapes(source.read_bytes(), inputs))
     sizes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in loaded.graph.input]
     assert sizes == [[3, WIDTH, SIZE, SIZE], [3]]
 

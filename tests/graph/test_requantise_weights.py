@@ -9,8 +9,7 @@ from graph_models import noise, ops, parse, run
 from onnx import helper
 
 from ptq_export.errors import GateFailed
-from ptq_export.graph.passes import requantise_weights
-from ptq_export.graph.passes.requantise_weights import RequantiseWeights
+from ptq_export.graph.passes.requantise_weights import RequantiseWeights, prove_codes
 
 NET = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -79,11 +78,11 @@ def test_every_code_survives_every_scale_that_float16_holds() -> None:
     scale = scales.view(np.float16).astype(np.float32)
     codes = np.broadcast_to(np.arange(-128, 128, dtype=np.int8), (len(scale), 256))
     steps = scale[:, None]
-    requantise_weights._prove((codes * steps).astype(np.float32), steps, codes, "all")
+    prove_codes((codes * steps).astype(np.float32), steps, codes, "all")
 
 
 def test_codes_that_would_change_are_told() -> None:
     codes = np.array([[3, 4]], np.int8)
     values = np.array([[0.3, 0.46]], np.float32)
     with pytest.raises(GateFailed, match="w: 1 codes change"):
-        requantise_weights._prove(values, np.float32([[0.1]]), codes, "w")
+        prove_codes(values, np.float32([[0.1]]), codes, "w")

@@ -1,5 +1,6 @@
 """The latency stage goes on behind the batches that it finished, if nothing has changed since."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,33 @@ from ptq_export.pipeline.latency import measure_latency
 
 
 class Stopped(Watcher):
-    """Interrupts the job in the stage of batch 16."""
+    """Interrupts the job in the stage of this batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self._batch = batch
 
     def stage(self, name: str, total: int | None) -> None:
         super().stage(name, total)
-        if name == "latency per step of 16":
+        if name == f"latency per step of {self._batch}":
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def stopped(copied: Path) -> Path:
-    """A run whose latency was measured at batch 1 alone."""
-    with reopen_engine(copied, Stopped()) as job:
+@pytest.fixture(scope="module")
+def stopped_once(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose latency was measured at batch 1 alone; do not change it."""
+    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("runs") / "stopped"))
+    with reopen_engine(folder, Stopped(16)) as job:
         with pytest.raises(KeyboardInterrupt):
             measure_latency(job)
         assert job.folder.has("latency.batch-1.json") and not job.folder.has("latency.batch-16.json")
-    return copied
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """The same in a folder of the test's own."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
 
 
 def test_a_batch_that_is_timed_is_not_timed_again(stopped: Path, watcher: Watcher) -> None:
@@ -42,12 +54,12 @@ def test_a_batch_that_is_timed_is_not_timed_again(stopped: Path, watcher: Watche
 
 
 @pytest.mark.parametrize("part", ["machine", "engines", "protocol"])
-def test_a_batch_that_was_timed_under_other_conditions_is_timed_again(
-    stopped: Path, watcher: Watcher, part: str
-) -> None:
-    with reopen_engine(stopped, watcher) as job:
+def test_a_batch_that_was_timed_under_other_conditions_is_timed_again(stopped: Path, part: str) -> None:
+    again = Stopped(1)
+    with reopen_engine(stopped, again) as job:
         kept = read_json(stopped / "latency.batch-1.json")
         kept["conditions"][part] = dict.fromkeys(kept["conditions"][part])
         job.folder.save_json("latency.batch-1.json", kept)
-        measure_latency(job)
-    assert watcher.stages[0] == "latency per step of 1"
+        with pytest.raises(KeyboardInterrupt):
+            measure_latency(job)
+    assert again.stages == ["latency per step of 1"]

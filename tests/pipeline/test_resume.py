@@ -42,6 +42,7 @@ run(tiny.options(Path(sys.argv[1])), Progress())
 """
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_run_killed_in_mid_calibration_ends_with_the_same_onnx(
     finished: Path, tmp_path: Path, watcher: Watcher
 ) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptq_export.errors import GateFailed
 from ptq_export.nn.code_type import INT8
 
-__all__ = ["RequantiseWeights"]
+__all__ = ["RequantiseWeights", "prove_codes"]
 
 _LEAST, _MOST = INT8.low, INT8.high
 
@@ -55,7 +55,7 @@ def _requantise(graph: ir.Graph, node: ir.Node, codes: ir.Value) -> None:
     axis = node.attributes.get_int("axis", 1)
     integers, steps = codes.const_value.numpy(), _along(scale.const_value.numpy(), axis, codes.const_value.shape.rank())
     values = (integers * steps).astype(np.float32)
-    _prove(values, steps, integers, str(codes.name))
+    prove_codes(values, steps, integers, str(codes.name))
     weight = ir.val(f"{codes.name}_on_grid", const_value=ir.tensor(values, name=f"{codes.name}_on_grid"))
     graph.register_initializer(weight)
     quantise = ir.node(
@@ -77,8 +77,12 @@ def _along(scale: NDArray[np.float32], axis: int, rank: int) -> NDArray[np.float
     return scale if scale.size == 1 else scale.reshape([-1 if index == axis % rank else 1 for index in range(rank)])
 
 
-def _prove(values: NDArray[np.float32], steps: NDArray[np.float32], codes: NDArray[np.int8], name: str) -> None:
-    """Engines divide by the step or multiply with its reciprocal: both must give the codes."""
+def prove_codes(values: NDArray[np.float32], steps: NDArray[np.float32], codes: NDArray[np.int8], name: str) -> None:
+    """Engines divide by the step or multiply with its reciprocal: both must give the codes of the weight `name`.
+
+    Raises:
+        GateFailed: one gives others.
+    """
     for quotient in (values / steps, values * (np.float32(1) / steps)):
         found = np.clip(np.rint(quotient), _LEAST, _MOST)
         if not np.array_equal(found, codes):
