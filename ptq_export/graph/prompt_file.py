@@ -106,12 +106,12 @@ def load_whole(path: Path) -> ir.Model:
     part = load_model(require_prompt(path, prompt))
     try:
         whole = join_conditions(step, part)
+        order = [it.name for it in _inputs(whole.metadata_props, path)]
+        whole.graph.inputs[:] = sorted(whole.graph.inputs, key=lambda value: order.index(str(value.name)))
     except Exception as error:  # whatever onnx-ir stumbles over: it expects two valid graphs
         told = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         raise InputError(f"{path.name} and {prompt_beside(path).name} are no graph: {told}", REMEDY) from error
     del whole.metadata_props[PROMPT]
-    order = [it.name for it in _inputs(whole.metadata_props, path)]
-    whole.graph.inputs[:] = sorted(whole.graph.inputs, key=lambda value: order.index(str(value.name)))
     return whole
 
 

@@ -22,6 +22,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
+from ptq_export.graph.prompt_file import load_whole
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
 from ptq_export.pipeline.job import Job
@@ -101,7 +102,7 @@ def _write_baseline(job: Job, jetpack: JetPack, target: Path) -> None:
     if jetpack.float_dtype == "float16":
         _copy_graph(job.folder.path / FP16, target)
         return
-    _save_checked(Opset17()(load_model(job.folder.path / FP32)).model, jetpack, target)
+    _save_checked(Opset17()(load_whole(job.folder.path / FP32)).model, jetpack, target)
 
 
 def _save_checked(graph: ir.Model, jetpack: JetPack, target: Path) -> None:

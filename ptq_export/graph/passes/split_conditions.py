@@ -181,7 +181,8 @@ def _drop_unread(model: ir.Model, kept: Collection[str]) -> None:
             source, axis = place
             use.node.replace_input_with(0, source)
             use.node.attributes["start"], use.node.attributes["end"] = (
-                ir.AttrInt64("start", axis), ir.AttrInt64("end", axis + 1)
+                ir.AttrInt64("start", axis),
+                ir.AttrInt64("end", axis + 1),
             )
     inputs[:] = [value for value in inputs if value.uses() or value.name in kept]
 

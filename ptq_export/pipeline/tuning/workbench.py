@@ -32,7 +32,6 @@ from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.registry import build_engine
 from ptq_export.engines.trt.reuse import batch_range
 from ptq_export.graph.grid_pairs import DropGrids
-from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.graph.passes.half_precision import HalfPrecision
 from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
@@ -40,7 +39,7 @@ from ptq_export.nn.probe import noise
 from ptq_export.nn.scheme import GRID_PLACEMENTS
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.float_layers import few_held_out
-from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out
+from ptq_export.pipeline.graphs import export_graph, fold_time, lay_out, write_graph
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.stages import ASKED, open_subject
 from ptq_export.pipeline.tuning.race import Candidate, Choice, Race
@@ -175,7 +174,8 @@ class JobBench:
         DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
         lay_out(graph, self.job.target.scheme_for(self.job.options, choice.placements))
-        save_model(HalfPrecision()(graph).model if self.job.float_dtype == "float16" else graph, path)
+        graph = HalfPrecision()(graph).model if self.job.float_dtype == "float16" else graph
+        write_graph(graph, path, self.job.target)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
