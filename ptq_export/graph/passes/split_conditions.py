@@ -41,10 +41,10 @@ def split_conditions(model: ir.Model) -> tuple[ir.Model, ir.Model] | None:
     """
     step = model.clone()
     graph = step.graph
-    alone = _Alone(graph)
-    if not any(alone.values.values()) or any(value in alone.values for value in graph.outputs):
+    alone = _alone(graph)
+    if not any(alone.values()) or any(value in alone for value in graph.outputs):
         return None
-    shapes = _shapes(step, [value for value, worth in alone.values.items() if worth])
+    shapes = _shapes(step, [value for value, worth in alone.items() if worth])
     boundary = _boundary(graph, alone, shapes)
     if not boundary:
         return None
@@ -94,21 +94,20 @@ def join_conditions(step: ir.Model, prompt: ir.Model) -> ir.Model:
     return step
 
 
-class _Alone:
-    """The values that depend on conditions alone; `values` says of each whether a product leads to it."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.values: dict[ir.Value, bool] = {it: False for it in graph.inputs if it.name not in (SAMPLE, TIMESTEP)}
-        constant = set(graph.initializers.values())
-        for node in graph:
-            read = {value for value in node.inputs if value is not None}
-            if _has_subgraph(node) or node.op_type in _RANDOM:
-                continue
-            if read <= constant:
-                constant.update(node.outputs)
-            elif read <= constant | self.values.keys() and node.op_type not in _QUANTISERS:
-                worth = node.op_type in _PRODUCTS or any(self.values.get(value, False) for value in read)
-                self.values |= dict.fromkeys(node.outputs, worth)
+def _alone(graph: ir.Graph) -> dict[ir.Value, bool]:
+    """The values that depend on conditions alone, and of each whether a product leads to it."""
+    found = {value: False for value in graph.inputs if value.name not in (SAMPLE, TIMESTEP)}
+    constant = set(graph.initializers.values())
+    for node in graph:
+        read = {value for value in node.inputs if value is not None}
+        if _has_subgraph(node) or node.op_type in _RANDOM:
+            continue
+        if read <= constant:
+            constant.update(node.outputs)
+        elif read <= constant | found.keys() and node.op_type not in _QUANTISERS:
+            worth = node.op_type in _PRODUCTS or any(found.get(value, False) for value in read)
+            found |= dict.fromkeys(node.outputs, worth)
+    return found
 
 
 def _has_subgraph(node: ir.Node) -> bool:
@@ -116,23 +115,23 @@ def _has_subgraph(node: ir.Node) -> bool:
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
-def _boundary(graph: ir.Graph, alone: _Alone, shapes: Mapping[str, ir.Shape]) -> list[ir.Value]:
+def _boundary(graph: ir.Graph, alone: Mapping[ir.Value, bool], shapes: Mapping[str, ir.Shape | None]) -> list[ir.Value]:
     """What nodes of the step read, or the nearest above it that can be handed over, in the order of the graph."""
-    sizes = {_size(dim) for value in graph.inputs if value in alone.values for dim in list(value.shape or [])[1:]}
+    sizes = {_size(dim) for value in graph.inputs if value in alone for dim in list(value.shape or [])[1:]}
     batch = next(_size(value.shape[0]) for value in graph.inputs if value.name == SAMPLE and value.shape)
-    steps = [node for node in graph if not alone.values.keys() >= set(node.outputs)]
-    waiting = [value for node in steps for value in node.inputs if value is not None]
+    steps = [node for node in graph if not alone.keys() >= set(node.outputs)]
+    waiting = [value for node in steps for value in node.inputs]
     passed: set[ir.Value] = set()
     found: set[ir.Value] = set()
     while waiting:
         value = waiting.pop()
-        if value in passed or value not in alone.values:
+        if value is None or value not in alone or value in passed:
             continue
         passed.add(value)
-        if alone.values[value] and value.dtype == ir.DataType.FLOAT and _fits(shapes[str(value.name)], batch, sizes):
+        if alone[value] and value.dtype == ir.DataType.FLOAT and _fits(shapes[str(value.name)], batch, sizes):
             found.add(value)
         elif (producer := value.producer()) is not None:
-            waiting += [read for read in producer.inputs if read is not None]
+            waiting += producer.inputs
     return [value for node in graph for value in node.outputs if value in found]
 
 
@@ -151,23 +150,28 @@ def _shapes(model: ir.Model, values: Sequence[ir.Value]) -> dict[str, ir.Shape |
     graph = model.graph
     part = ir.Model(ir.convenience.extract(graph, graph.inputs, values), ir_version=model.ir_version)
     infer = ShapeInferencePass(check_type=False, strict_mode=False)
+    given = {_size(dim) for value in part.graph.inputs for dim in value.shape or ()}
     infer(part)
     for node in part.graph:
-        if node.op_type == "Reshape" and _keeps_batch(node):
-            target = ir.convenience.get_const_tensor(node.inputs[1])
-            node.outputs[0].shape = ir.Shape([node.inputs[0].shape[0], *map(int, target.numpy()[1:])])
+        shape = _reshaped(node)
+        for value in node.outputs:
+            known = value.shape is not None and all(isinstance(it, int) or _size(it) in given for it in value.shape)
+            value.shape = shape or (value.shape if known else None)  # names that were made up would stay
     infer(part)
     return {str(value.name): output.shape for value, output in zip(values, part.graph.outputs, strict=True)}
 
 
-def _keeps_batch(node: ir.Node) -> bool:
-    """Whether a Reshape to `[-1, C, ...]` has as many numbers per row as what it reads."""
-    source, target = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
-    if source is None or source.shape is None or target is None or len(source.shape) < 1:
-        return False
-    sizes, (first, *rest) = list(source.shape)[1:], target.numpy().reshape(-1).tolist()
-    numbers = [size for size in sizes if isinstance(size, int)]
-    return first == -1 and len(numbers) == len(sizes) and min(rest, default=1) > 0 and prod(rest) == prod(numbers)
+def _reshaped(node: ir.Node) -> ir.Shape | None:
+    """The shape that a Reshape to `[-1, C, ...]` makes, where it has as many numbers per row as what it reads."""
+    source, target = node.inputs[:2] if node.op_type == "Reshape" else (None, None)
+    tensor = None if target is None else ir.convenience.get_const_tensor(target)
+    if source is None or not source.shape or tensor is None:
+        return None
+    batch, *read = source.shape
+    first, *made = tensor.numpy().reshape(-1).tolist()
+    numbers = [size for size in read if isinstance(size, int)]
+    same = len(numbers) == len(read) and min(made, default=1) > 0 and prod(made) == prod(numbers)
+    return ir.Shape([batch, *made]) if first == -1 and same else None
 
 
 def _drop_unread(model: ir.Model, kept: Collection[str]) -> None:
@@ -176,14 +180,11 @@ def _drop_unread(model: ir.Model, kept: Collection[str]) -> None:
     inputs = model.graph.inputs
     read = [value for value in inputs if any(use.node.op_type != "Shape" for use in value.uses())]
     for value in (value for value in inputs if value not in read and value.name not in kept):
-        places = [_place(use.node, read) for use in value.uses()]
-        for use, place in zip(list(value.uses()), places, strict=True) if None not in places else ():
-            source, axis = place
+        places = [(use, _place(use.node, read)) for use in value.uses()]
+        found = [(use, place) for use, place in places if place is not None]
+        for use, (source, axis) in found if len(found) == len(places) else ():
             use.node.replace_input_with(0, source)
-            use.node.attributes["start"], use.node.attributes["end"] = (
-                ir.AttrInt64("start", axis),
-                ir.AttrInt64("end", axis + 1),
-            )
+            use.node.attributes.update(start=ir.AttrInt64("start", axis), end=ir.AttrInt64("end", axis + 1))
     inputs[:] = [value for value in inputs if value.uses() or value.name in kept]
 
 
