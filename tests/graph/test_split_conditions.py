@@ -83,6 +83,12 @@ def test_the_model_itself_is_not_changed() -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+def test_the_same_model_gives_the_same_bytes() -> None:
+    parts = [split(net(ATTENTION)) for _ in range(8)]
+    for same in zip(*parts, strict=True):
+        assert len({ir.to_proto(it).SerializeToString(deterministic=True) for it in same}) == 1
+
+
 def test_a_table_of_labels_and_the_arithmetic_of_masks_stay() -> None:
     labels = net(
         "row = Gather(table, label) shift = Unsqueeze(row, one) eps = Add(sample, shift)",
@@ -171,3 +177,19 @@ def test_a_reshape_to_minus_one_keeps_the_batch() -> None:
     _, prompt = split(model)
     assert names(prompt.graph.outputs) == ["prompt_node_p [batch,2,4]"]
     assert [node.name for node in prompt.graph][-1] == "node_half"
+
+
+def test_the_batch_of_the_sample_is_the_conditions_own() -> None:
+    body = """
+        p = MatMul(text, w)
+        rows = Shape <start = 0, end = 1> (sample)
+        tokens = Shape <start = 1, end = 2> (text)
+        form = Concat <axis = 0> (rows, tokens, four)
+        r = Reshape(p, form)
+        t = Transpose <perm = [0, 2, 1]> (r)
+        scores = MatMul(sample, t)
+        eps = MatMul(scores, r)
+    """
+    step, prompt = split(net(body, constants=", int64[1] four = {4}"))
+    assert [value.name for value in prompt.graph.inputs] == ["text"]
+    assert [node.name for node in step.graph] == ["node_scores", "node_eps"]

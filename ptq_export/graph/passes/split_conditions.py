@@ -28,8 +28,8 @@ _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "Rando
 def split_conditions(model: ir.Model) -> tuple[ir.Model, ir.Model] | None:
     """The step graph and the prompt graph of a denoiser; None where conditions alone decide nothing worth a graph.
 
-    1. A value depends on conditions alone if it is computed from them and constants, and no quantiser, subgraph or
-       random operator is on the way.
+    1. A value depends on conditions alone if it is computed from them, their batch and constants, and no quantiser,
+       subgraph or random operator is on the way.
     2. From each node of the step that reads such a value, upwards: the first that is float32 `[batch, ...]`, its other
        sizes numbers or the conditions' own open ones, and that a matrix product or convolution leads to, becomes an
        output of the prompt graph and an input of the step graph, named after the last product on its way.
@@ -41,6 +41,8 @@ def split_conditions(model: ir.Model) -> tuple[ir.Model, ir.Model] | None:
     """
     step = model.clone()
     graph = step.graph
+    conditions = [value for value in graph.inputs if value.name not in (SAMPLE, TIMESTEP)]
+    _read_sizes_of(conditions, (node for node in graph if node.op_type == "Shape"))
     alone = _alone(graph)
     if not any(alone.values()) or any(value in alone for value in graph.outputs):
         return None
@@ -49,7 +51,7 @@ def split_conditions(model: ir.Model) -> tuple[ir.Model, ir.Model] | None:
     if not boundary:
         return None
     names = _names(graph, boundary)
-    prompt = ir.Model(ir.convenience.extract(graph, graph.inputs, boundary), ir_version=model.ir_version)
+    prompt = _extract(step, boundary)
     for value, output, name in zip(boundary, prompt.graph.outputs, names, strict=True):
         output.name, output.shape = name, shapes[str(value.name)]
         given = ir.Value(name=name, type=value.type, shape=output.shape)
@@ -145,10 +147,21 @@ def _size(dim: int | ir.SymbolicDim) -> Size:
     return dim if isinstance(dim, int) else dim.value
 
 
+def _extract(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    """What computes `values`, as a model of the same inputs."""
+    graph = model.graph
+    part = ir.convenience.extract(graph, graph.inputs, values)
+    constants = dict(part.initializers)
+    part.initializers.clear()
+    for name in graph.initializers:  # in their order: onnx-ir gathers them in a set, and bytes would differ by chance
+        if name in constants:
+            part.register_initializer(constants[name])
+    return ir.Model(part, ir_version=model.ir_version)
+
+
 def _shapes(model: ir.Model, values: Sequence[ir.Value]) -> dict[str, ir.Shape | None]:
     """The shapes of values, as far as ONNX infers them and a Reshape to `[-1, C, ...]` keeps the batch."""
-    graph = model.graph
-    part = ir.Model(ir.convenience.extract(graph, graph.inputs, values), ir_version=model.ir_version)
+    part = _extract(model, values)
     infer = ShapeInferencePass(check_type=False, strict_mode=False)
     given = {_size(dim) for value in part.graph.inputs for dim in value.shape or ()}
     infer(part)
@@ -180,17 +193,23 @@ def _drop_unread(model: ir.Model, kept: Collection[str]) -> None:
     inputs = model.graph.inputs
     read = [value for value in inputs if any(use.node.op_type != "Shape" for use in value.uses())]
     for value in (value for value in inputs if value not in read and value.name not in kept):
-        places = [(use, _place(use.node, read)) for use in value.uses()]
-        found = [(use, place) for use, place in places if place is not None]
-        for use, (source, axis) in found if len(found) == len(places) else ():
-            use.node.replace_input_with(0, source)
-            use.node.attributes.update(start=ir.AttrInt64("start", axis), end=ir.AttrInt64("end", axis + 1))
+        _read_sizes_of(read, [use.node for use in value.uses()])
     inputs[:] = [value for value in inputs if value.uses() or value.name in kept]
+
+
+def _read_sizes_of(inputs: Sequence[ir.Value], nodes: Iterable[ir.Node]) -> None:
+    """Let Shape nodes that read one size which has a name read it from `inputs`, where one has it."""
+    for node in nodes:
+        if (place := _place(node, inputs)) is not None:
+            source, axis = place
+            node.replace_input_with(0, source)
+            node.attributes.update(start=ir.AttrInt64("start", axis), end=ir.AttrInt64("end", axis + 1))
 
 
 def _place(node: ir.Node, inputs: Sequence[ir.Value]) -> tuple[ir.Value, int] | None:
     """The input, and the axis of it, that has the one size under its name which a Shape node reads."""
-    sizes = list(node.inputs[0].shape or [])
+    source = node.inputs[0]
+    sizes = list(source.shape or []) if source is not None else []
     wanted = sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(sizes))]
     name = _size(wanted[0]) if len(wanted) == 1 else None
     places = ((value, axis) for value in inputs for axis, dim in enumerate(value.shape or []) if _size(dim) == name)
