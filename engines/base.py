@@ -6,7 +6,7 @@ torch is never imported here: a server that feeds numpy arrays starts without it
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,13 @@ class Engine(ABC):
     What a graph takes in place of conditions is computed by `prompt`, once for as long as they stay the same.
     """
 
+    takes_values: ClassVar[bool] = True
+    """Whether its graph may take values of a prompt graph."""
+
     def __init__(self, signature: Signature, prompt: "PromptSession | None" = None) -> None:
+        if signature.prompt is not None and not self.takes_values:
+            told = "the graph takes values of a prompt graph, and engines on a GPU are built from the whole network"
+            raise InputError(told, "make a run for a target on a GPU")
         self.signature, self.prompt = signature, prompt
 
     @property
@@ -209,11 +215,7 @@ class GpuEngine(Engine):
     Its graph is the whole network: a prompt graph is computed on the CPU.
     """
 
-    def __init__(self, signature: Signature, prompt: "PromptSession | None" = None) -> None:
-        if signature.prompt is not None:
-            told = "the graph takes values of a prompt graph, and engines on a GPU are built from the whole network"
-            raise InputError(told, "make a run for a target on a GPU")
-        super().__init__(signature, prompt)
+    takes_values = False
 
     @property
     @abstractmethod
