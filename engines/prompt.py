@@ -49,7 +49,7 @@ class PromptSession:
             # Copies: the caller may write the next prompt into the same array.
             known = {name: value.copy() for name, value in given.items()}, self.compute(feeds)
             self._known = known
-        return {name: feeds[name] for name in self._direct} | known[1]
+        return {**{name: feeds[name] for name in self._direct}, **known[1]}
 
     def compute(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """The values of these conditions, computed anew.
