@@ -16,9 +16,12 @@ import tiny
 import torch
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.benchmarks.peers.subject import open_subject
+from ptq_export.benchmarks.second_opinion import RunFiles
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.prompt import PromptSession
 from ptq_export.errors import GateFailed, InputError
+from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole
 from ptq_export.guidance import Guided
 from ptq_export.nn.probe import noise
@@ -104,6 +107,14 @@ def test_the_two_graphs_compute_what_the_unsplit_one_does(made: Callable[[str], 
     wanted, found = (OrtEngine.run_graph(ir.to_proto(it).SerializeToString(), feeds) for it in (whole, joined))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(load_engine(run, "ort-fp32")(**feeds), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_other_programs_get_the_whole_network_or_are_told(made: Callable[[str], Path]) -> None:
+    files = RunFiles(made("text"))
+    takes = [[value.name for value in load_model(path).graph.inputs] for path in (files.reference, files.int8)]
+    assert takes == [["sample", "timestep", "encoder_hidden_states", "mask"]] * 2
+    with pytest.raises(InputError, match="prompt graph beside it, and the peers take one graph"):
+        open_subject([made("text")])
 
 
 def test_a_sampling_loop_computes_its_prompt_once_and_guidance_too(
