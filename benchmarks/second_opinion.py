@@ -40,9 +40,10 @@ from ptq_export.benchmarks.environment import describe_environment
 from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.timing.stats import student_95
 from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
-from ptq_export.graph.model_file import read_proto
+from ptq_export.graph.prompt_file import whole_file
 from ptq_export.provenance import sidecar_path, was_built_here
 from ptq_export.schemas import MANIFEST, read_options, read_part
+from ptq_export.scratch import lasting_folder
 from ptq_export.targets import FP32, find_target
 
 __all__ = ["Opinion", "RunFiles", "judge", "main", "measure", "missing_plan"]
@@ -87,11 +88,11 @@ class RunFiles:
             entry = manifest["artefacts"].get(name)
             if entry is None or not inside(folder, name).is_file() or sha256_file(folder / name) != entry["sha256"]:
                 raise InputError(f"{folder / name} is damaged or gone", "make the run again")
-        self.reference, self.int8, pairs = (folder / name for name in names)
+        # Read here first: Polygraphy would follow whatever weights they name. It takes the whole network as one file.
+        self.reference, self.int8 = (whole_file(folder / name, lasting_folder(self)) for name in names[:2])
+        pairs = folder / names[2]
         self.plan = folder / plans[0] if plans else None
         self.plan_is_ours = self.plan is not None and _was_built_here(self.plan)
-        for graph in (self.reference, self.int8):
-            read_proto(graph)  # no weights elsewhere: Polygraphy would go and read them
         try:
             self.pairs: Mapping[str, NDArray[Any]] = load_file(pairs)
         except (SafetensorError, TypeError) as error:

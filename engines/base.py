@@ -6,20 +6,21 @@ torch is never imported here: a server that feeds numpy arrays starts without it
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name
 from ptq_export.errors import InputError
-from ptq_export.interface import SAMPLE, TIMESTEP, Input
+from ptq_export.interface import SAMPLE, TIMESTEP, Input, Prompt
 from ptq_export.machine import physical_cores, require_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ptq_export.engines.exported_layers import LayerRecord
+    from ptq_export.engines.prompt import PromptSession
     from ptq_export.engines.unet import EngineUNet
 
 __all__ = ["DeviceTiming", "Engine", "EngineOptions", "Feeds", "GpuEngine", "GpuOptions", "Signature"]
@@ -40,12 +41,14 @@ class Signature:
         channels: Output channels: C, or 2 C where a learned variance follows eps.
         batch: The only batch size of a graph that was compiled for one, None where any will do.
         num_train_timesteps: T where the graph states it; time-steps are 0..T-1, continuous ones 0..T.
+        prompt: What its graph takes in place of conditions, computed once per prompt; None where it takes `inputs`.
     """
 
     inputs: tuple[Input, ...]
     channels: int
     batch: int | None = None
     num_train_timesteps: int | None = None
+    prompt: Prompt | None = None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -57,14 +60,19 @@ class Signature:
         """What it takes besides the sample and the time-step."""
         return self.inputs[2:]
 
+    @property
+    def step_inputs(self) -> tuple[Input, ...]:
+        """What its graph takes at every step."""
+        return self.inputs if self.prompt is None else self.prompt.step_inputs(self.inputs)
+
     def output_shape(self, batch: int) -> tuple[int, ...]:
         """The shape of eps for so many samples."""
         return (batch, self.channels, *self.sample_shape[1:])
 
     def nothing(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Zeros for every input, to have everything allocated; open sizes are 1."""
-        sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in self.inputs}
-        return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.inputs}
+        """Zeros for every input of a step, to have everything allocated; open sizes are 1."""
+        sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in self.step_inputs}
+        return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.step_inputs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +144,18 @@ class Engine(ABC):
     The kinds that the registry (`ptq_export.engines.registry`) builds are called with
     `(source, cache, options, sha256)`: the ONNX file, the folder for what can be kept of the build, `EngineOptions`,
     and the digest that the file must have.
+
+    What a graph takes in place of conditions is computed by `prompt`, once for as long as they stay the same.
     """
 
-    def __init__(self, signature: Signature) -> None:
-        self.signature = signature
+    takes_values: ClassVar[bool] = True
+    """Whether its graph may take values of a prompt graph."""
+
+    def __init__(self, signature: Signature, prompt: "PromptSession | None" = None) -> None:
+        if signature.prompt is not None and not self.takes_values:
+            told = "the graph takes values of a prompt graph, and engines on a GPU are built from the whole network"
+            raise InputError(told, "make a run for a target on a GPU")
+        self.signature, self.prompt = signature, prompt
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -192,6 +208,10 @@ class Engine(ABC):
         """The one output of a serialised ONNX graph, executed as this kind executes a whole denoiser: for layers and
         blocks alone."""
 
+    def step_feeds(self, feeds: Feeds) -> Feeds:
+        """What the graph of a step takes: `feeds`, or values of the prompt graph in place of conditions."""
+        return feeds if self.prompt is None else self.prompt.step_feeds(feeds)
+
     def as_unet(self) -> "EngineUNet":
         """This engine as the `unet` of a diffusers `DDIMPipeline` or `DDPMPipeline`."""
         from ptq_export.engines.unet import EngineUNet
@@ -208,7 +228,11 @@ class GpuEngine(Engine):
 
     A step of CUDA tensors is put on torch's current stream (`with torch.cuda.stream(...)` gives another) and not
     waited for. Inputs that are on the device already are not checked for their values: that would wait for them.
+
+    Its graph is the whole network: a prompt graph is computed on the CPU.
     """
+
+    takes_values = False
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import EnvironmentMissing
+from ptq_export.graph.prompt_file import save_split
 from ptq_export.interface import Input
 from ptq_export.nn.scheme import FloatDtype
 
@@ -125,6 +126,10 @@ class Runtime:
     def passes(self, options: EngineOptions, float_dtype: FloatDtype) -> tuple[ir.passes.PassBase, ...]:
         """What brings an int8 graph into the form that it takes."""
         return ()
+
+    def write(self, graph: ir.Model, path: Path) -> None:
+        """Write a finished graph as its engines take it: what conditions alone decide beside it, in a graph of its own."""
+        save_split(graph, path)
 
     def check_inputs(self, target: str, inputs: Sequence[Input]) -> None:
         """Refuse inputs that engines for that target cannot be built for.

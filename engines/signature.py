@@ -10,7 +10,8 @@ import onnx
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
 from ptq_export.graph.model_file import read_proto
-from ptq_export.interface import INPUTS, SAMPLE, TIMESTEP, TRAIN_TIMESTEPS, DType, Input, inputs_from_json
+from ptq_export.graph.prompt_file import stated_prompt
+from ptq_export.interface import INPUTS, SAMPLE, TIMESTEP, TRAIN_TIMESTEPS, DType, Input, Prompt, inputs_from_json
 
 __all__ = ["read_signature"]
 
@@ -21,14 +22,16 @@ TYPES: dict[DType, int] = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.Tens
 
 
 def read_signature(source: Path, batch: int | None = None) -> Signature:
-    """The signature of `source`, for one batch size where it is built for that.
+    """The signature of `source`, for one batch size where it is built for that. Its prompt graph, if it has one, is not
+    looked for.
 
     Raises:
         InputError: it is no ONNX file, not a denoiser, or its inputs are not those that its metadata states.
     """
     model = read_proto(source)
     stated = {item.key: item.value for item in model.metadata_props}
-    inputs = _inputs(model, stated, source)
+    prompt = stated_prompt(stated, source.name)
+    inputs = _inputs(model, stated, prompt, source)
     shape = tuple(size for size in inputs[0].shape if isinstance(size, int))
     outputs = [_shape(value) for value in model.graph.output]
     if len(shape) != len(inputs[0].shape) or not 2 <= len(shape) <= 4 or len(outputs) != 1:
@@ -38,11 +41,13 @@ def read_signature(source: Path, batch: int | None = None) -> Signature:
     first = next(_shape(value)[0] for value in model.graph.input if value.name == SAMPLE)
     made = outputs[0][1] if len(outputs[0]) == len(shape) + 1 else shape[0]
     channels = made if isinstance(made, int) else shape[0]
-    return Signature(inputs, channels, first if isinstance(first, int) else batch, _timesteps(stated, source))
+    return Signature(inputs, channels, first if isinstance(first, int) else batch, _timesteps(stated, source), prompt)
 
 
-def _inputs(model: onnx.ModelProto, stated: Mapping[str, str], source: Path) -> tuple[Input, ...]:
-    """What the graph takes; the limits of integers are in the metadata alone."""
+def _inputs(
+    model: onnx.ModelProto, stated: Mapping[str, str], prompt: Prompt | None, source: Path
+) -> tuple[Input, ...]:
+    """What the denoiser takes; the limits of integers are in the metadata alone."""
     found = {value.name: value for value in model.graph.input}
     if not {SAMPLE, TIMESTEP} <= {*found}:
         takes = ", ".join(f"{name} {_shape(value)}" for name, value in found.items()) or "nothing"
@@ -55,8 +60,17 @@ def _inputs(model: onnx.ModelProto, stated: Mapping[str, str], source: Path) -> 
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source.name} does not say what its inputs are: {error}", "export it again") from error
     inputs = inputs_from_json(value, source.name)
-    _require_stated(inputs, found, source)
+    _require_stated(inputs if prompt is None else _with_values(inputs, prompt, source), found, source)
     return inputs
+
+
+def _with_values(inputs: Sequence[Input], prompt: Prompt, source: Path) -> tuple[Input, ...]:
+    """What the step graph must take: values of a prompt graph in place of conditions."""
+    names, values = [each.name for each in inputs], [each.name for each in prompt.values]
+    if not {*prompt.instead_of} <= {*names[2:]} or {*names} & {*values}:
+        told = f"takes {', '.join(values)} in place of {', '.join(prompt.instead_of)}"
+        raise InputError(f"{source.name} {told}, which are no conditions of it"[:400], "export it again")
+    return prompt.step_inputs(inputs)
 
 
 def _as_input(value: onnx.ValueInfoProto, source: Path) -> Input:

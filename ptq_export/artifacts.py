@@ -29,6 +29,7 @@ __all__ = [
     "digest",
     "inside",
     "is_leftover",
+    "prompt_beside",
     "read_json",
     "require_regular",
     "sha256_file",
@@ -73,6 +74,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def data_beside(path: Path) -> Path:
     """Where the data of a file lie that does not hold them itself: `name.onnx.data`."""
     return path.with_name(f"{path.name}{DATA}")
+
+
+def prompt_beside(path: Path) -> Path:
+    """Where the prompt graph of a step graph lies, if it has one: `name.prompt.onnx`."""
+    return path.with_suffix(f".prompt{path.suffix}")
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def bench(run: RunFolder, output: Output) -> None:
 
         with screen.progress() as progress:
             latency = pipeline.bench(run, progress)
-        shown = {"Latency per denoising step": tables.latency_table(latency)}
+        shown = {"Latency per denoising step": tables.latency_table(latency)} | _prompt(tables.prompt_line(latency))
         shown |= {"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}
         screen.result(latency, shown)
 
@@ -323,6 +323,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
         {
             "The sampling loop": tables.loop_table(latency),
             "Latency per denoising step": tables.latency_table(latency),
+            **_prompt(tables.prompt_line(latency)),
             **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
         }
         if latency
@@ -342,6 +343,11 @@ def _show_run(screen: Screen, folder: Path) -> None:
             "Run folder": [["report", str(folder / "report.html")], *_bundle_row(folder)],
         },
     )
+
+
+def _prompt(line: str) -> dict[str, list[list[str]]]:
+    """What is computed once per prompt, where something is."""
+    return {"Prompt": [["", line]]} if line else {}
 
 
 def _bundle_row(folder: Path) -> list[list[str]]:

@@ -13,14 +13,19 @@ __all__ = [
     "INPUTS",
     "LABEL",
     "OUTPUT",
+    "PROMPT",
     "SAMPLE",
     "TIMESTEP",
     "TRAIN_TIMESTEPS",
     "DType",
     "Input",
+    "Prompt",
     "inputs_from_json",
     "inputs_to_json",
     "label",
+    "prompt_from_json",
+    "prompt_to_json",
+    "values_from_json",
 ]
 
 SAMPLE = "sample"
@@ -30,6 +35,9 @@ OUTPUT = "eps"
 
 INPUTS = "inputs"
 """Metadata: every input, as JSON (`Input`)."""
+
+PROMPT = "prompt"
+"""Metadata of a graph that takes values of a prompt graph: its `Prompt`, as JSON."""
 
 TRAIN_TIMESTEPS = "num_train_timesteps"
 """Metadata: T; whole time-steps are 0..T-1, continuous ones 0..T."""
@@ -70,6 +78,25 @@ class Input:
         return f"{self.name} [{', '.join(map(str, ('N', *self.shape)))}] {self.dtype}"
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What a step graph takes in place of conditions: the outputs of the prompt graph in the file beside it.
+
+    Attributes:
+        values: The outputs, `float32`.
+        instead_of: The conditions that the step graph does not take.
+        sha256: Of the file with the prompt graph: whoever knows the step graph knows both.
+    """
+
+    values: tuple[Input, ...]
+    instead_of: tuple[str, ...]
+    sha256: str
+
+    def step_inputs(self, inputs: Sequence[Input]) -> tuple[Input, ...]:
+        """What the step graph of a denoiser of these `inputs` takes."""
+        return (*(each for each in inputs if each.name not in self.instead_of), *self.values)
+
+
 def label(classes: int) -> Input:
     """The condition of a class-conditional denoiser: 0..classes-1."""
     return Input(LABEL, "int64", (), classes)
@@ -86,14 +113,50 @@ def inputs_from_json(value: Any, where: str) -> tuple[Input, ...]:
     Raises:
         InputError: it tells no inputs of a denoiser.
     """
+    found = values_from_json(value, where)
+    names = [each.name for each in found]
+    if names[:2] != [SAMPLE, TIMESTEP]:
+        raise InputError(f"{where} is not a denoiser of (sample, timestep): it takes {', '.join(names) or 'nothing'}")
+    return found
+
+
+def values_from_json(value: Any, where: str) -> tuple[Input, ...]:
+    """Inputs or outputs of any graph, as `inputs_to_json` told them; `where` is the file that says so.
+
+    Raises:
+        InputError: it tells none, or two of one name.
+    """
     try:
         found = tuple(_input(each) for each in value)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{where} does not say what its inputs are: {error}", "export it again") from error
     names = [each.name for each in found]
-    if names[:2] != [SAMPLE, TIMESTEP] or len({*names}) != len(names):
-        raise InputError(f"{where} is not a denoiser of (sample, timestep): it takes {', '.join(names) or 'nothing'}")
+    if len({*names}) != len(names):
+        raise InputError(f"{where} names an input twice: {', '.join(names)[:200]}", "export it again")
     return found
+
+
+def prompt_to_json(prompt: Prompt) -> dict[str, Any]:
+    """`prompt` as JSON holds it."""
+    values = inputs_to_json(prompt.values)
+    return {"values": values, "instead_of": list(prompt.instead_of), "sha256": prompt.sha256}
+
+
+def prompt_from_json(value: Any, where: str) -> Prompt:
+    """The prompt graph's values that `prompt_to_json` told; `where` is the file that says so.
+
+    Raises:
+        InputError: it tells none.
+    """
+    try:
+        values = values_from_json(value["values"], where)
+        instead_of, sha256 = tuple(value["instead_of"]), value["sha256"]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{where} does not say what its prompt graph is: {error!r}", "export it again") from error
+    texts = all(isinstance(text, str) for text in (*instead_of, sha256))
+    if not (texts and values and all(it.dtype == "float32" and it.limit is None for it in values)):
+        raise InputError(f"{where} does not say what its prompt graph is", "export it again")
+    return Prompt(values, instead_of, sha256)
 
 
 def _input(value: Mapping[str, Any]) -> Input:

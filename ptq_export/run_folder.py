@@ -19,7 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ptq_export.artifacts import DATA, atomic_path, describe_file, inside, is_leftover, sha256_file, write_json
+from ptq_export.artifacts import (
+    atomic_path,
+    data_beside,
+    describe_file,
+    inside,
+    is_leftover,
+    prompt_beside,
+    sha256_file,
+    write_json,
+)
 from ptq_export.errors import InputError
 from ptq_export.lock import LOCK, acquire, release
 from ptq_export.schemas import MANIFEST, SCHEMA, read_part
@@ -111,14 +120,14 @@ class RunFolder:
             return False
         file = inside(self.path, name)
         if file.is_file() and sha256_file(file) == self._ledger[name]:
-            return f"{name}{DATA}" not in self._ledger or self.has(f"{name}{DATA}")
+            return all(each not in self._ledger or self.has(each) for each in _belonging(name))
         logger.warning("%s is damaged or gone: it is made again", file)
         return False
 
     def keep(self, name: str) -> None:
-        """Record that the file `name` is finished, and the data beside it, where there are some."""
-        self._ledger.pop(f"{name}{DATA}", None)
-        for each in (name, f"{name}{DATA}"):
+        """Record that the file `name` is finished, and what belongs to it: data, a prompt graph."""
+        for each in (name, *_belonging(name)):
+            self._ledger.pop(each, None)
             if each == name or self.place(each).is_file():
                 self._ledger[each] = sha256_file(self.place(each))
         write_json(self.place(LEDGER), self._ledger)
@@ -154,8 +163,14 @@ class RunFolder:
 
     def forget(self, names: Iterable[str]) -> None:
         """Treat these files as not made yet."""
-        gone = {each for name in names for each in (name, f"{name}{DATA}")}
+        gone = {each for name in names for each in (name, *_belonging(name))}
         self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name not in gone}
+        write_json(self.place(LEDGER), self._ledger)
+
+    def forget_all_but(self, names: Iterable[str]) -> None:
+        """Treat all other files as not made yet."""
+        kept = {each for name in names for each in (name, *_belonging(name))}
+        self._ledger = {name: sha256 for name, sha256 in self._ledger.items() if name in kept}
         write_json(self.place(LEDGER), self._ledger)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -210,6 +225,15 @@ class RunFolder:
             if (self.path / LEDGER).exists():
                 logger.warning("%s: what it recorded is made again", error.cause)
             return {}
+
+
+def _belonging(name: str) -> list[str]:
+    """The files that an ONNX file may have beside it: its data, and its prompt graph with the data of that."""
+    path = Path(name)
+    beside = [data_beside(path)]
+    if path.suffix == ".onnx":
+        beside += [prompt_beside(path), data_beside(prompt_beside(path))]
+    return [str(each) for each in beside]
 
 
 def _nothing() -> None:

@@ -95,6 +95,7 @@ STEP = {
     "reason?": TEXT,
     "rounds?": COUNT,
     "shortened?": FLAG,
+    "prompt_ms?": named(DURATION),
 }
 LOOP = {
     "sampler": TEXT,

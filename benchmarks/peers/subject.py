@@ -15,6 +15,7 @@ from ptq_export.artifacts import inside, sha256_file
 from ptq_export.conditions import draw
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.exported_layers import open_graph
+from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE, TIMESTEP, Input, inputs_from_json
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
@@ -96,6 +97,9 @@ def open_subject(folders: Sequence[Path]) -> Subject:
         raise InputError(f"two of the runs are for {max(targets, key=targets.count)}", "give one run per target")
     for run in runs[1:]:
         _refuse_other(first, run)
+    if read_signature(first.folder / FP32).prompt is not None:
+        told = f"{FP32} of {first.folder} has a prompt graph beside it, and the peers take one graph"
+        raise InputError(told, "compare networks whose conditions are labels, or part of every step")
     graph = open_graph(first.folder / FP32, {})
     absent = sorted(set(first.layers) - set(graph.layers))
     if absent or not first.layers:

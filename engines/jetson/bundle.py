@@ -23,6 +23,7 @@ from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.graph.passes.opset_17 import Opset17
 from ptq_export.graph.passes.requantise_weights import RequantiseWeights
+from ptq_export.graph.prompt_file import load_whole
 from ptq_export.interface import inputs_to_json
 from ptq_export.jetpack import JetPack
 from ptq_export.targets import FP16, FP32
@@ -106,7 +107,7 @@ def _write_baseline(order: Order, jetpack: JetPack, target: Path) -> None:
     if jetpack.float_dtype == "float16":
         _copy_graph(order.folder.path / FP16, target)
         return
-    _save_checked(Opset17()(load_model(order.folder.path / FP32)).model, jetpack, target)
+    _save_checked(Opset17()(load_whole(order.folder.path / FP32)).model, jetpack, target)
 
 
 def _save_checked(graph: ir.Model, jetpack: JetPack, target: Path) -> None:

@@ -19,6 +19,7 @@ from ptq_export.engines.ort.operators import library_version, register, serialis
 from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.ort.profile import node_times_ms
 from ptq_export.engines.ort.session import Level, SessionEngine, as_written, open_session, session_settings
+from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.model_file import adopt, is_large, load_model, save_model
 from ptq_export.scratch import scratch_folder
@@ -46,13 +47,15 @@ class OrtEngine(SessionEngine):
         """Load `source` (ONNX), optimised; the optimised graph is taken from the folder `cache` or put there.
 
         Raises:
-            InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser.
+            InputError: `source` is absent, is not the file with that `sha256`, or is not a denoiser; or its prompt
+                graph is not the file beside it.
             EnvironmentMissing: the provider cannot be loaded.
         """
         self.options = self.options_type.of(options)
         self.source = source
         identity = self._identity(verified_sha256(source, sha256))
-        super().__init__(read_signature(source, self.options.batch))
+        signature = read_signature(source, self.options.batch)
+        super().__init__(signature, open_prompt(source, signature, self.options))
         batch = "" if self.options.batch is None else f".batch{self.options.batch}"
         self._path = cache / f"{source.stem}{batch}.{self.suffix}"
         doing, done = f"optimising {source.name}", f"{source.name} is optimised"
@@ -68,7 +71,7 @@ class OrtEngine(SessionEngine):
         settings.enable_profiling = True
         with scratch_folder() as folder:
             settings.profile_file_prefix = str(Path(folder) / "profile")
-            nodes_ms = node_times_ms(self._open(settings), feeds)
+            nodes_ms = node_times_ms(self._open(settings), self.step_feeds(feeds))
         times_ms: dict[str, float] = {}
         for node, layer in layer_of_nodes(self.source, self.optimised_path).items():
             times_ms[layer] = times_ms.get(layer, 0.0) + nodes_ms.get(node, 0.0)

@@ -33,7 +33,7 @@ class SessionEngine(Engine):
     session: onnxruntime.InferenceSession
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        eps: NDArray[np.float32] = self.session.run(None, dict(feeds))[0]
+        eps: NDArray[np.float32] = self.session.run(None, dict(self.step_feeds(feeds)))[0]
         return eps
 
     @classmethod

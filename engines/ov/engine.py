@@ -18,6 +18,7 @@ from ptq_export.engines.base import Engine, EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
 from ptq_export.engines.exported_layers import CALLS, WARMUP, LayerRecord
 from ptq_export.engines.ov.layers import executed_layers, layer_of_nodes
+from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
 
@@ -26,7 +27,7 @@ __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
 DEVICE = "CPU"
 SHAPES_KEPT = 8
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-"""Of every input, in the order of the signature's."""
+"""Of every input of a step, in the order of the signature's."""
 
 
 class OpenVinoEngine(Engine):
@@ -42,18 +43,20 @@ class OpenVinoEngine(Engine):
 
         Raises:
             InputError: `source` is absent, is not the file with that `sha256`, is not a denoiser, or the options are
-                another runtime's.
+                another runtime's; or its prompt graph is not the file beside it.
         """
         self.options = EngineOptions.of(options)
         self.source, self.cache = source, cache
         self._onnx_sha256 = verified_sha256(source, sha256)
-        super().__init__(read_signature(source, self.options.batch))
+        signature = read_signature(source, self.options.batch)
+        super().__init__(signature, open_prompt(source, signature, self.options))
         self._core = openvino.Core()
         self._compiled: OrderedDict[Shapes, tuple[openvino.CompiledModel, openvino.InferRequest]] = OrderedDict()
-        if not any(each.open_sizes for each in self.signature.inputs):
+        if not any(each.open_sizes for each in self.signature.step_inputs):
             self._request(self._least)
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        feeds = self.step_feeds(feeds)
         request = self._request(self._shapes(feeds))
         eps: NDArray[np.float32] = request.infer(dict(feeds), share_inputs=True)[0]
         return eps
@@ -64,7 +67,7 @@ class OpenVinoEngine(Engine):
         return executed_layers(self.source, self._compiled[shapes][0].get_runtime_model(), expected)
 
     def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
-        settings = self._settings() | {"PERF_COUNT": True}
+        feeds, settings = self.step_feeds(feeds), self._settings() | {"PERF_COUNT": True}
         compiled = _compile(self._core, self.source, self._named(self._shapes(feeds)), settings)
         request = compiled.create_infer_request()
         calls_ms: dict[str, list[float]] = {}
@@ -99,10 +102,10 @@ class OpenVinoEngine(Engine):
         return self._shapes(self.signature.nothing(self.signature.batch or 1))
 
     def _shapes(self, feeds: Feeds) -> Shapes:
-        return tuple(tuple(feeds[each.name].shape) for each in self.signature.inputs)
+        return tuple(tuple(feeds[each.name].shape) for each in self.signature.step_inputs)
 
     def _named(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-        return {each.name: shape for each, shape in zip(self.signature.inputs, shapes, strict=True)}
+        return {each.name: shape for each, shape in zip(self.signature.step_inputs, shapes, strict=True)}
 
     def _request(self, shapes: Shapes) -> openvino.InferRequest:
         """The request of inputs of these shapes; the least recently used ones are forgotten."""
@@ -131,7 +134,7 @@ class OpenVinoEngine(Engine):
     def _open_sizes(self, shapes: Shapes) -> dict[str, int]:
         """The batch, and the sizes that the graph leaves open."""
         found = {"batch": shapes[0][0]}
-        for each, shape in zip(self.signature.inputs, shapes, strict=True):
+        for each, shape in zip(self.signature.step_inputs, shapes, strict=True):
             found |= {name: size for name, size in zip(each.shape, shape[1:], strict=True) if isinstance(name, str)}
         return found
 

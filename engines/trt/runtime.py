@@ -22,6 +22,7 @@ from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.plan import RTX
 from ptq_export.engines.trt.rtx_gpu import missing_rtx_gpu, other_gpu
 from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.graph.model_file import save_model
 from ptq_export.interface import Input
 from ptq_export.nn.scheme import FloatDtype
 from ptq_export.schemas import read_part
@@ -64,6 +65,10 @@ class GraphForTensorRt(Runtime):
         from ptq_export.graph.passes.half_precision import HalfPrecision
 
         return (HalfPrecision(),) if float_dtype == "float16" else ()
+
+    def write(self, graph: ir.Model, path: Path) -> None:
+        """Plans are built from the whole network."""
+        save_model(graph, path)
 
     def check_inputs(self, target: str, inputs: Sequence[Input]) -> None:
         if named := sorted({size for each in inputs for size in each.open_sizes}):

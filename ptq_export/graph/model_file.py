@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from ptq_export.artifacts import atomic_with_data, data_beside, require_regular, sha256_file
+from ptq_export.artifacts import atomic_with_data, data_beside, prompt_beside, require_regular, sha256_file
 from ptq_export.errors import InputError
 from ptq_export.graph.data_file import check_data, name_data
 
@@ -100,9 +100,10 @@ def adopt(path: Path, name: str) -> None:
 
 
 def model_bytes(path: Path) -> int:
-    """The size of a model on disk, its data file included."""
-    data = data_beside(path)
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    """The size of a model on disk, its data file and its prompt graph included."""
+    prompt = prompt_beside(path)
+    beside = (data_beside(path), prompt, data_beside(prompt))
+    return path.stat().st_size + sum(file.stat().st_size for file in beside if file.is_file())
 
 
 def is_large(path: Path) -> bool:

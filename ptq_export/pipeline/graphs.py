@@ -11,7 +11,7 @@ from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.denoiser import Denoiser
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.export import EXAMPLE_BATCH, export_module
-from ptq_export.graph.model_file import load_model, save_model
+from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.constant_shapes import ConstantShapes
 from ptq_export.graph.passes.drop_neutral import DropNeutral
 from ptq_export.graph.passes.drop_weight_zero_points import DropWeightZeroPoints
@@ -23,12 +23,12 @@ from ptq_export.graph.passes.pin_layout import PinLayout
 from ptq_export.graph.passes.quantise_before_resize import QuantiseBeforeResize
 from ptq_export.graph.passes.strip_metadata import StripMetadata
 from ptq_export.graph.passes.transpose_keys import TransposeKeys
+from ptq_export.graph.prompt_file import load_whole
 from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, inputs_to_json
 from ptq_export.nn.probe import blank
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.stages import QUANTISED
-from ptq_export.run_folder import RunFolder
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED
 
 __all__ = ["export_float", "export_graph", "export_graphs", "finished", "fold_time", "lay_out"]
@@ -46,16 +46,17 @@ def export_float(job: Job) -> None:
     if not all(folder.has(name) for name in (FP32, FP32_UNFOLDED, *([FP16] if half else []))):
         with job.stage("ONNX export, float"):
             graph = export_graph(denoiser, denoiser.module)
-            _save(folder, FP32_UNFOLDED, graph)
+            save_model(graph, folder.path / FP32_UNFOLDED)
+            folder.keep(FP32_UNFOLDED)
             fold_time(graph, denoiser)
-            _save(folder, FP32, graph)
+            _save(job, FP32, graph)
             if half:
-                _save(folder, FP16, HalfPrecision()(graph).model)
+                _save(job, FP16, HalfPrecision()(graph).model)
 
 
 def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
-    """Write the int8 graph, and the float ones if they do not stand; returns the former, its codes and grids proved
-    equal to the simulation's."""
+    """Write the int8 graph, and the float ones if they do not stand; returns the former, whole, its codes and grids
+    proved equal to the simulation's."""
     export_float(job)
     denoiser, folder, int8 = job.denoiser, job.folder, job.target.onnx
     if not folder.has(int8):
@@ -66,8 +67,8 @@ def export_graphs(job: Job, simulation: nn.Module) -> ir.Model:
             graph = finished(graph, job)
             graph.metadata_props["ptq_export.scheme"] = json.dumps(asdict(job.scheme), sort_keys=True)
             graph.metadata_props["ptq_export.calibration_sha256"] = folder.sha256(QUANTISED)
-            _save(folder, int8, graph)
-    graph = load_model(folder.path / int8)
+            _save(job, int8, graph)
+    graph = load_whole(folder.path / int8)
     check_codes(graph, quantised_modules(simulation))
     check_grids(graph, quantised_grids(simulation))
     return graph
@@ -114,6 +115,6 @@ def finished(graph: ir.Model, job: Job) -> ir.Model:
     return graph
 
 
-def _save(folder: RunFolder, name: str, graph: ir.Model) -> None:
-    save_model(graph, folder.path / name)
-    folder.keep(name)
+def _save(job: Job, name: str, graph: ir.Model) -> None:
+    job.runtime.write(graph, job.folder.path / name)
+    job.folder.keep(name)

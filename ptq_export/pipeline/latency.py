@@ -113,10 +113,10 @@ class _OnCpu:
     def __call__(self, batch: int, judged: bool) -> Json:
         """What `latency.json` says of a batch; loops and memory of the judged one alone."""
         job, engines = self._job, self._engines
-        step = _step(job, engines, self._protocol, batch)
+        step = _step(job, engines, self._protocol, batch).to_json() | _once_per_prompt(job, engines, batch)
         loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
         memory = {target.name: _peak_memory(job, target, batch) for target in self._targets} if judged else {}
-        return {"step": step.to_json(), "gpu": None, "loops": loops, "peak_memory_bytes": memory}
+        return {"step": step, "gpu": None, "loops": loops, "peak_memory_bytes": memory}
 
 
 class _OnGpu:
@@ -158,6 +158,14 @@ def _step(job: Job, engines: Mapping[str, Engine], protocol: Protocol, batch: in
     with job.stage(f"latency per step of {batch}") as share:
         (step,) = measure_steps(engines, [_pairs(job, batch)], protocol, times, share)
     return step
+
+
+def _once_per_prompt(job: Job, engines: Mapping[str, Engine], batch: int) -> Json:
+    """`prompt_ms`: what the prompt graph takes beside the steps, where there is one."""
+    feeds = {name: value.numpy() for name, value in _pairs(job, batch).feeds.items()}
+    prompts = {name: engine.prompt for name, engine in engines.items() if engine.prompt is not None}
+    found = {name: round(prompt.median_ms(feeds), 4) for name, prompt in prompts.items()}
+    return {"prompt_ms": found} if found else {}
 
 
 def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, batch: int) -> GpuStep:

@@ -41,6 +41,7 @@ LOOP_STEPS, TIMESTEPS = 20, 10
 FID_SAMPLES = 256
 LOCAL_PAIRS = 8
 UNTRAINED_FLOOR_DB = 6.0
+ONCE = "depends on conditions alone: computed once per prompt"
 
 
 def build(job: Job, target: Target, runtime: Runtime | None = None, batch: int | None = None) -> Engine:
@@ -66,7 +67,8 @@ def any_batch(engine: Engine) -> EpsModel:
 
 def check_layers(job: Job, engine: Engine) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from the engine itself, and
-    the milliseconds that each takes there (`ms`) and in the float baseline (`float_ms`), data movement aside.
+    the milliseconds that each takes there (`ms`) and in the float baseline (`float_ms`), data movement aside. Layers of
+    the prompt graph have none: they are no part of a step.
 
     Where the engine does not run here, the precisions are those that the exported graph asks for (`read_from`).
     """
@@ -83,6 +85,10 @@ def check_layers(job: Job, engine: Engine) -> None:
             ms, float_ms = engine.layer_times_ms(feeds), baseline.layer_times_ms(feeds)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
+    if engine.prompt is not None:
+        hoisted = asked_layers(engine.prompt.path, {})
+        records = [*records, *hoisted]
+        kept |= dict.fromkeys((record.name for record in hoisted), ONCE)
     rows = [
         {key: value for key, value in asdict(record).items() if key != "executed"}
         | {"reason": kept.get(record.name) or record.reason, "op": record.op}

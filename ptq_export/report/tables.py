@@ -32,6 +32,7 @@ __all__ = [
     "layers_summary",
     "local_parity_table",
     "loop_table",
+    "prompt_line",
     "sensitivity_table",
     "tensorrt_table",
     "timestep_table",
@@ -58,6 +59,17 @@ def latency_table(latency: Json) -> Rows:
             figures += [milliseconds(timing["mean_ms"]), rounds, ratio(_speed(step, name))]
             rows.append([str(step["batch"]), precision_label(name), *figures, verdict])
     return rows
+
+
+def prompt_line(latency: Json) -> str:
+    """What is computed once per prompt, outside of the steps (`latency.json`, `prompt_ms`); empty where nothing is."""
+    told = [
+        f"{', '.join(f'{precision_label(name)} {milliseconds(ms)} ms' for name, ms in step['prompt_ms'].items())}"
+        f" at batch {step['batch']}"
+        for step in latency["steps"]
+        if step.get("prompt_ms")
+    ]
+    return f"The prompt graph, once per prompt and in no step: {'; '.join(told)}." if told else ""
 
 
 def _speed(step: Json, name: str) -> float | None:

@@ -20,15 +20,18 @@ from diffusers import DDPMScheduler, UNet2DModel
 from exported_net import inputs_of
 from safetensors.torch import save_file
 
-from ptq_export.artifacts import write_json
+from ptq_export.artifacts import prompt_beside, sha256_file, write_json
 from ptq_export.calibrators.pairs import load_pairs
 from ptq_export.checkpoints import load_checkpoint
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import current, read_identity, write_identity
+from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph import model_file
 from ptq_export.graph.model_file import load_model
-from ptq_export.interface import inputs_to_json
+from ptq_export.graph.prompt_file import load_whole, save_split
+from ptq_export.interface import INPUTS, PROMPT, Input, inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
@@ -190,6 +193,40 @@ def _read_onnx(folder: Path) -> object:
     return read_signature(folder / "denoiser.onnx")
 
 
+def _split_onnx(folder: Path) -> None:
+    """A denoiser in two graphs."""
+    text = """<ir_version: 10, opset_import: ["": 18]>
+        net (float[batch,2,4] sample, int64[batch] timestep, float[batch,tokens,3] text) => (float[batch,2,4] eps)
+        <float[3,4] w = {1,0,2,1, 0,1,-1,2, 3,1,0,-1}>
+        { k = MatMul(text, w) t = Transpose <perm = [0, 2, 1]> (k) s = MatMul(sample, t) eps = MatMul(s, k) }"""
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
+    inputs = inputs_of((2, 4), Input("text", "float32", ("tokens", 3)))
+    model.metadata_props[INPUTS] = json.dumps(inputs_to_json(inputs))
+    for node in model.graph:
+        node.name = f"node_{node.outputs[0].name}"
+    save_split(model, folder / "denoiser.onnx")
+
+
+def _read_split_onnx(folder: Path) -> object:
+    """The digest is stated anew, as whoever changes a prompt graph would: else it alone would stop every change."""
+    step = folder / "denoiser.onnx"
+    _restate(step)
+    load_whole(step)
+    signature = read_signature(step)
+    return open_prompt(step, signature, EngineOptions(threads=1))
+
+
+def _restate(step: Path) -> None:
+    try:
+        model = onnx.load(step)
+        stated = {item.key: item.value for item in model.metadata_props}
+        prompt = json.loads(stated[PROMPT]) | {"sha256": sha256_file(prompt_beside(step))}
+        onnx.helper.set_model_props(model, stated | {PROMPT: json.dumps(prompt)})
+    except Exception:  # the step graph is the one that was changed
+        return
+    step.write_bytes(model.SerializeToString())
+
+
 def _diffusers(folder: Path) -> None:
     _tiny_unet().save_pretrained(folder)
     DDPMScheduler().save_config(folder)
@@ -227,5 +264,6 @@ READERS = {
     "npz": Reader(_pairs("pairs.npz"), ["pairs.npz"], _load_pairs("pairs.npz")),
     "pairs": Reader(_pairs("pairs.safetensors"), ["pairs.safetensors"], _load_pairs("pairs.safetensors")),
     "onnx": Reader(_onnx, ["denoiser.onnx"], _read_onnx),
+    "split-onnx": Reader(_split_onnx, ["denoiser.onnx", "denoiser.prompt.onnx"], _read_split_onnx),
     "large-onnx": Reader(_large_onnx, ["denoiser.onnx", "denoiser.onnx.data"], _read_large_onnx),
 }

@@ -50,14 +50,16 @@ class TextNet(Net):
 
 
 class LowResNet(Net):
-    """A low-resolution image, enlarged and concatenated to the sample."""
+    """A low-resolution image, enlarged and concatenated to the sample, and so are features of it."""
 
     def __init__(self) -> None:
-        super().__init__(extra=2)
+        super().__init__(extra=2 + 4)
+        self.see = nn.Conv2d(2, 4, 3, padding=1)
 
     def forward(self, sample: Tensor, timestep: Tensor, low_res: Tensor) -> Tensor:
-        large = nn.functional.interpolate(low_res, scale_factor=2.0, mode="nearest")
-        return super().forward(torch.cat([sample, large], dim=1), timestep)
+        images = (low_res, nn.functional.silu(self.see(low_res)))
+        large = [nn.functional.interpolate(image, scale_factor=2.0, mode="nearest") for image in images]
+        return super().forward(torch.cat([sample, *large], dim=1), timestep)
 
 
 class SequenceNet(nn.Module):
@@ -65,7 +67,8 @@ class SequenceNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Linear(WIDTH + 7, WIDTH)
+        self.see = nn.Linear(7, WIDTH)
+        self.embed = nn.Linear(2 * WIDTH, WIDTH)
         self.conv_in = nn.Conv1d(3, WIDTH, 5, padding=2)
         self.down = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
         self.norm = nn.GroupNorm(8, WIDTH)
@@ -74,7 +77,7 @@ class SequenceNet(nn.Module):
         self.conv_out = nn.Conv1d(WIDTH, 3, 5, padding=2)
 
     def forward(self, sample: Tensor, timestep: Tensor, global_cond: Tensor) -> Tensor:
-        shift = self.embed(torch.cat([time_embedding(timestep), global_cond], dim=1))
+        shift = self.embed(torch.cat([time_embedding(timestep), nn.functional.silu(self.see(global_cond))], dim=1))
         hidden = self.down(self.conv_in(sample))
         hidden = hidden + self.middle(nn.functional.silu(self.norm(hidden) + shift[..., None]))
         return self.conv_out(self.up(hidden))

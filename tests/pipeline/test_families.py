@@ -1,6 +1,7 @@
 """One job for nets of every shape: prompts, images, vectors, sequences, and everything that a net may predict."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -9,14 +10,27 @@ from pathlib import Path
 import families
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import tiny
 import torch
 
-from ptq_export.errors import InputError
+from ptq_export.artifacts import sha256_file
+from ptq_export.benchmarks.peers.subject import open_subject
+from ptq_export.benchmarks.second_opinion import RunFiles
+from ptq_export.engines.ort.engine import OrtEngine
+from ptq_export.engines.prompt import PromptSession
+from ptq_export.errors import GateFailed, InputError
+from ptq_export.graph.model_file import load_model
+from ptq_export.graph.prompt_file import load_whole
+from ptq_export.guidance import Guided
+from ptq_export.nn.probe import noise
 from ptq_export.options import Sampling
-from ptq_export.pipeline import load_engine, run, sample, verify
+from ptq_export.pipeline import bench, load_engine, run, sample, verify
+from ptq_export.pipeline.graphs import export_graph
 from ptq_export.pipeline.progress import SILENT
+from ptq_export.sampling import initial_noise, sample_loop
+from ptq_export.schedulers import make_scheduler
 
 NETS = ("text", "low_res", "sequence", "velocity", "clean", "flow")
 OF_ONE_NET = dict.fromkeys(("velocity", "clean"), pytest.mark.slow)
@@ -57,6 +71,93 @@ def test_the_engine_is_near_the_float_net_by_names(made: Callable[[str], Path], 
     for which, least_db in (("ort-fp32", 90), ("ort-int8", 12)):
         found = load_engine(made(name), which)(noise, times, **given)
         assert 10 * torch.log10(wanted.square().sum() / (wanted - found).square().sum()) > least_db
+
+
+HOISTED = {"text": {"attention.to_k", "attention.to_v"}, "low_res": {"see"}, "sequence": {"see"}}
+FLOAT, INT8 = "denoiser.fp32", "denoiser.ort-int8"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_layers_of_conditions_alone_are_in_the_prompt_graph_of_every_engine(
+    made: Callable[[str], Path], name: str
+) -> None:
+    run = made(name)
+    artefacts = json.loads((run / "manifest.json").read_text())["artefacts"]
+    rows = json.loads((run / "layers.json").read_text())["layers"]
+    hoisted = HOISTED.get(name, set())
+    for graph in (FLOAT, INT8):
+        assert (f"{graph}.prompt.onnx" in artefacts) == (run / f"{graph}.prompt.onnx").is_file() == bool(hoisted)
+        step = {node.name for node in onnx.load(run / f"{graph}.onnx").graph.node}
+        assert not hoisted & step
+        if hoisted:
+            assert hoisted <= {node.name for node in onnx.load(run / f"{graph}.prompt.onnx").graph.node}
+    assert not (run / "denoiser.fp32-unfolded.prompt.onnx").exists(), "the network as it was trained"
+    assert hoisted == {row["name"] for row in rows if "once per prompt" in row["reason"]}
+    step = json.loads((run / "latency.json").read_text())["steps"][0]
+    assert [*step.get("prompt_ms", {})] == (["ort-int8", "ort-fp32"] if hoisted else [])
+    assert ("The prompt graph, once per prompt" in (run / "report.html").read_text()) == bool(hoisted)
+
+
+@pytest.mark.parametrize("name", HOISTED)
+def test_the_two_graphs_compute_what_the_unsplit_one_does(made: Callable[[str], Path], name: str) -> None:
+    run, denoiser = made(name), getattr(families, name)()
+    whole = export_graph(denoiser, denoiser.module)
+    joined = load_whole(run / f"{FLOAT}.onnx")
+    pairs = noise(denoiser, 3, 500, 0)
+    feeds = {key: value.numpy() for key, value in pairs.feeds.items()}
+    assert [value.name for value in joined.graph.inputs] == [*feeds]
+    wanted, found = (OrtEngine.run_graph(ir.to_proto(it).SerializeToString(), feeds) for it in (whole, joined))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(load_engine(run, "ort-fp32")(**feeds), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_other_programs_get_the_whole_network_or_are_told(made: Callable[[str], Path]) -> None:
+    files = RunFiles(made("text"))
+    takes = [[value.name for value in load_model(path).graph.inputs] for path in (files.reference, files.int8)]
+    assert takes == [["sample", "timestep", "encoder_hidden_states", "mask"]] * 2
+    with pytest.raises(InputError, match="prompt graph beside it, and the peers take one graph"):
+        open_subject([made("text")])
+
+
+def test_a_sampling_loop_computes_its_prompt_once_and_guidance_too(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    compute = PromptSession.compute
+    monkeypatch.setattr(PromptSession, "compute", lambda self, feeds: calls.append(1) or compute(self, feeds))
+    denoiser, engine = families.text(), load_engine(made("text"))
+    scheduler, given = make_scheduler(denoiser.schedule), denoiser.draw(2, 0)
+    sample_loop(engine, scheduler, initial_noise((2, *families.IMAGE), 0), 6, given)
+    assert len(calls) == 1
+    guided = Guided(engine, 3.0, {"encoder_hidden_states": torch.zeros(1, families.TOKENS, families.TEXT)})
+    sample_loop(guided, scheduler, initial_noise((2, *families.IMAGE), 0), 6, given)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("graph", [FLOAT, INT8])
+def test_a_run_without_its_prompt_graph_or_with_another_s_is_refused_by_name(
+    made: Callable[[str], Path], graph: str, tmp_path: Path
+) -> None:
+    run, which = Path(shutil.copytree(made("text"), tmp_path / "run")), "ort-fp32" if graph == FLOAT else None
+    beside = run / f"{graph}.prompt.onnx"
+    shutil.copyfile(made("low_res") / beside.name, beside)
+    with pytest.raises(InputError, match=f"{beside.name} is damaged, or another graph's"):
+        load_engine(run, which)
+    with pytest.raises(GateFailed, match=f"{beside.name} is damaged"):
+        verify(run, SILENT, "families:text")
+    beside.unlink()
+    with pytest.raises(InputError, match=f"{beside.name} is not there"):
+        bench(run, SILENT) if which is None else load_engine(run, which)
+
+
+def test_a_resumed_run_makes_a_lost_prompt_graph_again(made: Callable[[str], Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made("text"), tmp_path / "run"))
+    lost = [run / f"{graph}.prompt.onnx" for graph in (FLOAT, INT8)]
+    before = [sha256_file(path) for path in lost]
+    for path in lost:
+        path.unlink()
+    assert quantised("text", "ort-int8", run) == run
+    assert [sha256_file(path) for path in lost] == before
 
 
 def test_a_prompt_of_another_length_is_served(made: Callable[[str], Path]) -> None:

@@ -64,7 +64,7 @@ def test_every_candidate_is_in_tuning_json_tried_or_not_reached(tuned: Path) -> 
         assert row["low"] <= row["speedup"] <= row["high"]
         assert (row["sqnr_db"] is not None) or not row["kept"]
     assert not any(f"{ATTENTION}.to_out.0" in row["layers"] for row in tried + left), "float already"
-    assert value["seconds"] > 5 or not left
+    assert value["seconds"] >= 5 or not left
     assert (value["budget_s"], value["reused"], value["batch"]) == (5.0, False, 1)
     assert value["sqnr_db"]["tuned"] >= value["sqnr_db"]["untuned"] - 0.1
 

@@ -20,6 +20,7 @@ from ptq_export.engines.load import load_engine
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.model_file import load_model
+from ptq_export.graph.prompt_file import load_whole
 from ptq_export.interface import LABEL
 from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.options import Sampling
@@ -174,7 +175,7 @@ def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     """Codes and local parity."""
     reference, simulation = job.subject.module, simulate(job)
     units = find_units(reference, job.sites)
-    graph = load_model(job.folder.path / job.target.onnx)
+    graph = load_whole(job.folder.path / job.target.onnx)
     layers = quantised_modules(simulation)
     check_codes(graph, layers)
     check_grids(graph, quantised_grids(simulation))

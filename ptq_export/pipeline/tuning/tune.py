@@ -52,7 +52,7 @@ def choose(job: Job, pairs: Pairs) -> Plan:
         value = found if found is not None and reused else _measure(job, pairs, seconds)
         if not reused:
             remember(key, value)
-        job.folder.forget(set(job.folder.names) - {PAIRS, FP32, FP32_UNFOLDED})
+        job.folder.forget_all_but([PAIRS, FP32, FP32_UNFOLDED])
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
     return tuned_plan(job)

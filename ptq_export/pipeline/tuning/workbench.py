@@ -30,7 +30,6 @@ from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.graph.grid_pairs import DropGrids
-from ptq_export.graph.model_file import save_model
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.nn.grid_point import GridPoint, grid_points, owner_of
 from ptq_export.nn.probe import noise
@@ -172,7 +171,7 @@ class JobBench:
         DropGrids(gone | {name: point for name, point in points.items() if not _is_placed(point, choice)})(graph)
         FloatLayers({name: reference.get_submodule(name) for name in choice.float_layers})(graph)
         lay_out(graph, self.job.target.scheme_for(self.job.options, choice.placements))
-        save_model(finished(graph, self.job), path)
+        self.job.runtime.write(finished(graph, self.job), path)
 
     def _of(self, choice: Choice) -> _Quantised:
         if choice.split_shortcut not in self._quantised:
