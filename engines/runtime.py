@@ -128,7 +128,7 @@ class Runtime:
         return ()
 
     def write(self, graph: ir.Model, path: Path) -> None:
-        """Write a finished graph as its engines take it: what conditions alone decide beside it, in a graph of its own."""
+        """Write a finished graph as its engines take it: what conditions alone decide in a file of its own."""
         save_split(graph, path)
 
     def check_inputs(self, target: str, inputs: Sequence[Input]) -> None:
