@@ -129,11 +129,33 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         times = f"{config['num_train_timesteps']} time-steps, its noise schedule has {schedule.num_train_timesteps}"
         raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
     shape = sample_shape(module, resolution, path)
+    found = with_variance(schedule, module)
+    if weights.scheduler and found != schedule:
+        notes.append(_other_variance(schedule, found, shape[0], path))
     source = weights.source(_NAME, config, *notes)
-    return Denoiser(module, with_variance(schedule, module), shape, source, label_of(config))
+    return Denoiser(module, found, shape, source, label_of(config))
 
 
 DIFFUSERS = Format(_NAME, _matches, _load)
+
+
+def _other_variance(told: NoiseSchedule, found: NoiseSchedule, channels: int, path: str) -> str:
+    """A note that the scheduler's variance is not the one that the net's outputs allow.
+
+    Raises:
+        InputError: the net makes N channels of N, N even, and a variance was learned: half of its input can be a
+            condition then.
+    """
+    said = f"the scheduler's configuration says variance_type {told.variance_type}"
+    if found.learns_variance:
+        return f"{said}, and the net makes twice its channels: {found.variance_type}"
+    if channels % 2:
+        return f"{said}, and the net makes no variance: {found.variance_type}"
+    kinds = f"{channels // 2} channels of a sample, and a condition of {channels // 2} beside it"
+    raise InputError(
+        f"{path}: {said}, and its net makes {channels} channels of {channels}, which may be {kinds}: not supported yet",
+        f"if there is no condition, set variance_type in its {_SCHEDULER} to fixed_small",
+    )
 
 
 def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

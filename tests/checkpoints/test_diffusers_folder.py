@@ -71,6 +71,34 @@ def test_class_conditional_net_with_learned_variance_is_loaded(unet_config: dict
         assert torch.equal(denoiser(*inputs, label=labels), unet(*inputs, labels).sample)
 
 
+@pytest.mark.parametrize(
+    ("channels", "told", "note"),
+    [
+        ((1, 2), "fixed_small", "fixed_small, and the net makes twice its channels: learned_range"),
+        ((1, 1), "learned_range", "learned_range, and the net makes no variance: fixed_small"),
+    ],
+)
+def test_a_variance_that_the_net_cannot_have_is_named(
+    unet_config: dict[str, Any], folder: Path, channels: tuple[int, int], told: str, note: str
+) -> None:
+    inputs, outputs = channels
+    UNet2DModel(**{**unet_config, "in_channels": inputs, "out_channels": outputs}).save_pretrained(folder / "unet")
+    _edit(folder / "scheduler" / "scheduler_config.json", variance_type=told)
+    denoiser = load_checkpoint(str(folder))
+    assert f"the scheduler's configuration says variance_type {note}" in denoiser.source.notes
+    assert denoiser.schedule.variance_type == note.rpartition(" ")[2]
+
+
+def test_a_learned_variance_that_leaves_room_for_a_condition_is_refused(
+    unet_config: dict[str, Any], folder: Path
+) -> None:
+    """Eight channels of eight: a sample of four, a condition of four, and the variance of four."""
+    UNet2DModel(**{**unet_config, "in_channels": 8, "out_channels": 8}).save_pretrained(folder / "unet")
+    assert load_checkpoint(str(folder)).sample_shape == (8, 8, 8)
+    _edit(folder / "scheduler" / "scheduler_config.json", variance_type="learned_range")
+    assert "4 channels of a sample, and a condition of 4 beside it" in _refusal(folder).cause
+
+
 def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     denoiser = load_checkpoint(str(folder))
