@@ -113,10 +113,12 @@ class _OnCpu:
 
     def __call__(self, batch: int, judged: bool) -> Json:
         """What `latency.json` says of a batch; loops and memory of the judged one alone."""
-        job, engines = self._job, self._engines
+        job = self._job
+        # First, as long as no engine lies in this process.
+        memory = {target.name: _peak_memory(job, target, batch) for target in self._targets} if judged else {}
+        engines = self._engines
         step = _step(job, engines, self._protocol, batch)
         loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
-        memory = {target.name: _peak_memory(job, target, batch) for target in self._targets} if judged else {}
         return {"step": step.to_json(), "gpu": None, "loops": loops, "peak_memory_bytes": memory}
 
 
@@ -188,7 +190,8 @@ def _gpu_name() -> str:
 
 
 def _peak_memory(job: Job, target: Target, batch: int) -> int | None:
-    """Of a process that runs the engine and nothing else."""
+    """Of a process that runs the engine and nothing else, and finds it built."""
+    build(job, target)
     source = Path(job.folder.path / target.onnx).resolve()
     fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
     feeds = {name: value.numpy() for name, value in _pairs(job, batch).feeds.items()}

@@ -63,7 +63,7 @@ def any_batch(engine: Engine) -> EpsModel:
     return call
 
 
-def check_layers(job: Job, engine: Engine) -> None:
+def check_layers(job: Job) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from the engine itself, and
     the milliseconds that each takes there (`ms`) and in the float baseline (`float_ms`), data movement aside.
 
@@ -75,11 +75,13 @@ def check_layers(job: Job, engine: Engine) -> None:
     if not job.runs_here:
         records = asked_layers(job.folder.path / job.target.onnx, expected)
     else:
+        engine = build(job, job.target)
         records = engine.executed_layers(expected)
         with job.stage("time of each layer"):
             feeds = one_call(job)
-            baseline = build(job, find_target(job.target.baselines[0]))
-            ms, float_ms = engine.layer_times_ms(feeds), baseline.layer_times_ms(feeds)
+            ms = engine.layer_times_ms(feeds)
+            del engine  # one at a time in memory
+            float_ms = build(job, find_target(job.target.baselines[0])).layer_times_ms(feeds)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
     rows = [
