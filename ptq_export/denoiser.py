@@ -12,7 +12,7 @@ from ptq_export.conditions import Conditions, check_examples, draw, move
 from ptq_export.errors import InputError
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
 
-__all__ = ["PREDICTIONS", "Convention", "Decoder", "Denoiser", "NoiseSchedule", "Source", "UNetEps"]
+__all__ = ["PREDICTIONS", "Absent", "Convention", "Decoder", "Denoiser", "NoiseSchedule", "Source", "UNetEps"]
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 """What a network predicts: the noise, v (arXiv:2202.00512), x_0, or the velocity from x_0 to the noise."""
@@ -180,9 +180,30 @@ class Denoiser:
         """The denoiser on `device`: itself if it is there, else a copy."""
         return self if self.device == device else replace(self, module=copy.deepcopy(self.module).to(device))
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def without_network(self) -> "Denoiser":
+        """What remains to be known of it where its engine takes its place: it keeps no weights in memory."""
+        return replace(self, module=Absent(self.parameters), decoder=None)
+
     def draw(self, count: int, seed: int) -> dict[str, Tensor]:
         """Conditions of `count` samples; see `conditions.draw`."""
         return draw(self.conditions, self.examples, count, seed)
+
+
+class Absent(nn.Module):
+    """In place of a network that is not in memory: it has as many parameters, on no device, and computes nothing."""
+
+    def __init__(self, parameters: int = 0) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(parameters, device="meta"), requires_grad=False)
+
+    def forward(self, *_: object) -> object:
+        """Raises InputError."""
+        raise InputError("this needs the run's network, which was not loaded", "name it: --ckpt")
 
 
 class UNetEps(nn.Module):

@@ -5,8 +5,10 @@ six. Floats are float32, or bfloat16 where the processor has it, which OpenVINO 
 """
 
 import io
+import mmap
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,13 +23,27 @@ from ptq_export.engines.ov.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
+from ptq_export.graph.model_file import model_bytes
+from ptq_export.machine import total_memory_bytes
 
 __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
 
 DEVICE = "CPU"
 SHAPES_KEPT = 8
+MEMORY_KEPT = 0.25
+"""Of what this machine has: fewer shapes are kept where their weights would take more."""
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """Of every input of a step, in the order of the signature's."""
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The graph for inputs of certain shapes. OpenVINO reads constants in the mapped file whenever it wants, and does
+    not keep it mapped: that must be let go last."""
+
+    request: openvino.InferRequest
+    model: openvino.CompiledModel
+    file: mmap.mmap
 
 
 class OpenVinoEngine(Engine):
@@ -51,7 +67,8 @@ class OpenVinoEngine(Engine):
         signature = read_signature(source, self.options.batch)
         super().__init__(signature, open_prompt(source, signature, self.options))
         self._core = openvino.Core()
-        self._compiled: OrderedDict[Shapes, tuple[openvino.CompiledModel, openvino.InferRequest]] = OrderedDict()
+        self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
+        self._shapes_kept = max(1, min(SHAPES_KEPT, int(MEMORY_KEPT * total_memory_bytes() / model_bytes(source))))
         if not any(each.open_sizes for each in self.signature.step_inputs):
             self._request(self._least)
 
@@ -64,7 +81,7 @@ class OpenVinoEngine(Engine):
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         shapes = next(iter(self._compiled), self._least)
         self._request(shapes)
-        return executed_layers(self.source, self._compiled[shapes][0].get_runtime_model(), expected)
+        return executed_layers(self.source, self._compiled[shapes].model.get_runtime_model(), expected)
 
     def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
         feeds, settings = self.step_feeds(feeds), self._settings() | {"PERF_COUNT": True}
@@ -110,15 +127,25 @@ class OpenVinoEngine(Engine):
     def _request(self, shapes: Shapes) -> openvino.InferRequest:
         """The request of inputs of these shapes; the least recently used ones are forgotten."""
         if shapes not in self._compiled:
-            compiled = self._load(shapes)
-            self._compiled[shapes] = compiled, compiled.create_infer_request()
-            if len(self._compiled) > SHAPES_KEPT:
+            while len(self._compiled) >= self._shapes_kept:
                 self._compiled.popitem(last=False)
+            self._compiled[shapes] = self._import(self._blob(shapes))
         self._compiled.move_to_end(shapes)
-        return self._compiled[shapes][1]
+        return self._compiled[shapes].request
 
-    def _load(self, shapes: Shapes) -> openvino.CompiledModel:
-        """The graph compiled for inputs of these shapes, from the cache where it stands there."""
+    def _import(self, blob: Path) -> _Compiled:
+        with blob.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = np.frombuffer(mapped, np.uint8)
+        tensor = openvino.Tensor(content, content.shape, openvino.Type.u8)  # no copy
+        model = self._core.import_model(tensor, DEVICE, self._settings())
+        request = model.create_infer_request()
+        if hasattr(mmap, "MADV_DONTNEED"):  # weights are laid out anew elsewhere: their pages have been read
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return _Compiled(request, model, mapped)
+
+    def _blob(self, shapes: Shapes) -> Path:
+        """The file of the graph compiled for inputs of these shapes, in the cache where that can be written."""
 
         def build(path: Path) -> None:
             compiled = _compile(self._core, self.source, self._named(shapes), self._settings())
@@ -128,8 +155,7 @@ class OpenVinoEngine(Engine):
         name = ".".join(f"{size}{value}" for size, value in sizes.items())
         path = self.cache / f"{self.source.stem}.{self.precision}.{name}.compiled.blob"
         doing, done = f"compiling {self.source.name} for {name}", f"{self.source.name} is compiled"
-        blob = build_or_reuse(path, self._identity(sizes), build, doing, done, self, self.options.trusted)
-        return self._core.import_model(blob.read_bytes(), DEVICE, self._settings())
+        return build_or_reuse(path, self._identity(sizes), build, doing, done, self, self.options.trusted)
 
     def _open_sizes(self, shapes: Shapes) -> dict[str, int]:
         """The batch, and the sizes that the graph leaves open."""

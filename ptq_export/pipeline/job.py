@@ -113,6 +113,11 @@ class Job:
         """The runtime that executes the int8 graph here: the target's own, or ONNX Runtime in a GPU's place."""
         return self.runtime if self.runs_here else find_runtime(PROVER)
 
+    def without_network(self) -> "Job":
+        """The job once its engine is proved: the network and its weights are no longer held."""
+        denoiser = self.denoiser.without_network()
+        return replace(self, denoiser=denoiser, plan=replace(self.plan, subject=denoiser))
+
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
         """Time a stage; yields a function that hears the share done (0 to 1)."""

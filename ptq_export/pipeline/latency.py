@@ -1,7 +1,7 @@
 """The latency stage: int8 against its float baselines, per denoising step and over whole loops."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -20,7 +20,7 @@ from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.job import Job
-from ptq_export.pipeline.proofs import build
+from ptq_export.pipeline.proofs import build, one_call
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
@@ -101,21 +101,21 @@ def timing_verdict(latency: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class _OnCpu:
-    """Times batches on the CPU, all on the same engines."""
+    """Times batches on the CPU. To build an engine takes several times the memory of one that runs: what is kept of the
+    build is made for one engine after the other, and only then are they opened side by side."""
 
     def __init__(self, job: Job, targets: Sequence[Target], protocol: Protocol) -> None:
         self._job, self._targets, self._protocol = job, targets, protocol
 
-    @cached_property
-    def _engines(self) -> dict[str, Engine]:
-        return {target.name: build(self._job, target) for target in self._targets}
-
     def __call__(self, batch: int, judged: bool) -> Json:
         """What `latency.json` says of a batch; loops and memory of the judged one alone."""
-        job, engines = self._job, self._engines
+        job, targets = self._job, self._targets
+        for target in targets:
+            build(job, target).run(one_call(job, batch))
+        memory = {target.name: _peak_memory(job, target, batch) for target in targets} if judged else {}
+        engines = {target.name: build(job, target) for target in targets}
         step = _step(job, engines, self._protocol, batch).to_json() | _once_per_prompt(job, engines, batch)
         loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
-        memory = {target.name: _peak_memory(job, target, batch) for target in self._targets} if judged else {}
         return {"step": step, "gpu": None, "loops": loops, "peak_memory_bytes": memory}
 
 
@@ -198,8 +198,7 @@ def _peak_memory(job: Job, target: Target, batch: int) -> int | None:
     """Of a process that runs the engine and nothing else."""
     source = Path(job.folder.path / target.onnx).resolve()
     fixed = [] if job.options.fixed_batch is None else [str(job.options.fixed_batch)]
-    feeds = {name: value.numpy() for name, value in _pairs(job, batch).feeds.items()}
-    return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], feeds)
+    return peak_memory_bytes(load_files, [target.engine, str(source), *fixed], one_call(job, batch))
 
 
 def _pairs(job: Job, batch: int) -> Pairs:

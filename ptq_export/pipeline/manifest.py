@@ -90,7 +90,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "sha256": source.sha256,
         "ema": source.ema,
         "notes": list(source.notes),
-        "parameters": sum(parameter.numel() for parameter in denoiser.module.parameters()),
+        "parameters": denoiser.parameters,
         "sample_shape": list(denoiser.sample_shape),
         "schedule": denoiser.schedule.to_json(),
         "inputs": inputs_to_json(denoiser.inputs),

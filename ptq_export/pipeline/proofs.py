@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptq_export.artifacts import prompt_beside
 from ptq_export.benchmarks.fid import compare_digit_fid
 from ptq_export.benchmarks.fidelity import Curve, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, held_out_noise, held_out_pairs
@@ -65,7 +66,7 @@ def any_batch(engine: Engine) -> EpsModel:
     return call
 
 
-def check_layers(job: Job, engine: Engine) -> None:
+def check_layers(job: Job) -> None:
     """Write `layers.json`: the precision in which the engine runs each layer, read back from the engine itself, and
     the milliseconds that each takes there (`ms`) and in the float baseline (`float_ms`), data movement aside. Layers of
     the prompt graph have none: they are no part of a step.
@@ -75,18 +76,21 @@ def check_layers(job: Job, engine: Engine) -> None:
     expected = {site.name: "float" if site.keep_float else "int8" for site in job.sites if site.sees_sample}
     ms: dict[str, float] = {}
     float_ms: dict[str, float] = {}
+    source = job.folder.path / job.target.onnx
     if not job.runs_here:
-        records = asked_layers(job.folder.path / job.target.onnx, expected)
+        records = asked_layers(source, expected)
     else:
+        engine = build(job, job.target)
         records = engine.executed_layers(expected)
         with job.stage("time of each layer"):
             feeds = one_call(job)
-            baseline = build(job, find_target(job.target.baselines[0]))
-            ms, float_ms = engine.layer_times_ms(feeds), baseline.layer_times_ms(feeds)
+            ms = engine.layer_times_ms(feeds)
+            del engine  # one at a time in memory
+            float_ms = build(job, find_target(job.target.baselines[0])).layer_times_ms(feeds)
     kept = {site.name: site.keep_float for site in job.sites}
     kept |= {f"{site.name}{MERGED}": site.keep_float for site in job.sites}
-    if engine.prompt is not None:
-        hoisted = asked_layers(engine.prompt.path, {})
+    if (prompt := prompt_beside(source)).is_file():
+        hoisted = asked_layers(prompt, {})
         records = [*records, *hoisted]
         kept |= dict.fromkeys((record.name for record in hoisted), ONCE)
     rows = [

@@ -1,8 +1,10 @@
 """The main job: checkpoint -> calibration -> ONNX -> engine -> proofs -> latency -> report, in one run folder."""
 
+import gc
 import json
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,20 +90,24 @@ def run(options: Options, progress: Progress = SILENT) -> Path:
 def try_run(options: Options, progress: Progress = SILENT) -> RunResult:
     """`run`, with a proof that fails, or an engine that cannot be built here, in the result instead of raised."""
     options = options.resolved()
-    with prepare(options, progress) as job:
+    job = prepare(options, progress)
+    with closing(job.folder):
         if _is_finished(job.folder) and not job.runtime.check_is_due(job.order):
             progress.message(f"{job.folder.path} is finished already")
         else:
-            _do(job)
+            started = datetime.now(UTC)
+            job = _proved(job)  # and so nothing holds the network any more: engines are opened in its place
+            _measure(job)
+            write_manifest(job, started)
         return _result(job)
 
 
-def _do(job: Job) -> None:
+def _proved(job: Job) -> Job:
+    """The job without its network, its engine built and proved: all that needs the network is done."""
     check_tuning(job)
     # From here on, files that it names may change: it is written again at the end.
     (job.folder.path / MANIFEST).unlink(missing_ok=True)
     torch.set_num_threads(job.options.threads or len(os.sched_getaffinity(0)))
-    started = datetime.now(UTC)
     export_float(job)
     pairs = calibration_pairs(job)
     job = replace(job, plan=choose(job, pairs))
@@ -113,14 +119,19 @@ def _do(job: Job) -> None:
     job.runtime.check(job.order, graph)
     with job.stage("engine"):
         engine = build(job, job.target, job.prover)
-    check_layers(job, engine)
     prove(job, simulation, graph, engine, pairs)
     if below_floor(job) and not job.folder.has(SENSITIVITY):
         rank_layers(job, simulation)
     job.runtime.deliver(job.order, graph)
+    return job.without_network()
+
+
+def _measure(job: Job) -> None:
+    """What the engine executes, and how fast."""
+    gc.collect()  # modules and graphs refer to themselves
+    check_layers(job)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)
-    write_manifest(job, started)
 
 
 def prepare(options: Options, progress: Progress) -> Job:

@@ -1,5 +1,6 @@
 """The OpenVINO engine: right numbers at any batch, one compilation per graph, batch and machine, layers read back."""
 
+import gc
 import json
 import logging
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.registry import availability
 from ptq_export.errors import InputError
+from ptq_export.graph.model_file import load_model
 
 pytest.importorskip("openvino")
+from ptq_export.engines.ov import engine as engine_module
 from ptq_export.engines.ov.engine import SHAPES_KEPT, OpenVinoBf16Engine, OpenVinoEngine
 
 Write = Callable[..., Path]
@@ -97,6 +100,28 @@ def test_only_the_latest_batches_are_kept_in_memory(denoiser_onnx: Write, tmp_pa
     for batch in range(1, SHAPES_KEPT + 3):
         engine(np.zeros((batch, 2, 4, 4), np.float32), 3)
     assert [sample[0] for sample, _ in engine._compiled] == list(range(3, SHAPES_KEPT + 3))
+
+
+def test_of_a_large_net_only_the_batch_at_hand_is_kept(
+    denoiser_onnx: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = denoiser_onnx()
+    monkeypatch.setattr(engine_module, "total_memory_bytes", lambda: 7 * source.stat().st_size)
+    engine = OpenVinoEngine(source, tmp_path / "engine", ONE)
+    first, other, again = (engine(SAMPLE[:batch], TIMESTEP[:batch]) for batch in (2, 3, 2))
+    assert [sample[0] for sample, _ in engine._compiled] == [2]
+    assert np.array_equal(first, again) and other.shape == SAMPLE.shape
+
+
+def test_a_blob_lasts_as_long_as_what_was_made_of_it(denoiser_onnx: Write, tmp_path: Path) -> None:
+    source = denoiser_onnx()
+    engine = OpenVinoEngine(source, tmp_path / "engine", EngineOptions(batch=3, threads=1))
+    weights = [it.const_value.tobytes() for it in load_model(source).graph.initializers.values() if it.const_value]
+    for blob in (tmp_path / "engine").glob("*.blob"):
+        blob.unlink()
+    gc.collect()
+    (compiled,) = engine._compiled.values()
+    assert max(weights, key=len) in compiled.model.export_model().getvalue()
 
 
 def test_a_folder_that_cannot_be_written_does_not_stop_serving(

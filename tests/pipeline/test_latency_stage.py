@@ -9,6 +9,7 @@ from watcher import Watcher
 from ptq_export.artifacts import read_json
 from ptq_export.pipeline.commands.reopened import reopen_engine
 from ptq_export.pipeline.latency import measure_latency
+from ptq_export.schemas import SCHEMA
 
 
 class Stopped(Watcher):
@@ -49,7 +50,7 @@ def test_a_batch_that_is_timed_is_not_timed_again(stopped: Path, watcher: Watche
     assert (latency["steps"][0], latency["loops"]) == (kept["step"], kept["loops"])
     assert latency["peak_memory_bytes"] == kept["peak_memory_bytes"] != {}
     assert [step["batch"] for step in latency["steps"]] == [1, 16]
-    assert read_json(stopped / "latency.json") == {"schema": 2} | latency
+    assert read_json(stopped / "latency.json") == {"schema": SCHEMA, **latency}
     assert not list(stopped.glob("latency.batch-*")) and not any("batch-" in name for name in job.folder.names)
 
 

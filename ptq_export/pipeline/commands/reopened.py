@@ -16,7 +16,7 @@ from ptq_export.calibrators.arrays import read_arrays
 from ptq_export.calibrators.quantise import restore
 from ptq_export.checkpoints import runs_code
 from ptq_export.checkpoints.told import recorded_scheduler
-from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+from ptq_export.denoiser import Absent, Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, inputs_from_json
 from ptq_export.nn.share import share
@@ -127,7 +127,7 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
     schedule = read_schedule(manifest, run)
     shape = tuple(int(size) for size in sample.shape)
     examples = examples_of(run, conditions)
-    denoiser = Denoiser(_Absent(), schedule, shape, source, tuple(conditions), examples)
+    denoiser = Denoiser(Absent(), schedule, shape, source, tuple(conditions), examples)
     plan = Plan(denoiser, (), options.placements)
     return Job(options, find_target(options.target), denoiser, folder, progress, plan, read_timings(folder))
 
@@ -163,13 +163,6 @@ def simulate(job: Job) -> nn.Module:
     except UNFIT as error:
         raise InputError(f"{job.folder.path / QUANTISED} does not fit the network: {error}", "copy it again") from error
     return model
-
-
-class _Absent(nn.Module):
-    """In place of a network that was not loaded."""
-
-    def forward(self, *_: object) -> object:
-        raise InputError("this needs the run's network, which was not loaded", "name it: --ckpt")
 
 
 def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
