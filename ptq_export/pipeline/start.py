@@ -33,8 +33,9 @@ __all__ = [
 ]
 
 COPIES = 4
-"""Of the network in float32, that a run needs memory for: itself, its simulation, the int8 engine, and the baseline as
-it is laid out anew. Seen: 13.2 GB for one of 3.5 GB (`benchmarks.large_net`, ONNX Runtime)."""
+"""Of the network in float32, that a run needs memory for: itself, its simulation, the int8 engine, and what building or
+proving them takes besides. Seen: 13.2 GB for one of 3.5 GB (`benchmarks.large_net`) where its layers are proved one by
+one in ONNX Runtime, and 12.8 where OpenVINO compiles the int8 engine."""
 
 
 def require_size(denoiser: Denoiser) -> None:
