@@ -74,7 +74,7 @@ def quantise(
 
     All of it happens on the denoiser's device, where the result stays; `store` is given states on the CPU.
     """
-    units = find_units(denoiser.module, sites)
+    units = find_units(denoiser, sites)
     names = tuple(name for unit in units for name in (*unit.sites, *unit.grids))
     model = share(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)

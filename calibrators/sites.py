@@ -168,9 +168,10 @@ def keep_float(sites: tuple[Site, ...], patterns: Iterable[str], reason: str) ->
     return tuple(replace(site, keep_float=reason) if site.name in asked else site for site in sites)
 
 
-def find_units(module: nn.Module, sites: tuple[Site, ...]) -> tuple[Unit, ...]:
+def find_units(denoiser: Denoiser, sites: tuple[Site, ...]) -> tuple[Unit, ...]:
     """Group the int8 sites into reconstruction units, in execution order (BRECQ, arXiv:2102.05426, section 3.2)."""
-    blocks = [name for name, child in module.named_modules() if isinstance(child, ResnetBlock2D | Attention)]
+    module, kinds = denoiser.module, (ResnetBlock2D, Attention, *denoiser.blocks)
+    blocks = [name for name, child in module.named_modules() if isinstance(child, kinds)]
     members: dict[str, list[str]] = {}
     for site in sites:
         if not site.keep_float:

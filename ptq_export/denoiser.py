@@ -131,6 +131,8 @@ class Denoiser:
         conditions: What it takes besides.
         examples: Conditions to calibrate and measure with, one row per example; labels need none.
         decoder: From samples that are latents to images `[N, C, H, W]`: pictures and their PSNR go through it.
+        blocks: Classes of its modules whose rounding is learned as a whole, beside diffusers' residual and attention
+            blocks, which always are. Such a module is called once per call of the network, and answers one tensor.
 
     Raises:
         InputError: an unknown prediction, a condition of a taken name, examples that do not fit.
@@ -143,6 +145,7 @@ class Denoiser:
     conditions: tuple[Input, ...] = ()
     examples: Conditions = field(default_factory=dict, hash=False, repr=False)
     decoder: Decoder | None = None
+    blocks: tuple[type[nn.Module], ...] = ()
 
     def __post_init__(self) -> None:
         if self.schedule.prediction_type not in PREDICTIONS:

@@ -2,7 +2,8 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,8 @@ def load_factory(spec: str, resolution: int | None) -> Denoiser:
     shape = (channels, *(resolution or side for side in sides))
     denoiser = replace(denoiser, module=module, sample_shape=shape, source=source)
     note = _taken(denoiser, spec)
-    _try(denoiser, spec)
+    with _blocks_checked(denoiser, spec):
+        _try(denoiser, spec)
     return replace(denoiser, source=replace(source, notes=(*source.notes, note))) if note else denoiser
 
 
@@ -161,6 +163,27 @@ def _try(denoiser: Denoiser, spec: str) -> None:
     if found != expected:
         remedy = "it must return eps alone, or with as many channels again where its schedule learns the variance"
         raise InputError(f"{spec}: the net answers {found} to a sample {list(sample.shape)}", remedy)
+
+
+@contextmanager
+def _blocks_checked(denoiser: Denoiser, spec: str) -> Iterator[None]:
+    """Refuse blocks that answer anything but one tensor: their output is what rounding is learned by."""
+    answers: dict[str, str] = {}
+
+    def look(block: nn.Module, _: object, answer: object) -> None:
+        if not isinstance(answer, Tensor):
+            answers[type(block).__name__] = type(answer).__name__
+
+    blocks = [block for block in denoiser.module.modules() if isinstance(block, denoiser.blocks)]
+    handles = [block.register_forward_hook(look) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if answers:
+        told = ", ".join(f"{kind} answers a {found}" for kind, found in answers.items())
+        raise InputError(f"{spec}: {told}, not a tensor", "leave it out of the Denoiser's blocks")
 
 
 def _require_copy(module: nn.Module, spec: str) -> None:

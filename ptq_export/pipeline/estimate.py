@@ -48,7 +48,7 @@ def estimate(options: Options) -> Estimate:
     measured = denoiser.on(device)
     per_sample_s = min(_evaluation_s(measured, pairs) for _ in range(3)) / BATCH
     samples, held_out = given(options.samples), given(options.held_out)
-    units = len(find_units(denoiser.module, find_sites(denoiser, find_target(options.target).quantised())))
+    units = len(find_units(denoiser, find_sites(denoiser, find_target(options.target).quantised())))
     evaluations = samples * (given(options.steps) + 2 + units)
     evaluations += held_out * MODELS_MEASURED * (LOOP_STEPS + TIMESTEPS)
     if options.rounding == "learned":

@@ -166,7 +166,7 @@ def failures(job: Job) -> list[str]:
 
 
 def _prove_parity(job: Job, simulation: nn.Module, graph: ir.Model, pairs: Pairs, curves: Mapping[str, Curve]) -> None:
-    units = find_units(job.subject.module, job.sites)
+    units = find_units(job.subject, job.sites)
     modules = dict.fromkeys(name for unit in units for name in (*unit.sites, unit.name))
     chosen = torch.linspace(0, len(pairs) - 1, min(LOCAL_PAIRS, len(pairs))).long()
     with job.stage("parity, layer by layer"):

@@ -155,6 +155,8 @@ def prepare(options: Options, progress: Progress) -> Job:
         "checkpoint_sha256": denoiser.source.sha256,
         "schedule": denoiser.schedule.to_json(),
     }
+    if denoiser.blocks:
+        inputs["blocks"] = ", ".join(kind.__qualname__ for kind in denoiser.blocks)
     if options.config is not None:
         inputs["config_sha256"] = sha256_file(options.config)
     if options.calibration_data is not None:

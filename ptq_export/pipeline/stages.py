@@ -170,7 +170,7 @@ def quantised(job: Job, pairs: Pairs) -> nn.Module:
     options, folder = job.options, job.folder
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(job.scheme, options.metric, recipe, options.seed)
-    units = find_units(job.subject.module, job.sites)
+    units = find_units(job.subject, job.sites)
     store = UnitStore(
         load=lambda index: folder.load_tensors(_unit_file(index)),
         save=lambda index, state: folder.save_tensors(_unit_file(index), state),

@@ -156,7 +156,7 @@ def test_a_quantised_unet_stays_close_to_float(method: Method) -> None:
 @both
 def test_every_int8_site_of_the_unet_is_an_integer_layer_that_keeps_the_pair_rule(method: Method) -> None:
     denoiser, model, _ = quantised_unet(method)
-    units = find_units(denoiser.module, find_sites(denoiser, ORT_CPU))
+    units = find_units(denoiser, find_sites(denoiser, ORT_CPU))
     layers = quantised_modules(model)
     assert sorted(layers) == sorted(name for unit in units for name in unit.sites)
     for layer in layers.values():

@@ -120,7 +120,7 @@ def test_hooks_are_gone_even_after_an_error() -> None:
 
 def test_units_are_blocks_or_single_layers_in_execution_order() -> None:
     denoiser = unet_denoiser()
-    units = find_units(denoiser.module, find_sites(denoiser, ORT_CPU))
+    units = find_units(denoiser, find_sites(denoiser, ORT_CPU))
     names = [unit.name.removeprefix("unet.") for unit in units]
     assert names[:5] == [
         "down_blocks.0.resnets.0",
@@ -139,15 +139,23 @@ def test_units_are_blocks_or_single_layers_in_execution_order() -> None:
 def test_every_integer_site_is_in_exactly_one_unit() -> None:
     denoiser = unet_denoiser()
     sites = find_sites(denoiser, ORT_CPU)
-    grouped = [name for unit in find_units(denoiser.module, sites) for name in unit.sites]
+    grouped = [name for unit in find_units(denoiser, sites) for name in unit.sites]
     assert sorted(grouped) == sorted(site.name for site in sites if not site.keep_float)
 
 
 def test_layers_outside_known_blocks_are_units_of_their_own() -> None:
     denoiser = plain_denoiser()
-    assert find_units(denoiser.module, find_sites(denoiser, ORT_CPU)) == (
+    assert find_units(denoiser, find_sites(denoiser, ORT_CPU)) == (
         Unit("body.0", ("body.0",)),
         Unit("body.2", ("body.2",)),
+        Unit("mix", ("mix",)),
+    )
+
+
+def test_a_denoiser_names_the_blocks_of_its_own_that_are_units() -> None:
+    denoiser = replace(plain_denoiser(), blocks=(nn.Sequential,))
+    assert find_units(denoiser, find_sites(denoiser, ORT_CPU)) == (
+        Unit("body", ("body.0", "body.2")),
         Unit("mix", ("mix",)),
     )
 

@@ -60,6 +60,15 @@ def conditional():
     schedule = NoiseSchedule(variance_type="learned_range")
     return Denoiser(Net("wide"), schedule, (1, 4, 4), Source("", "", ""), (label(3),))
 def narrow(): return Denoiser(Net(), NoiseSchedule(variance_type="learned"), (1, 4, 4), Source("", "", ""))
+class Pair(nn.Module):
+    def forward(self, x): return x, x
+class Paired(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair, self.last = Pair(), nn.Conv2d(1, 1, 1)
+    def forward(self, sample, timestep): return self.last(self.pair(sample)[0])
+def blocks(): return Denoiser(Paired(), NoiseSchedule(), (1, 4, 4), Source("", "", ""), blocks=(nn.Conv2d,))
+def pairs(): return Denoiser(Paired(), NoiseSchedule(), (1, 4, 4), Source("", "", ""), blocks=(Pair,))
 def shapeless(): return nn.Conv2d(1, 1, 1)
 def number(): return 3
 def broken(): raise ValueError("no weights here")
@@ -114,6 +123,12 @@ def test_denoiser_keeps_its_schedule_and_notes() -> None:
     assert denoiser.source.sha256 == load_checkpoint("own_net:denoiser").source.sha256 != ""
 
 
+def test_denoiser_keeps_its_blocks() -> None:
+    denoiser = load_checkpoint("own_net:blocks")
+    assert denoiser.blocks == (torch.nn.Conv2d,)
+    assert not any(module._forward_hooks for module in denoiser.module.modules())
+
+
 def test_resolution_replaces_height_and_width() -> None:
     assert load_checkpoint("own_net:plain", resolution=6).sample_shape == (1, 6, 6)
 
@@ -142,6 +157,7 @@ def test_only_the_schedule_can_be_assumed() -> None:
         ("own_net:narrow", "answers [2, 1, 4, 4] to a sample [2, 1, 4, 4]"),
         ("own_net:two", "answers a dict of 2 tensors (['eps'], ['variance'])"),
         ("own_net:none", "answers a dict of no tensor"),
+        ("own_net:pairs", "Pair answers a tuple, not a tensor"),
         ("own_net:by_dict", "the net fails on a sample [2, 1, 4, 4]"),
         ("own_net:locked", "the net cannot be copied"),
         ("own_net:nan", "holds NaN"),

@@ -45,10 +45,10 @@ def test_layers_keep_their_names_and_the_given_network_its_blocks() -> None:
     assert grid_points(given.module) == {}
     sites = find_sites(given, TENSORRT)
     assert find_sites(after, BOTH) == sites
-    units = {unit.name: unit for unit in find_units(after.module, sites)}
+    units = {unit.name: unit for unit in find_units(after, sites)}
     middle = units["unet.mid_block.resnets.0"]
     assert middle.grids == (f"{middle.name}.conv1_grid", f"{middle.name}.residual_grid")
-    assert [replace(unit, grids=()) for unit in units.values()] == list(find_units(given.module, sites))
+    assert [replace(unit, grids=()) for unit in units.values()] == list(find_units(given, sites))
 
 
 @pytest.mark.parametrize("placement", ["residual", "conv1-output"])

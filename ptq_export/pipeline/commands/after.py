@@ -174,7 +174,7 @@ def _check_hashes(run: Path, progress: Progress) -> int:
 def _prove_again(job: Job, progress: Progress) -> dict[str, Any]:
     """Codes and local parity."""
     reference, simulation = job.subject.module, simulate(job)
-    units = find_units(reference, job.sites)
+    units = find_units(job.subject, job.sites)
     graph = load_whole(job.folder.path / job.target.onnx)
     layers = quantised_modules(simulation)
     check_codes(graph, layers)

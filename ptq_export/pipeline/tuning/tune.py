@@ -146,7 +146,7 @@ def _candidates(job: Job, bench: JobBench, start: Choice) -> list[Candidate]:
         race.after.median_ms,
     )
     work = find_work(variant.subject, [site.name for site in variant.sites if site.name in variant.int8])
-    groups = group_candidates(work, find_units(variant.subject.module, variant.sites), times)
+    groups = group_candidates(work, find_units(variant.subject, variant.sites), times)
     others = [Candidate(SHORTCUTS[start.split_shortcut], frozenset(), 0.0)]
     if "--placement" in job.runtime.takes:
         shortcuts = _shortcuts(job, variant)
