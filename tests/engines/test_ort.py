@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from exported_net import inputs_of
 from onnx import TensorProto, helper
 
 from ptq_export.artifacts import sha256_file
-from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.errors import InputError
@@ -26,12 +25,6 @@ TIMESTEP = np.array([0, 9, 4])
 
 def optimised_again(caplog: pytest.LogCaptureFixture) -> bool:
     return any(record.message.startswith("optimising") for record in caplog.records)
-
-
-def test_eps_is_what_the_graph_says(denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path) -> None:
-    engine = OrtEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    assert engine.signature == Signature(inputs_of((2, 4, 4)), 2, None, 10)
-    np.testing.assert_allclose(engine(SAMPLE, TIMESTEP), reference(SAMPLE, TIMESTEP), rtol=1e-5, atol=1e-6)
 
 
 def test_a_graph_of_fixed_batch_says_so(denoiser_onnx: Write, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported_net import inputs_of
 from layer_net import Net
 
-from ptq_export.engines.base import EngineOptions, Signature
+from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.exported_layers import LayerRecord
 from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.registry import availability
@@ -30,31 +29,6 @@ TIMESTEP = np.array([0, 9, 4])
 
 def compiled_again(caplog: pytest.LogCaptureFixture) -> bool:
     return any(record.message.startswith("compiling") for record in caplog.records)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3])
-def test_eps_is_what_the_graph_says(
-    batch: int, denoiser_onnx: Write, reference: Callable[..., np.ndarray], tmp_path: Path
-) -> None:
-    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    assert engine.signature == Signature(inputs_of((2, 4, 4)), 2, None, 10)
-    sample, timestep = SAMPLE[:batch], TIMESTEP[:batch]
-    np.testing.assert_allclose(engine(sample, timestep), reference(sample, timestep), rtol=1e-5, atol=1e-6)
-
-
-def test_the_result_is_the_callers_own(denoiser_onnx: Write, tmp_path: Path) -> None:
-    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", ONE)
-    first = engine(SAMPLE, TIMESTEP)
-    kept = first.copy()
-    engine(2 * SAMPLE, TIMESTEP)
-    assert np.array_equal(first, kept)
-
-
-def test_a_fixed_batch_refuses_others(denoiser_onnx: Write, tmp_path: Path) -> None:
-    engine = OpenVinoEngine(denoiser_onnx(), tmp_path / "engine", EngineOptions(batch=2, threads=1))
-    assert engine.signature.batch == 2
-    with pytest.raises(InputError, match="compiled for batch 2"):
-        engine(SAMPLE, TIMESTEP)
 
 
 def test_each_batch_is_compiled_once_and_imported_later(

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from cpu_kinds import CPU_KINDS, built
 from exported_net import inputs_of
 
 from ptq_export.artifacts import prompt_beside, sha256_file
@@ -65,13 +66,6 @@ def counted(engine: Engine) -> Counted:
     return engine.prompt.session
 
 
-def openvino(source: Path, options: EngineOptions = ONE) -> Engine:
-    pytest.importorskip("openvino")
-    from ptq_export.engines.ov.engine import OpenVinoEngine
-
-    return OpenVinoEngine(source, source.parent / "engine", options)
-
-
 def ort(source: Path, options: EngineOptions = ONE) -> Engine:
     return OrtEngine(source, source.parent / "engine", options)
 
@@ -86,11 +80,9 @@ def wanted(given: np.ndarray, sample: np.ndarray = SAMPLE) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("build", [ort, openvino])
-def test_a_loop_computes_its_prompt_once_and_another_prompt_again(
-    build: Callable[[Path], Engine], source: Path
-) -> None:
-    engine = build(source)
+@pytest.mark.parametrize("kind", CPU_KINDS)
+def test_a_loop_computes_its_prompt_once_and_another_prompt_again(kind: str, source: Path) -> None:
+    engine = built(kind, source)
     prompt = counted(engine)
     for step in range(5):
         sample = SAMPLE * step
@@ -109,9 +101,9 @@ def test_a_prompt_that_is_written_into_the_same_array_is_another(source: Path) -
     np.testing.assert_allclose(engine(SAMPLE, 0, text=given, shift=SHIFT), wanted(given), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [ort, openvino])
-def test_an_engine_for_one_batch_serves_prompts_of_any_length(build: Callable[..., Engine], source: Path) -> None:
-    engine = build(source, EngineOptions(batch=2, threads=1))
+@pytest.mark.parametrize("kind", CPU_KINDS)
+def test_an_engine_for_one_batch_serves_prompts_of_any_length(kind: str, source: Path) -> None:
+    engine = built(kind, source, EngineOptions(batch=2, threads=1))
     for given in (text(0), text(1, tokens=2)):
         found = engine(SAMPLE, 0, text=given, shift=SHIFT)
         np.testing.assert_allclose(found, wanted(given), rtol=1e-4, atol=1e-4)
