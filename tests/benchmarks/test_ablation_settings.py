@@ -1,6 +1,8 @@
 """The settings are one factor away from a middle, which is what the product ships but for its rounding."""
 
+import re
 from dataclasses import asdict, replace
+from typing import get_type_hints
 
 import pytest
 
@@ -32,6 +34,13 @@ def test_every_policy_and_metric_of_the_product_is_compared() -> None:
     assert {setting.metric for setting in settings} == set(METRICS)
     assert {setting.policy.partition(":")[0] for setting in settings} == set(POLICIES)
     assert all(callable(find_policy(setting.policy)) for setting in settings)
+
+
+@pytest.mark.parametrize(("option", "registry"), [("metric", METRICS), ("policy", POLICIES)])
+def test_every_policy_and_metric_of_the_product_is_named_in_its_help(option: str, registry: dict[str, object]) -> None:
+    hint = get_type_hints(Options, include_extras=True)[option]
+    named = set(re.findall(r"[\w.-]*\w", hint.__metadata__[0].help))
+    assert set(registry) <= named
 
 
 def test_each_setting_is_there_once_the_middle_first() -> None:

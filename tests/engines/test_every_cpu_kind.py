@@ -63,10 +63,11 @@ def test_a_part_of_a_graph_is_executed_as_the_whole(kind: str, denoiser_onnx: Wr
 def test_every_layer_is_read_back_and_timed_by_its_name(kind: str, tmp_path: Path) -> None:
     net = Net().conv("plain", False).op("Relu").quantise().conv("quantised", True)
     engine = built(kind, net.quantise().save(tmp_path / "net.onnx"))
-    records = engine.executed_layers({"quantised": "int8"})
-    found = {record.name: (record.intended, record.precision) for record in records}
-    assert found == {"plain": ("float", "float"), "quantised": ("int8", "int8")}
+    plain, quantised = engine.executed_layers({"quantised": "int8"})
+    assert (plain.name, plain.intended, plain.precision) == ("plain", "float", "float")
+    assert (quantised.name, quantised.intended) == ("quantised", "int8")
+    assert quantised.precision == "int8" or quantised.reason, "an engine may want another pattern, and says so"
     times_ms = engine.layer_times_ms(engine.signature.nothing(2))
-    assert set(times_ms) == set(found) and all(value >= 0 for value in times_ms.values())
+    assert set(times_ms) == {"plain", "quantised"} and min(times_ms.values()) >= 0
     with pytest.raises(InputError, match="no layer lost"):
         engine.executed_layers({"lost": "int8"})
