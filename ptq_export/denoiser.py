@@ -135,7 +135,7 @@ class Denoiser:
             blocks, which always are. Such a module is called once per call of the network, and answers one tensor.
 
     Raises:
-        InputError: an unknown prediction, a condition of a taken name, examples that do not fit.
+        InputError: an unknown prediction, a condition of a taken name, examples that do not fit, blocks that are none.
     """
 
     module: nn.Module
@@ -155,6 +155,8 @@ class Denoiser:
         if len({*names}) != len(names):
             raise InputError(f"two inputs of the network have one name: {', '.join(names)}", "give each its own")
         check_examples(self.conditions, self.examples)
+        if not (isinstance(self.blocks, tuple) and all(isinstance(kind, type) for kind in self.blocks)):
+            raise InputError(f"blocks = {self.blocks!r:.200} are no classes", "give a tuple of classes of modules")
 
     @property
     def inputs(self) -> tuple[Input, ...]:

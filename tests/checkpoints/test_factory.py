@@ -68,6 +68,7 @@ class Paired(nn.Module):
         self.pair, self.last = Pair(), nn.Conv2d(1, 1, 1)
     def forward(self, sample, timestep): return self.last(self.pair(sample)[0])
 def blocks(): return Denoiser(Paired(), NoiseSchedule(), (1, 4, 4), Source("", "", ""), blocks=(nn.Conv2d,))
+def named_blocks(): return Denoiser(Paired(), NoiseSchedule(), (1, 4, 4), Source("", "", ""), blocks=("Pair",))
 def pairs(): return Denoiser(Paired(), NoiseSchedule(), (1, 4, 4), Source("", "", ""), blocks=(Pair,))
 def shapeless(): return nn.Conv2d(1, 1, 1)
 def number(): return 3
@@ -157,6 +158,7 @@ def test_only_the_schedule_can_be_assumed() -> None:
         ("own_net:narrow", "answers [2, 1, 4, 4] to a sample [2, 1, 4, 4]"),
         ("own_net:two", "answers a dict of 2 tensors (['eps'], ['variance'])"),
         ("own_net:none", "answers a dict of no tensor"),
+        ("own_net:named_blocks", "blocks = ('Pair',) are no classes"),
         ("own_net:pairs", "Pair answers a tuple, not a tensor"),
         ("own_net:by_dict", "the net fails on a sample [2, 1, 4, 4]"),
         ("own_net:locked", "the net cannot be copied"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from diffusers.models.upsampling import Upsample2D
 from watcher import Watcher
 
 from ptq_export.artifacts import sha256_file
@@ -75,6 +76,14 @@ def test_other_options_are_refused_and_named(finished: Path) -> None:
     with pytest.raises(InputError, match=r"other options \(metric: 'l2.4' there, 'kl' now; seed: 0 there, 1 now\)"):
         run(replace(tiny.options(finished), seed=1, metric="kl"))
     assert sha256_file(finished / "request.json") == before
+
+
+def test_other_blocks_are_refused_and_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The units are kept by their places: those of other blocks would be other units."""
+    denoiser = tiny.denoiser
+    monkeypatch.setattr(tiny, "denoiser", lambda: replace(denoiser(), blocks=(Upsample2D,)))
+    with pytest.raises(InputError, match="blocks: None there, 'Upsample2D' now"):
+        run(tiny.options(finished))
 
 
 def test_proof_that_fails_is_raised_after_everything_was_written(
