@@ -378,6 +378,7 @@ def test_a_device_is_not_replaced_by_a_picture(folder: Path) -> None:
     assert (folder / "full").is_char_device()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_a_target_whose_runtime_is_absent_leaves_its_onnx_and_exits_3(tmp_path: Path) -> None:
     done = call(*LEAST, "--rounding", "nearest", "--target", "trt-int8", "--out", "run", cwd=tmp_path)
@@ -390,6 +391,7 @@ def test_a_target_whose_runtime_is_absent_leaves_its_onnx_and_exits_3(tmp_path: 
     assert (tmp_path / "run" / "denoiser.trt-int8.onnx").is_file() and (tmp_path / "run" / "build_plan.py").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_a_jetson_s_bundle_is_the_product_and_cannot_be_built_here(tmp_path: Path) -> None:
     done = call(*LEAST, "--rounding", "nearest", "--target", "jetson-int8", "--out", "run", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,12 @@ def test_no_module_is_named_like_something_imported() -> None:
     imported = {name.partition(".")[0] for module in installed for name in imports(module)} - {"ptq_export"}
     own = {name.rpartition(".")[2] for name in installed}
     assert imported & own == set()
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They are modules without a package: pytest would import one for both."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, after in pairwise(names) if name == after] == []
 
 
 def test_no_test_imports_a_private_helper() -> None:

@@ -32,6 +32,7 @@ def compared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_peers_are_quantised_scored_and_timed(compared: Path) -> None:
     value = json.loads((compared / "peers.json").read_text())
     models = value["models"]
@@ -46,6 +47,7 @@ def test_peers_are_quantised_scored_and_timed(compared: Path) -> None:
     assert (compared / "peers.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_named_with_its_own_error_and_the_others_go_on_with_what_was_kept(
     finished: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
