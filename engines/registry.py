@@ -35,7 +35,7 @@ def availability(kind: str, options: EngineOptions | None = None) -> tuple[bool,
     can, to be faster."""
     runtime = find_runtime(kind)
     missing = runtime.missing(options)
-    return (True, runtime.advice()) if missing is None else (False, f"{missing.cause}: {missing.remedy}")
+    return (True, runtime.advice()) if missing is None else (False, missing.in_one_line)
 
 
 def build_engine(

@@ -52,6 +52,14 @@ class Order:
         """The graph's file."""
         return self.folder.path / self.onnx
 
+    def not_built(self, cause: str, command: str) -> EnvironmentMissing:
+        """That the engine could not be built here, and the command that builds it where it will run."""
+        return EnvironmentMissing(
+            f"{self.target} cannot be built on this machine: {cause}",
+            f"the ONNX file is finished and proved; copy {self.folder.path} to the machine that will serve it and run "
+            f"there: {command}",
+        )
+
 
 @dataclass(frozen=True)
 class Runtime:

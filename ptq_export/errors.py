@@ -29,6 +29,11 @@ class PtqExportError(Exception):
         self.cause = cause
         self.remedy = remedy
 
+    @property
+    def in_one_line(self) -> str:
+        """Cause and remedy, for a place in another message."""
+        return f"{self.cause}: {self.remedy}" if self.remedy else self.cause
+
 
 class GateFailed(PtqExportError):
     """A proof that always runs (codes, int8 layers, parity) found a difference past its bound."""

@@ -113,16 +113,13 @@ class TrtRuntime(GraphForTensorRt):
         if self.own in read_part(path, CHECKED)["plans"]:
             return None
         missing = self.missing()
-        cause = f"{self.own} is too old" if missing is None else f"{missing.cause}: {missing.remedy}"
+        cause = f"{self.own} is too old" if missing is None else missing.in_one_line
         options = options_of(order)
         batch, names = ":".join(map(str, options.batch_range)), ",".join(options.compute_capabilities)
         named = f" --compute-capability {names}" if names else ""
-        return EnvironmentMissing(
-            f"{order.target} cannot be built on this machine: {cause}",
-            f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-            f"python {BUILDER.name} {order.onnx} --package {self.own} --batch {batch}{named} "
-            f"(where this package is installed too: ptq-export bench {path.name})",
-        )
+        command = f"python {BUILDER.name} {order.onnx} --package {self.own} --batch {batch}{named}"
+        bench = f"(where this package is installed too: ptq-export bench {path.name})"
+        return order.not_built(cause, f"{command} {bench}")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,21 @@ def load_whole(path: Path) -> ir.Model:
     Raises:
         InputError: a file is absent or damaged, or they do not belong together.
     """
+    return _joined(load_model(path), path)
+
+
+def whole_file(path: Path, folder: Path) -> Path:
+    """A file with the whole network, for programs that read one: `path` itself, or what is written to `folder`.
+
+    Raises:
+        InputError: as `load_whole`.
+    """
     step = load_model(path)
+    return path if PROMPT not in step.metadata_props else save_model(_joined(step, path), folder / path.name)
+
+
+def _joined(step: ir.Model, path: Path) -> ir.Model:
+    """The graph of the file `path`, with its prompt graph in it if it has one."""
     prompt = stated_prompt(step.metadata_props, path.name)
     if prompt is None:
         return step
@@ -113,16 +127,6 @@ def load_whole(path: Path) -> ir.Model:
         raise InputError(f"{path.name} and {prompt_beside(path).name} are no graph: {told}", REMEDY) from error
     del whole.metadata_props[PROMPT]
     return whole
-
-
-def whole_file(path: Path, folder: Path) -> Path:
-    """A file with the whole network, for programs that read one: `path` itself, or what is written to `folder`.
-
-    Raises:
-        InputError: as `load_whole`.
-    """
-    step = load_model(path)
-    return path if PROMPT not in step.metadata_props else save_model(load_whole(path), folder / path.name)
 
 
 def _inputs(metadata: Mapping[str, str], path: Path) -> tuple[Input, ...]:

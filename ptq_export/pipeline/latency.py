@@ -1,7 +1,7 @@
 """The latency stage: int8 against its float baselines, per denoising step and over whole loops."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -43,7 +43,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
     protocol = _protocol(job)
     batches, judged = _batches(job), _judged_batch(job)
     on_gpu = job.runtime.device == "gpu"
-    measure = _OnGpu(job, targets, protocol) if on_gpu else _OnCpu(job, targets, protocol)
+    measure = _OnGpu(job, targets, protocol) if on_gpu else _OnCpu(job, targets, protocol, batches, judged)
     environment = describe_environment(_gpu_name() if on_gpu else "", job.runtime.distributions)
     conditions = _conditions(job, targets, protocol, environment)
     parts = [_kept(job, batch, conditions, partial(measure, batch, batch == judged)) for batch in batches]
@@ -104,19 +104,32 @@ class _OnCpu:
     """Times batches on the CPU. To build an engine takes several times the memory of one that runs: what is kept of the
     build is made for one engine after the other, and only then are they opened side by side."""
 
-    def __init__(self, job: Job, targets: Sequence[Target], protocol: Protocol) -> None:
+    def __init__(
+        self, job: Job, targets: Sequence[Target], protocol: Protocol, batches: Sequence[int], judged: int
+    ) -> None:
         self._job, self._targets, self._protocol = job, targets, protocol
+        self._batches, self._judged = batches, judged
 
     def __call__(self, batch: int, judged: bool) -> Json:
         """What `latency.json` says of a batch; loops and memory of the judged one alone."""
-        job, targets = self._job, self._targets
-        for target in targets:
-            build(job, target).run(one_call(job, batch))
-        memory = {target.name: _peak_memory(job, target, batch) for target in targets} if judged else {}
-        engines = {target.name: build(job, target) for target in targets}
+        job, engines, memory = self._job, *self._opened
         step = _step(job, engines, self._protocol, batch).to_json() | _once_per_prompt(job, engines, batch)
         loops = _loops(job, dict(list(engines.items())[:2]), batch) if judged else []
-        return {"step": step, "gpu": None, "loops": loops, "peak_memory_bytes": memory}
+        return {"step": step, "gpu": None, "loops": loops, "peak_memory_bytes": memory if judged else {}}
+
+    @cached_property
+    def _opened(self) -> tuple[dict[str, Engine], dict[str, int | None]]:
+        """The engines side by side, and the memory that each takes alone at the judged batch."""
+        job, targets = self._job, self._targets
+        for target in targets:
+            self._keep_builds(target)
+        memory = {target.name: _peak_memory(job, target, self._judged) for target in targets}
+        return {target.name: build(job, target) for target in targets}, memory
+
+    def _keep_builds(self, target: Target) -> None:
+        engine = build(self._job, target)
+        for batch in self._batches:
+            engine.run(one_call(self._job, batch))
 
 
 class _OnGpu:

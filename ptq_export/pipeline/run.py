@@ -190,7 +190,7 @@ def _require(runtime: Runtime, target: str) -> str:
     if missing is None:
         return runtime.advice()
     if runtime.device == "cpu":
-        raise EnvironmentMissing(f"{target} cannot be built here", f"{missing.cause}: {missing.remedy}")
+        raise EnvironmentMissing(f"{target} cannot be built here", missing.in_one_line)
     return ""
 
 

@@ -31,14 +31,8 @@ class OrtTrtRuntime(GraphForTensorRt):
         return missing_tensorrt()
 
     def undelivered(self, order: Order) -> EnvironmentMissing | None:
-        if (missing := self.missing()) is None:
-            return None
-        path = order.folder.path
-        return EnvironmentMissing(
-            f"{order.target} cannot be built on this machine: {missing.cause}: {missing.remedy}",
-            f"the ONNX file is finished and proved; copy {path} to the machine that will serve it and run there: "
-            f"ptq-export bench {path.name}",
-        )
+        command = f"ptq-export bench {order.folder.path.name}"
+        return None if (missing := self.missing()) is None else order.not_built(missing.in_one_line, command)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def check_tuning(job: Job) -> None:
     if job.options.tune is None or job.folder.has(TUNING):
         return
     if missing := job.runtime.missing(job.own_options):
-        cause = f"--tune measures {job.target.name}, which does not run here: {missing.cause}: {missing.remedy}"
+        cause = f"--tune measures {job.target.name}, which does not run here: {missing.in_one_line}"
         raise EnvironmentMissing(cause, "leave --tune out, or run this where it can be measured")
 
 
