@@ -19,6 +19,7 @@ from ptq_export.engines.ort.operators import library_version, register, serialis
 from ptq_export.engines.ort.options import OrtOptions
 from ptq_export.engines.ort.profile import node_times_ms
 from ptq_export.engines.ort.session import Level, SessionEngine, as_written, open_session, session_settings
+from ptq_export.engines.ort.winograd_race import faster_here
 from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.graph.model_file import adopt, is_large, load_model, save_model
@@ -86,7 +87,7 @@ class OrtEngine(SessionEngine):
     ) -> NDArray[np.float32]:
         graph = ir.from_proto(onnx.load_from_string(model))
         settings = as_written(settings or onnxruntime.SessionOptions(), graph)
-        rewritten = with_operators(graph)
+        rewritten = with_operators(graph, faster_here(settings.intra_op_num_threads))
         return super().run_graph(model if rewritten is None else serialised(rewritten), inputs, settings)
 
     def _identity(self, onnx_sha256: str) -> Identity:
@@ -112,7 +113,7 @@ class OrtEngine(SessionEngine):
 
     def _rewritten(self, graph: ir.Model, folder: Path) -> Path | bytes | None:
         """The graph with this package's operators, a large one as a file in `folder`; None where nothing is to gain."""
-        rewritten = with_operators(graph) if self.options.operators else None
+        rewritten = with_operators(graph, faster_here(self.options.threads)) if self.options.operators else None
         if rewritten is None:
             return None
         return save_model(rewritten, folder / self.source.name) if is_large(self.source) else serialised(rewritten)

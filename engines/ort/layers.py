@@ -16,7 +16,9 @@ from ptq_export.graph.model_file import read_proto
 
 __all__ = ["executed_layers", "layer_of_nodes"]
 
-INT8_OPS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"})
+INT8_OPS = frozenset(
+    {"QLinearConv", "WinogradConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"}
+)
 FLOAT_OPS = SOURCE_OPS | {"FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "FusedMatMulActivation"}
 BLOCKED = "com.microsoft.nchwc"
 WRAPPERS = (re.compile(r"^fused "), re.compile(r"_token_\d+$"), re.compile(r"_nchwc$"), re.compile(r"/.*$"))

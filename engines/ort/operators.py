@@ -3,7 +3,7 @@ compiler is, and used wherever they are there.
 
 The exported graph has none of them: an engine rewrites it when it is built (`ptq_export.engines.ort.channels_last`).
 The library has loops for several instruction sets and takes the best that the processor has; the environment variable
-`PTQ_EXPORT_ISA` (avx512, avx2 or baseline, read when the library is loaded) picks others, to see what they compute and
+`PTQ_EXPORT_ISA` (avx512vnni, avx512, avxvnni, avx2 or baseline, read when the library is loaded) picks others, to see what they compute and
 how fast. No engine depends on it.
 """
 
@@ -18,6 +18,7 @@ import onnxruntime
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.engines.ort.winograd import Choice, Winograd
 from ptq_export.errors import InputError
 
 __all__ = ["compiler", "library", "library_version", "missing_operators", "register", "serialised", "with_operators"]
@@ -81,9 +82,12 @@ def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions
     return settings
 
 
-def with_operators(graph: ir.Model) -> ir.Model | None:
+def with_operators(graph: ir.Model, choice: Choice) -> ir.Model | None:
     """The graph, with this package's operators now; None where they are absent or nothing is to gain."""
-    return graph if library() is not None and ChannelsLast()(graph).modified else None
+    if library() is None or not ChannelsLast()(graph).modified:
+        return None
+    Winograd(choice)(graph)
+    return graph
 
 
 def serialised(graph: ir.Model) -> bytes:

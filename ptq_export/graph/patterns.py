@@ -18,6 +18,7 @@ __all__ = [
     "same_image",
     "shifted",
     "sizes",
+    "tensor",
     "through_pin",
     "transposed_rows",
     "unflattened",
@@ -28,8 +29,13 @@ REPEATING = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", 
 
 def constant(value: ir.Value | None) -> Array | None:
     """The numbers of a constant; None for what is computed or given."""
-    tensor = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    found = tensor(value)
+    return None if found is None else found.numpy()
+
+
+def tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """A constant, its numbers perhaps not read yet; None for what is computed or given."""
+    return None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
 
 
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

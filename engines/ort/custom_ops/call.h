@@ -3,6 +3,7 @@
 // A graph may come from anybody. What it holds is checked here, where it is read: types, sizes, ranges.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +30,42 @@ struct Tensor {
   size_t size;
 };
 
+// The product of sizes, all of them partial products too: what fits here cannot overflow later.
+inline size_t product(const ort::Api* api, const std::vector<int64_t>& sizes) {
+  int64_t result = 1;
+  for (const int64_t size : sizes) {
+    if (size < 0) fail(api, "a size is negative");
+    if (size != 0 && result > std::numeric_limits<int64_t>::max() / size) fail(api, "a tensor is larger than any memory");
+    result *= size;
+  }
+  return static_cast<size_t>(result);
+}
+
+inline std::vector<int64_t> shape_of(const ort::Api* api, const ort::Value* value, ort::ElementType wanted) {
+  ort::ShapeInfo* made = nullptr;
+  check(ort::shape_info(api, value, &made));
+  const auto release = [api](ort::ShapeInfo* info) { ort::release_shape_info(api, info); };
+  const std::unique_ptr<ort::ShapeInfo, decltype(release)> info(made, release);
+  ort::ElementType type{};
+  check(ort::element_type(api, info.get(), &type));
+  if (type != wanted) fail(api, "an input is of another type");
+  size_t rank = 0;
+  check(ort::dimension_count(api, info.get(), &rank));
+  std::vector<int64_t> sizes(rank);
+  check(ort::dimensions(api, info.get(), sizes.data(), rank));
+  return sizes;
+}
+
+template <class Number>
+Tensor<Number> tensor_of(const ort::Api* api, const ort::Value* value) {
+  if (value == nullptr) fail(api, "an input is missing");
+  std::vector<int64_t> shape = shape_of(api, value, ort::kTypeOf<Number>);
+  const size_t size = product(api, shape);
+  void* data = nullptr;
+  check(ort::tensor_data(api, const_cast<ort::Value*>(value), &data));
+  return {static_cast<const Number*>(data), std::move(shape), size};
+}
+
 // The tensors of one call.
 class Call {
  public:
@@ -38,13 +75,7 @@ class Call {
 
   template <class Number>
   Tensor<Number> input(size_t index) const {
-    const ort::Value* given = value(index);
-    if (given == nullptr) fail("an input is missing");
-    std::vector<int64_t> shape = shape_of(given, ort::kTypeOf<Number>);
-    const size_t size = product(shape);
-    void* data = nullptr;
-    check(ort::tensor_data(api_, const_cast<ort::Value*>(given), &data));
-    return {static_cast<const Number*>(data), std::move(shape), size};
+    return tensor_of<Number>(api_, value(index));
   }
 
   // An input of another's shape.
@@ -72,16 +103,7 @@ class Call {
     return static_cast<Number*>(data);
   }
 
-  // The product of sizes, all of them partial products too: what fits here cannot overflow later.
-  size_t product(const std::vector<int64_t>& sizes) const {
-    int64_t result = 1;
-    for (const int64_t size : sizes) {
-      if (size < 0) fail("a size is negative");
-      if (size != 0 && result > std::numeric_limits<int64_t>::max() / size) fail("a tensor is larger than any memory");
-      result *= size;
-    }
-    return static_cast<size_t>(result);
-  }
+  size_t product(const std::vector<int64_t>& sizes) const { return channels_last::product(api_, sizes); }
 
   // Run task(0) ... task(count - 1), none of which throws, on the session's threads.
   template <class Task>
@@ -103,26 +125,11 @@ class Call {
     return value;
   }
 
-  std::vector<int64_t> shape_of(const ort::Value* value, ort::ElementType wanted) const {
-    ort::ShapeInfo* made = nullptr;
-    check(ort::shape_info(api_, value, &made));
-    const auto release = [this](ort::ShapeInfo* info) { ort::release_shape_info(api_, info); };
-    const std::unique_ptr<ort::ShapeInfo, decltype(release)> info(made, release);
-    ort::ElementType type{};
-    check(ort::element_type(api_, info.get(), &type));
-    if (type != wanted) fail("an input is of another type");
-    size_t rank = 0;
-    check(ort::dimension_count(api_, info.get(), &rank));
-    std::vector<int64_t> sizes(rank);
-    check(ort::dimensions(api_, info.get(), sizes.data(), rank));
-    return sizes;
-  }
-
   const ort::Api* api_;
   ort::KernelContext* context_;
 };
 
-// The attributes of a node.
+// The attributes and the constant inputs of a node.
 class Node {
  public:
   Node(const ort::Api* api, const ort::KernelInfo* info) : api_(api), info_(info) {}
@@ -131,7 +138,7 @@ class Node {
   int64_t integer(const char* name, int64_t least, int64_t most) const {
     int64_t value = 0;
     check(ort::attribute_int(api_, info_, name, &value));
-    if (value < least || value > most) fail(api_, std::string("the attribute ") + name + " is out of range");
+    if (value < least || value > most) fail(std::string("the attribute ") + name + " is out of range");
     return value;
   }
 
@@ -139,11 +146,49 @@ class Node {
   float number(const char* name) const {
     float value = 0.0f;
     check(ort::attribute_float(api_, info_, name, &value));
-    if (!std::isfinite(value) || value < 0.0f) fail(api_, std::string("the attribute ") + name + " is out of range");
+    if (!std::isfinite(value) || value < 0.0f) fail(std::string("the attribute ") + name + " is out of range");
     return value;
   }
 
+  // `count` integers from `least` to `most`.
+  std::vector<int64_t> integers(const char* name, size_t count, int64_t least, int64_t most) const {
+    std::vector<int64_t> values(count);
+    size_t size = count;
+    check(ort::attribute_ints(api_, info_, name, values.data(), &size));
+    const auto fits = [=](int64_t value) { return value >= least && value <= most; };
+    if (size != count || !std::all_of(values.begin(), values.end(), fits)) {
+      fail(std::string("the attribute ") + name + " is out of range");
+    }
+    return values;
+  }
+
+  bool has_input(size_t index) const { return value(index) != nullptr; }
+
+  // An input that must be a constant: it lives as long as the session.
+  template <class Number>
+  Tensor<Number> constant(size_t index) const {
+    if (!has_input(index)) fail("an input that must be a constant is missing or is none");
+    return tensor_of<Number>(api_, value(index));
+  }
+
+  // A constant of one number.
+  template <class Number>
+  Number scalar(size_t index) const {
+    const auto tensor = constant<Number>(index);
+    if (tensor.size != 1) fail("an input that must be one number is not");
+    return *tensor.data;
+  }
+
+  [[noreturn]] void fail(const std::string& message) const { channels_last::fail(api_, message); }
+
  private:
+  const ort::Value* value(size_t index) const {
+    int is_constant = 0;
+    const ort::Value* value = nullptr;
+    check(ort::constant_input(api_, info_, index, &is_constant, &value));
+    return is_constant != 0 ? value : nullptr;
+  }
+
   const ort::Api* api_;
   const ort::KernelInfo* info_;
 };

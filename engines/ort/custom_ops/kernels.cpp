@@ -1,5 +1,9 @@
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string_view>
 
@@ -21,12 +25,21 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
+}
 #endif
 
 // The best first.
 constexpr Named kNamed[] = {
 #if defined(__x86_64__)
+    {"avx512vnni", Isa::kAvx512Vnni, has_avx512_vnni},
     {"avx512", Isa::kAvx512, has_avx512},
+    {"avxvnni", Isa::kAvxVnni, has_avx_vnni},
     {"avx2", Isa::kAvx2, has_avx2},
 #endif
     {"baseline", Isa::kBaseline, has_baseline},

@@ -10,7 +10,7 @@
 
 namespace channels_last {
 
-enum class Isa { kNone, kBaseline, kAvx2, kAvx512 };
+enum class Isa { kNone, kBaseline, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
 
 // The environment variable that names the instruction set to take, read when the library is loaded.
 inline constexpr const char* kIsaVariable = "PTQ_EXPORT_ISA";
@@ -37,8 +37,8 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))) void run_for_a
 template <class Loop>
 void vectorised(const Loop& loop) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return run_for_avx512(loop);
-  if (isa == Isa::kAvx2) return run_for_avx2(loop);
+  if (isa >= Isa::kAvx512) return run_for_avx512(loop);
+  if (isa >= Isa::kAvx2) return run_for_avx2(loop);
 #endif
   loop();
 }

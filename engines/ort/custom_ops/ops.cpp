@@ -7,6 +7,7 @@
 // DequantizeChannels           x u8, x_gain, x_offset                                    -> f32
 // DequantizeAdd                x u8, x_gain, x_offset, summand f32                       -> f32
 // DequantizeSum                x u8, x_gain, x_offset, summand u8, summand_gain          -> f32
+// WinogradConv                 x u8 [N, H, W, C], and the other inputs of QLinearConv    -> u8
 //
 // Vectors hold a number per channel; gamma, beta and shift perhaps one per image and channel. A group norm is that of
 // x * x_gain + x_offset + shift. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group
@@ -27,6 +28,7 @@
 #include "layout.h"
 #include "loops.h"
 #include "ort_abi.h"
+#include "winograd_conv.h"
 
 namespace channels_last {
 namespace {
@@ -50,7 +52,7 @@ struct GroupNormQuantize {
 
 struct DequantizeGroupNormQuantize {
   static constexpr const char* kName = "DequantizeGroupNormQuantize";
-  static constexpr const char* kInputs = "ufffff?";
+  static constexpr const char* kInputs = "ufffffF";
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
   explicit DequantizeGroupNormQuantize(const Node& node) : norm(node) {}
@@ -192,7 +194,19 @@ struct Kernel {
   Op op;
 };
 
-// ONNX Runtime's view of an operator. `kInputs` has a letter per input: u8, f32, or an f32 that may be left out.
+// The type of an input by its letter in `kInputs`: u8, f32, codes of weights (i8) or i32; in capitals, it may be left out.
+inline ort::ElementType type_of(char letter) {
+  switch (letter) {
+    case 'u': return ort::ElementType::kUint8;
+    case 'c': return ort::ElementType::kInt8;
+    case 'I': return ort::ElementType::kInt32;
+    default: return ort::ElementType::kFloat;
+  }
+}
+
+inline bool is_optional(char letter) { return letter >= 'A' && letter <= 'Z'; }
+
+// ONNX Runtime's view of an operator.
 template <class Op>
 ort::CustomOp custom_op() {
   static constexpr size_t kCount = std::string_view(Op::kInputs).size();
@@ -202,10 +216,10 @@ ort::CustomOp custom_op() {
   op.execution_provider = [](const ort::CustomOp*) -> const char* { return nullptr; };
   op.input_count = [](const ort::CustomOp*) { return kCount; };
   op.input_type = [](const ort::CustomOp*, size_t index) {
-    return Op::kInputs[index] == 'u' ? ort::ElementType::kUint8 : ort::ElementType::kFloat;
+    return type_of(Op::kInputs[index]);
   };
   op.input_presence = [](const ort::CustomOp*, size_t index) {
-    return Op::kInputs[index] == '?' ? ort::Presence::kOptional : ort::Presence::kRequired;
+    return is_optional(Op::kInputs[index]) ? ort::Presence::kOptional : ort::Presence::kRequired;
   };
   op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
   op.output_count = [](const ort::CustomOp*) { return size_t{1}; };
@@ -242,6 +256,7 @@ ort::CustomOpDomain* domain(const ort::Api* api) {
     add<DequantizeChannels>(api, made);
     add<DequantizeAdd>(api, made);
     add<DequantizeSum>(api, made);
+    add<WinogradConv>(api, made);
     return made;
   }();
   return domain;

@@ -21,13 +21,17 @@ struct ShapeInfo;
 struct Status;               // A null pointer is success.
 struct Value;
 
-enum class ElementType : int { kFloat = 1, kUint8 = 2 };
+enum class ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6 };
 template <class Number>
 inline constexpr ElementType kTypeOf{};
 template <>
 inline constexpr ElementType kTypeOf<float> = ElementType::kFloat;
 template <>
 inline constexpr ElementType kTypeOf<std::uint8_t> = ElementType::kUint8;
+template <>
+inline constexpr ElementType kTypeOf<std::int8_t> = ElementType::kInt8;
+template <>
+inline constexpr ElementType kTypeOf<std::int32_t> = ElementType::kInt32;
 
 inline constexpr int kFail = 1, kInvalidArgument = 2;  // Codes of a status.
 enum class Presence : int { kRequired = 0, kOptional = 1 };
@@ -92,6 +96,10 @@ inline constexpr place::Function<91, Status*(KernelContext*, std::size_t, const 
                                              Value**)>
     kernel_output;
 inline constexpr place::Function<99, void(ShapeInfo*)> release_shape_info;
+inline constexpr place::Function<163, Status*(const KernelInfo*, const char* name, std::int64_t*, std::size_t*)>
+    attribute_ints;
+inline constexpr place::Function<249, Status*(const KernelInfo*, std::size_t, int* is_constant, const Value**)>
+    constant_input;
 inline constexpr place::Function<274, Status*(const KernelContext*, void (*)(void*, std::size_t), std::size_t total,
                                               std::size_t batches, void*)>
     parallel_for;

@@ -1,0 +1,207 @@
+// The kernels of `winograd.h` for vectors of kBytes bytes, kRows tiles at once. Included once per instruction set, in a
+// namespace of its own that defines kBytes, kRows and `add_products`, between TARGET_BEGIN and TARGET_END.
+
+using Shorts = std::uint16_t __attribute__((vector_size(kBytes)));  // Unsigned: they may wrap.
+using SignedShorts = std::int16_t __attribute__((vector_size(kBytes)));
+using SignedInts = std::int32_t __attribute__((vector_size(kBytes)));
+using Ints = std::uint32_t __attribute__((vector_size(kBytes)));
+using Floats = float __attribute__((vector_size(kBytes)));
+using Codes = std::uint8_t __attribute__((vector_size(kBytes / 2)));
+using SignedCodes = std::int8_t __attribute__((vector_size(kBytes / 2)));
+using NarrowCodes = std::uint8_t __attribute__((vector_size(kBytes / 4)));
+
+constexpr size_t kShorts = kBytes / 2, kInts = kBytes / 4, kVectors = kBlock / kInts;
+
+template <class Vector, class Number>
+INLINED inline Vector load(const Number* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <class Vector, class Number>
+INLINED inline void store(Number* to, const Vector& vector) {
+  __builtin_memcpy(to, &vector, sizeof vector);
+}
+
+// B' d: {4,0,-5,0,1,0} {0,-4,-4,1,1,0} {0,4,-4,-1,1,0} {0,-2,-1,2,1,0} {0,2,-1,-2,1,0} {0,4,0,-5,0,1}.
+struct InputTransform {
+  static constexpr size_t kFrom = kPatch, kTo = kPatch;
+  INLINED inline static void apply(const Shorts* d, Shorts* v) {
+    const Shorts even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2);
+    const Shorts inner_even = d[4] - d[2], inner_odd = (d[3] - d[1]) << 1;
+    v[0] = (d[0] << 2) - (d[2] << 2) - d[2] + d[4];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = inner_even + inner_odd;
+    v[4] = inner_even - inner_odd;
+    v[5] = (d[1] << 2) - (d[3] << 2) - d[3] + d[5];
+  }
+};
+
+// G g: {6,0,0} {-4,-4,-4} {-4,4,-4} {1,2,4} {1,-2,4} {0,0,12}.
+struct WeightTransform {
+  static constexpr size_t kFrom = 3, kTo = kPatch;
+  INLINED inline static void apply(const Shorts* g, Shorts* u) {
+    const Shorts ends = (g[0] + g[2]) << 2, middle = g[1] << 2, far = g[0] + (g[2] << 2), twice = g[1] << 1;
+    u[0] = (g[0] << 2) + (g[0] << 1);
+    u[1] = -(ends + middle);
+    u[2] = middle - ends;
+    u[3] = far + twice;
+    u[4] = far - twice;
+    u[5] = (g[2] << 3) + (g[2] << 2);
+  }
+};
+
+// A' m: {1,1,1,1,1,0} {0,1,-1,2,-2,0} {0,1,1,4,4,0} {0,1,-1,8,-8,2}; twice the last, as G's last row is.
+struct OutputTransform {
+  static constexpr size_t kFrom = kPatch, kTo = kTile;
+  INLINED inline static void apply(const Ints* m, Ints* y) {
+    const Ints near_sum = m[1] + m[2], near_difference = m[1] - m[2];
+    const Ints far_sum = m[3] + m[4], far_difference = m[3] - m[4];
+    y[0] = m[0] + near_sum + far_sum;
+    y[1] = near_difference + (far_difference << 1);
+    y[2] = near_sum + (far_sum << 2);
+    y[3] = near_difference + (far_difference << 3) + (m[5] << 1);
+  }
+};
+
+// to(row, column, value) for the kTo x kTo transform of the kFrom x kFrom numbers from(row, column).
+template <class Transform, class Vector, class From, class To>
+INLINED inline void transform(const From& from, const To& to) {
+  Vector half[Transform::kTo][Transform::kFrom];
+  for (size_t column = 0; column < Transform::kFrom; ++column) {
+    Vector given[Transform::kFrom], made[Transform::kTo];
+    for (size_t row = 0; row < Transform::kFrom; ++row) given[row] = from(row, column);
+    Transform::apply(given, made);
+    for (size_t row = 0; row < Transform::kTo; ++row) half[row][column] = made[row];
+  }
+  for (size_t row = 0; row < Transform::kTo; ++row) {
+    Vector made[Transform::kTo];
+    Transform::apply(half[row], made);
+    for (size_t column = 0; column < Transform::kTo; ++column) to(row, column, made[column]);
+  }
+}
+
+INLINED inline void transform_pixels(const uint8_t* const* patch, size_t channel, int16_t* v, size_t stride) {
+  const auto code = [=](size_t row, size_t column) INLINED {
+    return __builtin_convertvector(load<Codes>(patch[row * kPatch + column] + channel), Shorts);
+  };
+  const auto put = [=](size_t row, size_t column, const Shorts& value) INLINED {
+    store(v + (row * kPatch + column) * stride, value);
+  };
+  transform<InputTransform, Shorts>(code, put);
+}
+
+void transform_input(const uint8_t* const* patch, size_t channels, int16_t* v, size_t stride) {
+  size_t channel = 0;
+  for (; channel + kShorts <= channels; channel += kShorts) transform_pixels(patch, channel, v + channel, stride);
+  if (channel == channels) return;
+  uint8_t rest[kPoints][kShorts] = {};
+  const uint8_t* rests[kPoints];
+  for (size_t point = 0; point < kPoints; ++point) {
+    __builtin_memcpy(rest[point], patch[point] + channel, channels - channel);
+    rests[point] = rest[point];
+  }
+  transform_pixels(rests, 0, v + channel, stride);
+}
+
+void transform_weights(const int8_t* weights, size_t pairs, int16_t* u, size_t stride) {
+  constexpr size_t kPair = 2 * kBlock;
+  for (size_t pair = 0; pair < pairs; ++pair, weights += kTaps * kPair, u += kPair) {
+    for (size_t first = 0; first < kPair; first += kShorts) {
+      const auto weight = [=](size_t row, size_t column) INLINED {
+        const auto codes = load<SignedCodes>(weights + (row * 3 + column) * kPair + first);
+        return reinterpret_cast<Shorts>(__builtin_convertvector(codes, SignedShorts));
+      };
+      const auto put = [=](size_t row, size_t column, const Shorts& value) INLINED {
+        store(u + (row * kPatch + column) * stride + first, value);
+      };
+      transform<WeightTransform, Shorts>(weight, put);
+    }
+  }
+}
+
+template <size_t kTiles>
+void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, int32_t* m, bool accumulate) {
+  Ints sums[kTiles][kVectors];
+#pragma GCC unroll 16
+  for (size_t tile = 0; tile < kTiles; ++tile) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kVectors; ++i) {
+      sums[tile][i] = accumulate ? load<Ints>(m + tile * kBlock + i * kInts) : Ints{};
+    }
+  }
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    Ints weights[kVectors];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kVectors; ++i) weights[i] = load<Ints>(u + pair * 2 * kBlock + i * kShorts);
+#pragma GCC unroll 16
+    for (size_t tile = 0; tile < kTiles; ++tile) {
+      std::uint32_t codes;
+      __builtin_memcpy(&codes, v + tile * stride + 2 * pair, sizeof codes);
+      const Ints all = codes - Ints{};
+#pragma GCC unroll 4
+      for (size_t i = 0; i < kVectors; ++i) sums[tile][i] = add_products(sums[tile][i], weights[i], all);
+    }
+  }
+#pragma GCC unroll 16
+  for (size_t tile = 0; tile < kTiles; ++tile) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kVectors; ++i) store(m + tile * kBlock + i * kInts, sums[tile][i]);
+  }
+}
+
+// `multiply_tiles` for `tiles` of 1 to kTiles.
+template <size_t kTiles, class... Arguments>
+void multiply_up_to(size_t tiles, Arguments... arguments) {
+  if constexpr (kTiles > 1) {
+    if (tiles < kTiles) return multiply_up_to<kTiles - 1>(tiles, arguments...);
+  }
+  multiply_tiles<kTiles>(arguments...);
+}
+
+void multiply(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, size_t tiles, int32_t* m,
+              bool accumulate) {
+  for (size_t groups = (tiles + kRows - 1) / kRows; groups > 0; --groups) {
+    const size_t now = (tiles + groups - 1) / groups;
+    multiply_up_to<kRows>(now, v, stride, u, pairs, m, accumulate);
+    v += now * stride, m += now * kBlock, tiles -= now;
+  }
+}
+
+void transform_output(const int32_t* m, size_t stride, const int32_t* centre, int32_t* sums, bool accumulate) {
+  constexpr std::uint32_t kInverseOf9 = 0x38E38E39;
+  for (size_t first = 0; first < kBlock; first += kInts) {
+    const Ints shift = load<Ints>(centre + first) << 6;
+    const auto product = [=](size_t row, size_t column) INLINED {
+      return load<Ints>(m + (row * kPatch + column) * stride + first);
+    };
+    const auto put = [=](size_t row, size_t column, const Ints& value) INLINED {
+      int32_t* sum = sums + (row * kTile + column) * kBlock + first;
+      const Ints y = reinterpret_cast<Ints>(reinterpret_cast<SignedInts>(value * kInverseOf9 + shift) >> 6);
+      store(sum, accumulate ? load<Ints>(sum) + y : y);
+    };
+    transform<OutputTransform, Ints>(product, put);
+  }
+}
+
+void requantise(const int32_t* sums, const Requantisation& to, uint8_t* codes) {
+  constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: added, it leaves the rounded number in the lowest bits.
+  const Floats least = Floats{} - static_cast<float>(to.zero_point), most = least + 255.0f;
+  const Ints zero_point = static_cast<std::uint32_t>(to.zero_point) + Ints{};
+  for (size_t first = 0; first < kBlock; first += kInts) {
+    const Ints bias = load<Ints>(to.bias + first);
+    const Floats scale = load<Floats>(to.scale + first);
+    for (size_t pixel = 0; pixel < kPixels; ++pixel) {
+      const Ints sum = load<Ints>(sums + pixel * kBlock + first) + bias;
+      Floats number = __builtin_convertvector(reinterpret_cast<SignedInts>(sum), Floats) * scale;
+      number = number > least ? number : least;
+      number = number < most ? number : most;
+      const Ints code = reinterpret_cast<Ints>(number + kToInteger) + zero_point;
+      store(codes + pixel * kBlock + first, __builtin_convertvector(code & 255u, NarrowCodes));
+    }
+  }
+}
+
+constexpr WinogradKernels kKernels{transform_input, transform_weights, multiply, transform_output, requantise};

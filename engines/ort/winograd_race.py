@@ -1,0 +1,81 @@
+"""Which convolutions are faster by Winograd's method, on this machine: a race settles it.
+
+Both operators give the same codes, so only time decides. Every shape is raced once per process, one image at a time,
+while an engine is built, and the graph that is kept for the engine holds the outcome.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import onnx_ir as ir
+
+from ptq_export.engines.ort.nhwc_values import CONTRIB, OURS
+from ptq_export.engines.ort.operators import register, serialised
+from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
+from ptq_export.engines.ort.winograd import Choice, Convolution, Winograd
+
+__all__ = ["faster_here"]
+
+LEAST_ROUNDS, SECONDS = 5, 0.05
+MOST_OUTPUTS = 128
+"""Of a racing convolution: more take more time, in proportion for both."""
+
+
+def faster_here(threads: int) -> Choice:
+    """Whether a convolution is faster by Winograd's method on so many threads; 0: one per core."""
+    return lambda convolution: _wins(replace(convolution, outputs=min(convolution.outputs, MOST_OUTPUTS)), threads)
+
+
+@cache
+def _wins(convolution: Convolution, threads: int) -> bool:
+    graph = _graph(convolution)
+    direct = _racer(graph, convolution, threads)
+    Winograd(lambda _: True)(graph)
+    winograd = _racer(graph, convolution, threads)
+    direct(), winograd()
+    direct_s, winograd_s, rounds = float("inf"), float("inf"), 0
+    end = time.perf_counter() + SECONDS
+    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+        direct_s, winograd_s = min(direct_s, _seconds(direct)), min(winograd_s, _seconds(winograd))
+        rounds += 1
+    return winograd_s < direct_s
+
+
+def _seconds(racer: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    racer()
+    return time.perf_counter() - start
+
+
+def _racer(graph: ir.Model, convolution: Convolution, threads: int) -> Callable[[], object]:
+    settings = register(session_settings(threads, Level.ORT_DISABLE_ALL))
+    session = open_session(serialised(graph), settings, (CPU,))
+    image = np.full((1, convolution.height, convolution.width, convolution.inputs), 128, np.uint8)
+    return partial(session.run, None, {"image": image})
+
+
+def _graph(convolution: Convolution) -> ir.Model:
+    """One QLinearConv, channels last, with some weights."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-64, 65, (convolution.outputs, convolution.inputs, 3, 3)).astype(np.int8)
+    one, step, zero_points = np.float32(1), np.float32(1e5), np.zeros(convolution.outputs, np.int8)
+    middle, scales = np.uint8(128), np.ones(convolution.outputs, np.float32)
+    numbers = {"x_scale": one, "x_zero": middle, "weight": weight, "scales": scales, "zeros": zero_points}
+    numbers |= {"y_scale": step, "y_zero": middle}
+    constants = [ir.Value(name=name, const_value=ir.tensor(it, name=name)) for name, it in numbers.items()]
+    top, left, bottom, right = convolution.pads
+    height, width = convolution.height + top + bottom - 2, convolution.width + left + right - 2
+    image = _value("image", [None, convolution.height, convolution.width, convolution.inputs])
+    codes = _value("codes", [None, height, width, convolution.outputs])
+    attributes = {"channels_last": 1, "kernel_shape": [3, 3], "pads": list(convolution.pads)}
+    node = ir.node("QLinearConv", [image, *constants], attributes, domain=CONTRIB, outputs=[codes])
+    imports = {"": 18, CONTRIB: 1, OURS: 1}
+    graph = ir.Graph([image], [codes], nodes=[node], initializers=constants, opset_imports=imports, name="race")
+    return ir.Model(graph, ir_version=10)
+
+
+def _value(name: str, sizes: list[int | None]) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(sizes), type=ir.TensorType(ir.DataType.UINT8))
