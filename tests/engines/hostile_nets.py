@@ -1,10 +1,11 @@
 """Random nets of our operators, well-formed and hostile."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from operator_nets import FLOAT_RESULT, Array
+from operator_nets import CONSTANTS, FLOAT_RESULT, Array
 
 __all__ = ["Case", "make_case"]
 
@@ -16,7 +17,9 @@ INPUTS = {
     "DequantizeChannels": ("codes", "vector", "vector"),
     "DequantizeAdd": ("codes", "vector", "vector", "x"),
     "DequantizeSum": ("codes", "vector", "vector", "codes", "vector"),
+    "WinogradConv": ("codes", "step", "code", "kernels", "steps", "zeros", "step", "code", "bias"),
 }
+IMAGES = ("RepeatPixels", "WinogradConv")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 300)
 MOST_VALUES = 100_000
 HOSTILE = {
@@ -42,9 +45,11 @@ class Case:
 def make_case(rng: np.random.Generator) -> Case:
     """One net; about half of them are well-formed."""
     op = str(rng.choice(list(INPUTS)))
-    shape = [int(rng.choice(SIZES)) for _ in range(4 if op == "RepeatPixels" else int(rng.choice([2, 3, 4, 4, 4, 5])))]
+    shape = [int(rng.choice(SIZES)) for _ in range(4 if op in IMAGES else int(rng.choice([2, 3, 4, 4, 4, 5])))]
     while np.prod(shape) > MOST_VALUES:
         shape[int(np.argmax(shape))] //= 2
+    if op == "WinogradConv":
+        shape[1:3] = np.maximum(shape[1:3], 3).tolist()
     groups = int(rng.choice([divisor for divisor in range(1, shape[-1] + 1) if shape[-1] % divisor == 0]))
     inputs: dict[str, Array | None] = {f"i{at}": _input(kind, shape, rng) for at, kind in enumerate(INPUTS[op])}
     case = Case(op, inputs, _attributes(op, groups, rng), int(rng.choice([1, 2])))
@@ -61,15 +66,30 @@ def _input(kind: str, shape: list[int], rng: np.random.Generator) -> Array | Non
         return rng.standard_normal(shape).astype(np.float32)
     if kind == "vector" or (kind == "per_image" and rng.random() < 0.5):
         return rng.standard_normal(shape[-1]).astype(np.float32)
-    if kind == "shift" and rng.random() < 0.5:
+    if kind in ("shift", "bias") and rng.random() < 0.5:
         return None
+    if kind in CONSTANT_INPUTS:
+        return np.asarray(CONSTANT_INPUTS[kind](rng, shape[-1], shape[-1] // 2 + 1))
     form = (shape[0], shape[-1]) if rng.random() < 0.5 else (shape[0], shape[-1], 1, 1)
     return rng.standard_normal(form).astype(np.float32)
+
+
+CONSTANT_INPUTS: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
+    "step": lambda rng, inputs, outputs: np.float32(rng.uniform(0.01, 1)),
+    "code": lambda rng, inputs, outputs: np.uint8(rng.integers(0, 256)),
+    "kernels": lambda rng, inputs, outputs: rng.integers(-128, 128, (outputs, inputs, 3, 3)).astype(np.int8),
+    "steps": lambda rng, inputs, outputs: rng.uniform(1e-5, 1e-3, outputs).astype(np.float32),
+    "zeros": lambda rng, inputs, outputs: np.zeros(outputs, np.int8),
+    "bias": lambda rng, inputs, outputs: rng.integers(-20000, 20000, outputs).astype(np.int32),
+}
+"""Of WinogradConv, by its numbers of channels."""
 
 
 def _attributes(op: str, groups: int, rng: np.random.Generator) -> dict[str, Any]:
     if op == "RepeatPixels":
         return {"height": int(rng.integers(1, 5)), "width": int(rng.integers(1, 5))}
+    if op == "WinogradConv":
+        return {"pads": rng.integers(0, 2, 4).tolist()}
     if op in FLOAT_RESULT:
         return {}
     zero_point = {"zero_point": int(rng.integers(0, 256))}
@@ -124,6 +144,10 @@ def _hostile_attribute(case: Case, rng: np.random.Generator) -> None:
     if not case.attributes:
         return
     name = str(rng.choice(list(case.attributes)))
+    if name == "pads":
+        case.attributes[name] = [int(rng.choice(HOSTILE["size"])) for _ in range(int(rng.integers(1, 7)))]
+        case.odd = True
+        return
     kind = "float" if name == "epsilon" else "integer"
     if rng.random() < 0.1:
         kind = {"float": "integer", "integer": "float"}[kind]
@@ -142,7 +166,7 @@ def _wild_values(case: Case, rng: np.random.Generator) -> None:
         if value is not None and value.size and value.dtype == np.float32:
             hit = rng.random(value.shape) < rng.choice([0.01, 0.3, 1.0])
             value[hit] = rng.choice(HOSTILE["value"], int(hit.sum()))
-            case.wild = True
+            case.wild, case.odd = True, case.odd or case.op in CONSTANTS
 
 
 def _any_input(case: Case, rng: np.random.Generator) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
-__all__ = ["FLOAT_RESULT", "exact", "run"]
+__all__ = ["CONSTANTS", "FLOAT_RESULT", "exact", "run", "sums_of_products"]
 
 Array = NDArray[Any]
 FLOAT_RESULT = ("DequantizeChannels", "DequantizeAdd", "DequantizeSum")
+CONSTANTS = ("WinogradConv",)
+"""Operators of which all inputs but the first are constants of the graph."""
 
 
 def run(
@@ -22,9 +24,12 @@ def run(
     given = {name: value for name, value in inputs.items() if value is not None}
     names = [name if name in given else "" for name in inputs]
     node = helper.make_node(op, names, ["y"], domain="ptq_export", **attributes)
+    constants = dict(list(given.items())[1:]) if op in CONSTANTS else {}
+    given = {name: value for name, value in given.items() if name not in constants}
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     values = [helper.make_tensor_value_info(name, _type(value.dtype), None) for name, value in given.items()]
     result = helper.make_tensor_value_info("y", _type(np.dtype("f4" if op in FLOAT_RESULT else "u1")), None)
-    graph = helper.make_graph([node], "net", values, [result])
+    graph = helper.make_graph([node], "net", values, [result], initializers)
     imports = [helper.make_opsetid("", 18), helper.make_opsetid("ptq_export", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     settings = onnxruntime.SessionOptions()
@@ -58,7 +63,20 @@ def exact(op: str, inputs: Mapping[str, Array | None], attributes: Mapping[str, 
             return x * gain.reshape(-1) + offset.reshape(-1) + summand
         case "DequantizeSum", [gain, offset, summand, summand_gain]:
             return x * gain.reshape(-1) + offset.reshape(-1) + summand * summand_gain.reshape(-1)
+        case "WinogradConv", [x_scale, x_zero, weight, scales, _zeros, y_scale, y_zero, bias]:
+            sums = sums_of_products(x - x_zero, weight, attributes["pads"]) + (0 if bias is None else bias)
+            return sums * (x_scale * scales / y_scale) + y_zero
     raise AssertionError(f"{op} of {len(inputs)} inputs")
+
+
+def sums_of_products(x: Array, weight: Array, pads: list[int]) -> Array:
+    """The 3 x 3 convolution of x `[N, H, W, C]` with `[K, C, 3, 3]`, zeros around it: exact below 2^53."""
+    top, left, bottom, right = pads
+    padded = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    taps = ((row, column) for row in range(3) for column in range(3))
+    parts = (padded[:, r : r + height, c : c + width] @ weight[:, :, r, c].T.astype(np.float64) for r, c in taps)
+    return np.add.reduce(list(parts))
 
 
 def _normalised(x: Array, gamma: Array, beta: Array, attributes: Mapping[str, Any]) -> Array:

@@ -8,7 +8,9 @@ import pytest
 
 from ptq_export.engines.ort.operators import ISA
 
-__all__ = ["loaded"]
+__all__ = ["WINOGRAD_ISAS", "loaded"]
+
+WINOGRAD_ISAS = ("avx512vnni", "avx512", "avxvnni", "avx2", "baseline")
 
 
 def loaded(library: Path, isa: str, folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, onnxruntime.SessionOptions]:

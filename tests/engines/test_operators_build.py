@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hostile_nets import make_case
 from operator_nets import exact, run
-from own_copy import loaded
+from own_copy import WINOGRAD_ISAS, loaded
 
 from ptq_export.engines.ort import operators as ort_operators
 
@@ -31,7 +31,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return library
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", WINOGRAD_ISAS)
 def test_every_compiler_makes_operators_that_compute_what_numpy_computes(
     compiled: Path, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +45,7 @@ def test_every_compiler_makes_operators_that_compute_what_numpy_computes(
         bound = 0.51 if found.dtype == np.uint8 else 1e-4 * (1 + np.abs(wanted))
         assert (np.abs(found - (wanted.clip(0, 255) if found.dtype == np.uint8 else wanted)) <= bound).all(), case.op
         seen.add(case.op)
-    assert len(seen) == 7, "every operator"
+    assert len(seen) == 8, "every operator"
 
 
 @pytest.fixture

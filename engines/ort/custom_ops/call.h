@@ -152,9 +152,10 @@ class Node {
 
   // `count` integers from `least` to `most`.
   std::vector<int64_t> integers(const char* name, size_t count, int64_t least, int64_t most) const {
-    std::vector<int64_t> values(count);
-    size_t size = count;
-    check(ort::attribute_ints(api_, info_, name, values.data(), &size));
+    size_t size = 0;
+    check(ort::attribute_ints(api_, info_, name, nullptr, &size));
+    std::vector<int64_t> values(std::min(size, count));
+    if (size == count) check(ort::attribute_ints(api_, info_, name, values.data(), &size));
     const auto fits = [=](int64_t value) { return value >= least && value <= most; };
     if (size != count || !std::all_of(values.begin(), values.end(), fits)) {
       fail(std::string("the attribute ") + name + " is out of range");
