@@ -11,6 +11,8 @@ import pytest
 
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 LONGEST = ("pipeline", "test_readme.py", "test_cli.py", "benchmarks", "test_packaging.py", "graph")
+FIRST = "test_conditional.py"
+"""It makes runs of its own, while a second process makes the one that the other files of its folder share."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,11 +26,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: `make test` hands the files out in this order, and its processes end together."""
-    items.sort(key=lambda item: LONGEST.index(_room(item)) if _room(item) in LONGEST else len(LONGEST))
+    items.sort(key=lambda item: (item.path.name != FIRST, _rank(item)))
 
 
-def _room(item: pytest.Item) -> str:
-    return item.path.relative_to(Path(__file__).parent).parts[0]
+def _rank(item: pytest.Item) -> int:
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    return LONGEST.index(room) if room in LONGEST else len(LONGEST)
 
 
 def pytest_collection_finish() -> None:

@@ -1,7 +1,6 @@
 """One module's part of an exported graph as a model of its own, so that an engine can run a layer or a block alone."""
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ptq_export.errors import GateFailed
 from ptq_export.graph.passes.name_layers import LAYER_OPS
@@ -22,7 +21,6 @@ def extract_module(model: ir.Model, module: str) -> ir.Model:
     Raises:
         GateFailed: the module reads or makes several activations: it cannot be run alone.
     """
-    model = model.clone()
     timed = _condition_values(model.graph)
     inside = {node for node in model.graph if belongs_to(node, module)}
     _adopt_shared_quantisers(inside)
@@ -84,14 +82,11 @@ def _condition_values(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _cut(model: ir.Model, source: ir.Value, result: ir.Value) -> ir.Model:
-    graph = model.graph
-    source_in = ir.Value(name="x", type=source.type, shape=source.shape)
-    for use in list(source.uses()):
-        use.node.replace_input_with(use.idx, source_in)
-    result.name = "y"
-    graph.outputs[:] = [result]
-    conditions = list(graph.inputs)
-    graph.inputs[:] = [source_in, *conditions]
-    RemoveUnusedNodesPass()(model)
-    graph.inputs[:] = [source_in, *(value for value in conditions if value.uses())]
-    return ir.external_data.load_to_model(model)
+    """A model of copies, of what lies between the two values alone: a large graph is not copied for each layer."""
+    given = [source, *(value for value in model.graph.inputs if value is not source)]
+    graph = ir.convenience.extract(model.graph, given, [result])
+    graph.inputs[0].name, graph.outputs[0].name = "x", "y"
+    graph.inputs[1:] = [value for value in graph.inputs[1:] if value.uses()]
+    functions = [function.clone() for function in model.functions.values()]
+    part = ir.Model(graph, ir_version=model.ir_version, functions=functions, metadata_props=dict(model.metadata_props))
+    return ir.external_data.load_to_model(part)

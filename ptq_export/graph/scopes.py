@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import lru_cache
 
 import onnx_ir as ir
 
@@ -12,13 +13,19 @@ __all__ = ["belongs_to", "module_path"]
 _AS_ATTRIBUTE = re.compile(r"\.__dict__\['_modules'\]\['([^']*)'\]")
 
 
-def _scopes(node: ir.Node) -> list[str]:
-    """Module paths from the outermost to the innermost; the exporter's last entry names the operation.
+def _scopes(node: ir.Node) -> tuple[str, ...]:
+    """Module paths from the outermost to the innermost."""
+    text = node.metadata_props.get(NAME_SCOPES)
+    return _parsed(text) if text else ()
+
+
+@lru_cache(maxsize=100_000)  # each layer of a graph asks for the scopes of all of its nodes
+def _parsed(text: str) -> tuple[str, ...]:
+    """The exporter's last entry names the operation.
 
     Traced by torch's strict export (which the exporter falls back on: `len(sample)`), a child is an entry of a dict.
     """
-    text = node.metadata_props.get(NAME_SCOPES)
-    return [_AS_ATTRIBUTE.sub(r".\1", scope) for scope in ast.literal_eval(text)[:-1] if scope] if text else []
+    return tuple(_AS_ATTRIBUTE.sub(r".\1", scope) for scope in ast.literal_eval(text)[:-1] if scope)
 
 
 def module_path(node: ir.Node) -> str:

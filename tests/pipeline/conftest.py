@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,15 @@ def watcher() -> Watcher:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder; do not change it."""
-    return run(tiny.options(tmp_path_factory.mktemp("runs") / "tiny"))
+def finished(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder; do not change it. Each process has a copy of its own: one at a time may open a run."""
+    own, made = tmp_path_factory.mktemp("runs") / "tiny", shared_folder / "run"
+    if made.exists():
+        return Path(shutil.copytree(made, own))
+    run(tiny.options(own))
+    with suppress(OSError):  # another process has put its own there meanwhile
+        Path(shutil.copytree(own, own.with_name("shared"))).rename(made)
+    return own
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A class-conditional denoiser with a learned variance, through the whole job and what follows it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from watcher import Watcher
 
+from ptq_export.denoiser import Denoiser
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
@@ -30,7 +32,7 @@ def dropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that keeps the variance."""
-    options = tiny.options(tmp_path_factory.mktemp("runs") / "kept", tiny.CONDITIONAL)
+    options = tiny.options(tmp_path_factory.mktemp("runs") / "kept", tiny.ONE_LEVEL)
     return run(replace(options, variance="keep", rounding="nearest"))
 
 
@@ -43,11 +45,15 @@ def test_proofs_hold_and_the_pairs_have_labels_of_all_classes(dropped: Path) -> 
     assert label.dtype == torch.int64 and label.min() >= 0 and label.max() < tiny.CLASSES
 
 
-@pytest.mark.parametrize(("fixture", "channels"), [("dropped", 1), ("kept", 2)])
-def test_float_engine_answers_as_the_network(request: pytest.FixtureRequest, fixture: str, channels: int) -> None:
+@pytest.mark.parametrize(
+    ("fixture", "network", "channels"), [("dropped", tiny.conditional, 1), ("kept", tiny.one_level, 2)]
+)
+def test_float_engine_answers_as_the_network(
+    request: pytest.FixtureRequest, fixture: str, network: Callable[[], Denoiser], channels: int
+) -> None:
     engine = load_engine(request.getfixturevalue(fixture), "ort-fp32")
-    assert engine.signature == Signature(tiny.conditional().inputs, channels, None, 4000)
-    expected = tiny.conditional()(NOISE, TIMES, label=LABELS)[:, :channels]
+    assert engine.signature == Signature(network().inputs, channels, None, 4000)
+    expected = network()(NOISE, TIMES, label=LABELS)[:, :channels]
     torch.testing.assert_close(engine(NOISE, TIMES, label=LABELS), expected, rtol=0, atol=2e-5)
 
 
@@ -94,4 +100,4 @@ def test_class_out_of_range_is_refused(dropped: Path, tmp_path: Path, watcher: W
 
 
 def test_run_is_verified(kept: Path, watcher: Watcher) -> None:
-    assert verify(kept, watcher, tiny.CONDITIONAL)["parity"] > 0
+    assert verify(kept, watcher, tiny.ONE_LEVEL)["parity"] > 0

@@ -15,8 +15,6 @@ from ptq_export.pipeline.commands.reopened import reopen, simulate
 from ptq_export.pipeline.float_layers import rank_layers
 from ptq_export.pipeline.proofs import below_floor, failures
 
-ATTENTION = "*.attentions.*"
-
 
 def layers(folder: Path) -> dict[str, dict[str, str]]:
     rows = json.loads((folder / "layers.json").read_text())["layers"]
@@ -62,9 +60,11 @@ def test_as_few_as_reach_the_wanted_sqnr_stay_float(finished: Path, tmp_path: Pa
 
 
 def test_layers_that_are_named_stay_float(tmp_path: Path) -> None:
-    folder = run(replace(tiny.options(tmp_path / "named"), keep_float=ATTENTION, rounding="nearest"))
-    kept = {name for name, row in layers(folder).items() if "asked for by --keep-float" in row["reason"]}
-    assert kept == {name for name in layers(folder) if ".attentions." in name} != set()
+    options = replace(tiny.options(tmp_path / "named", "families:clean"), keep_float="*.conv2", rounding="nearest")
+    rows = layers(run(options))
+    kept = {name for name, row in rows.items() if "asked for by --keep-float" in row["reason"]}
+    assert kept == {"block.conv2"} and rows["block.conv2"]["precision"] == "float"
+    assert rows["block.conv1"]["precision"] == "int8"
 
 
 @pytest.mark.parametrize(
