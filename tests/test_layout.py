@@ -53,8 +53,8 @@ def may_import(importer: str, imported: str) -> bool:
     own = tuple(package for package in LIBRARY if within(importer, (package,)))
     if own == ("ptq_export.benchmarks",):
         own += ("ptq_export.engines.base",)
-        if "main" in defined(MODULES[importer]):  # a program may calibrate what it measures
-            own += ("ptq_export.calibrators",)
+        if "main" in defined(MODULES[importer]):  # a program may calibrate and build what it measures
+            own += ("ptq_export.calibrators", "ptq_export.engines")
     return within(imported, own) or not within(imported, LIBRARY + TOP)
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from ptq_export.engines.ort.nhwc_values import CONTRIB, OURS
 from ptq_export.graph.patterns import constant, tensor
 
-__all__ = ["Choice", "Convolution", "Winograd"]
+__all__ = ["Choice", "Convolution", "Winograd", "convolution_of"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Winograd(ir.passes.InPlacePass):
         self.choice = choice
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        chosen = [node for node in model.graph if (found := _match(node)) is not None and self.choice(found)]
+        chosen = [node for node in model.graph if (found := convolution_of(node)) is not None and self.choice(found)]
         for node in chosen:
             pads = node.attributes.get_ints("pads", [0] * 4)
             node.op_type, node.domain = "WinogradConv", OURS
@@ -47,8 +47,8 @@ class Winograd(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(chosen))
 
 
-def _match(node: ir.Node) -> Convolution | None:
-    """The convolution of a node, if the operator could compute it."""
+def convolution_of(node: ir.Node) -> Convolution | None:
+    """The convolution of a channels-last QLinearConv, if the operator could compute it."""
     if node.op_type != "QLinearConv" or node.domain != CONTRIB or node.attributes.get_int("group", 1) != 1:
         return None
     strides, dilations = (node.attributes.get_ints(name, [1, 1]) for name in ("strides", "dilations"))

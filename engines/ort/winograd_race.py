@@ -6,7 +6,7 @@ while an engine is built, and the graph that is kept for the engine holds the ou
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -17,11 +17,19 @@ from ptq_export.engines.ort.operators import register, serialised
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.engines.ort.winograd import Choice, Convolution, Winograd
 
-__all__ = ["faster_here"]
+__all__ = ["Times", "faster_here", "race"]
 
 LEAST_ROUNDS, SECONDS = 5, 0.05
 MOST_OUTPUTS = 128
 """Of a racing convolution: more take more time, in proportion for both."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """The shortest seconds of each method."""
+
+    direct_s: float
+    winograd_s: float
 
 
 def faster_here(threads: int) -> Choice:
@@ -31,17 +39,23 @@ def faster_here(threads: int) -> Choice:
 
 @cache
 def _wins(convolution: Convolution, threads: int) -> bool:
+    times = race(convolution, threads)
+    return times.winograd_s < times.direct_s
+
+
+def race(convolution: Convolution, threads: int, images: int = 1, seconds: float = SECONDS) -> Times:
+    """Let both methods take turns on so many images, for so many seconds and some rounds at least."""
     graph = _graph(convolution)
-    direct = _racer(graph, convolution, threads)
+    direct = _racer(graph, convolution, threads, images)
     Winograd(lambda _: True)(graph)
-    winograd = _racer(graph, convolution, threads)
+    winograd = _racer(graph, convolution, threads, images)
     direct(), winograd()
     direct_s, winograd_s, rounds = float("inf"), float("inf"), 0
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
         direct_s, winograd_s = min(direct_s, _seconds(direct)), min(winograd_s, _seconds(winograd))
         rounds += 1
-    return winograd_s < direct_s
+    return Times(direct_s, winograd_s)
 
 
 def _seconds(racer: Callable[[], object]) -> float:
@@ -50,10 +64,10 @@ def _seconds(racer: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _racer(graph: ir.Model, convolution: Convolution, threads: int) -> Callable[[], object]:
+def _racer(graph: ir.Model, convolution: Convolution, threads: int, images: int) -> Callable[[], object]:
     settings = register(session_settings(threads, Level.ORT_DISABLE_ALL))
     session = open_session(serialised(graph), settings, (CPU,))
-    image = np.full((1, convolution.height, convolution.width, convolution.inputs), 128, np.uint8)
+    image = np.full((images, convolution.height, convolution.width, convolution.inputs), 128, np.uint8)
     return partial(session.run, None, {"image": image})
 
 

@@ -21,7 +21,9 @@ EXACT = 2**26
 
 
 @pytest.fixture(scope="module", params=WINOGRAD_ISAS)
-def compute(operators: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compute]:
+def compute(
+    operators: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Compute]:
     """Runs the operator with the kernels for one instruction set."""
     with pytest.MonkeyPatch.context() as patch:
         library, _settings = loaded(operators, request.param, tmp_path_factory.mktemp(request.param), patch)
@@ -34,7 +36,11 @@ def layer(x: Array, weight: Array, x_zero: int, y_zero: int, rng: np.random.Gene
     scales = rng.uniform(0.5, 1.5, outputs).astype(np.float32)
     bias = rng.integers(-int(spread), int(spread) + 1, outputs).astype(np.int32)
     numbers = {"x_scale": np.float32(0.02), "x_zero": np.uint8(x_zero), "weight": weight, "scales": scales}
-    numbers |= {"zeros": np.zeros(outputs, np.int8), "y_scale": np.float32(0.02 * spread / 50), "y_zero": np.uint8(y_zero)}
+    numbers |= {
+        "zeros": np.zeros(outputs, np.int8),
+        "y_scale": np.float32(0.02 * spread / 50),
+        "y_zero": np.uint8(y_zero),
+    }
     return {"x": x} | {name: np.asarray(it) for name, it in numbers.items()} | {"bias": bias}
 
 

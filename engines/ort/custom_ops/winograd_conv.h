@@ -15,15 +15,20 @@
 
 namespace channels_last {
 
-// Memory for one call, on whole cache lines, its numbers not set.
+// The transformed inputs of some tiles, in slices of channels that are read one after the other.
 class InputTransforms {
  public:
+  static constexpr size_t kChannels = 128;  // Of a slice.
+
   InputTransforms(size_t tiles, size_t channels)
-      : row((channels + kAlign - 1) / kAlign * kAlign), stride(tiles * row + kAlign), numbers_(make(kPoints * stride)) {}
+      : slices((channels + kChannels - 1) / kChannels),
+        row(slices == 1 ? (channels + kAlign - 1) / kAlign * kAlign : kChannels),
+        stride(tiles * row + kAlign),
+        numbers_(make(slices * kPoints * stride)) {}
 
-  std::int16_t* at(size_t tile) const { return numbers_.get() + tile * row; }
+  std::int16_t* at(size_t slice, size_t tile) const { return numbers_.get() + slice * kPoints * stride + tile * row; }
 
-  const size_t row, stride;
+  const size_t slices, row, stride;
 
  private:
   struct Free {
@@ -40,7 +45,7 @@ class InputTransforms {
 
 // What one thread works with, while it computes some tiles of a block of output channels: for the caches' first levels.
 struct WinogradScratch {
-  static constexpr size_t kTiles = 64, kPairs = 64;
+  static constexpr size_t kTiles = 64, kPairs = InputTransforms::kChannels / 2;
   static constexpr size_t kWeightStride = kPairs * kBlock * 2 + 32, kSumStride = kTiles * kBlock + 16;
 
   alignas(64) std::int16_t weights[kPoints * kWeightStride];
@@ -178,7 +183,12 @@ struct WinogradConv {
       const size_t pixel = (place.image * tiling.height + row) * tiling.width + column;
       patch[point] = inside ? x + pixel * tiling.channels : padding_.data();
     }
-    winograd_kernels().transform_input(patch, tiling.channels, transforms.at(to), transforms.stride);
+    for (size_t slice = 0; slice < transforms.slices; ++slice) {
+      const size_t rest = tiling.channels - slice * InputTransforms::kChannels;
+      const size_t channels = std::min(rest, InputTransforms::kChannels);
+      winograd_kernels().transform_input(patch, channels, transforms.at(slice, to), transforms.stride);
+      for (const uint8_t*& pixel : patch) pixel += channels;
+    }
   }
 
   // The sums of a block's channels for `count` tiles, into scratch.sums.
@@ -186,11 +196,12 @@ struct WinogradConv {
               WinogradScratch& scratch) const {
     const auto& kernels = winograd_kernels();
     for (const Range& range : weights_->ranges) {
-      for (size_t pair = range.first; pair < range.last; pair += WinogradScratch::kPairs) {
-        const size_t pairs = std::min(WinogradScratch::kPairs, range.last - pair);
+      for (size_t pair = range.first, pairs = 0; pair < range.last; pair += pairs) {
+        const size_t slice = pair / WinogradScratch::kPairs, in_slice = pair % WinogradScratch::kPairs;
+        pairs = std::min(WinogradScratch::kPairs - in_slice, range.last - pair);
         kernels.transform_weights(weights_->at(block, pair), pairs, scratch.weights, WinogradScratch::kWeightStride);
         for (size_t point = 0; point < kPoints; ++point) {
-          const std::int16_t* v = transforms.at(tile) + point * transforms.stride + 2 * pair;
+          const std::int16_t* v = transforms.at(slice, tile) + point * transforms.stride + 2 * in_slice;
           kernels.multiply(v, transforms.row, scratch.weights + point * WinogradScratch::kWeightStride, pairs, count,
                            scratch.products + point * WinogradScratch::kSumStride, pair != range.first);
         }

@@ -43,13 +43,13 @@ struct InputTransform {
 struct WeightTransform {
   static constexpr size_t kFrom = 3, kTo = kPatch;
   INLINED inline static void apply(const Shorts* g, Shorts* u) {
-    const Shorts ends = (g[0] + g[2]) << 2, middle = g[1] << 2, far = g[0] + (g[2] << 2), twice = g[1] << 1;
-    u[0] = (g[0] << 2) + (g[0] << 1);
-    u[1] = -(ends + middle);
-    u[2] = middle - ends;
+    const Shorts ends = (g[0] + g[2]) * static_cast<std::uint16_t>(-4), middle = g[1] << 2, far = g[0] + (g[2] << 2), twice = g[1] << 1;
+    u[0] = g[0] * std::uint16_t{6};
+    u[1] = ends - middle;
+    u[2] = ends + middle;
     u[3] = far + twice;
     u[4] = far - twice;
-    u[5] = (g[2] << 3) + (g[2] << 2);
+    u[5] = g[2] * std::uint16_t{12};
   }
 };
 
