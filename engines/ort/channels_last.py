@@ -116,8 +116,8 @@ def _convolution(found: _Convolution, twins: Twins) -> ir.Value:
     name, kernel = found.conv.name or "conv", list(numbers.shape[2:])
     inputs = [twins.last(codes), *grids, *bias]
     result = twins.node("QLinearConv", inputs, name, UINT8, CONTRIB, channels_last=1, kernel_shape=kernel)
-    channels, *image = sizes(found.quantiser.outputs[0])
-    result.shape = ir.Shape(["batch", *image, channels])
+    shape = found.quantiser.outputs[0].shape
+    result.shape = None if shape is None else ir.Shape([shape[0], *shape[2:], shape[1]])
     node = result.producer()
     assert node is not None
     node.metadata_props.update(found.conv.metadata_props)

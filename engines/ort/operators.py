@@ -3,8 +3,8 @@ compiler is, and used wherever they are there.
 
 The exported graph has none of them: an engine rewrites it when it is built (`ptq_export.engines.ort.channels_last`).
 The library has loops for several instruction sets and takes the best that the processor has; the environment variable
-`PTQ_EXPORT_ISA` (avx512vnni, avx512, avxvnni, avx2 or baseline, read when the library is loaded) picks others, to see what
-they compute and how fast. No engine depends on it.
+`PTQ_EXPORT_ISA` (avx512vnni, avx512, avxvnni, avx2 or baseline, read when the library is loaded) picks others, to see
+what they compute and how fast. No engine depends on it.
 """
 
 import logging

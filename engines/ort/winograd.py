@@ -62,4 +62,5 @@ def convolution_of(node: ir.Node) -> Convolution | None:
     known = [size for size in (result[1], result[2], inputs, outputs) if isinstance(size, int)]
     if len(known) < 4:
         return None
-    return Convolution(known[0] + 2 - top - bottom, known[1] + 2 - left - right, *known[2:], (top, left, bottom, right))
+    height, width = known[0] + 2 - top - bottom, known[1] + 2 - left - right
+    return Convolution(height, width, known[2], known[3], (top, left, bottom, right))

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from ptq_export.engines.ort.nhwc_values import CONTRIB, OURS
+from ptq_export.engines.ort.nhwc_values import CONTRIB, OURS, Attribute
 from ptq_export.engines.ort.operators import register, serialised
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.engines.ort.winograd import Choice, Convolution, Winograd
@@ -75,16 +77,20 @@ def _graph(convolution: Convolution) -> ir.Model:
     """One QLinearConv, channels last, with some weights."""
     rng = np.random.default_rng(0)
     weight = rng.integers(-64, 65, (convolution.outputs, convolution.inputs, 3, 3)).astype(np.int8)
-    one, step, zero_points = np.float32(1), np.float32(1e5), np.zeros(convolution.outputs, np.int8)
-    middle, scales = np.uint8(128), np.ones(convolution.outputs, np.float32)
-    numbers = {"x_scale": one, "x_zero": middle, "weight": weight, "scales": scales, "zeros": zero_points}
-    numbers |= {"y_scale": step, "y_zero": middle}
+    one, step, middle = np.array(1, np.float32), np.array(1e5, np.float32), np.array(128, np.uint8)
+    zero_points, scales = np.zeros(convolution.outputs, np.int8), np.ones(convolution.outputs, np.float32)
+    numbers: dict[str, NDArray[Any]] = {"x_scale": one, "x_zero": middle, "weight": weight, "scales": scales}
+    numbers |= {"zeros": zero_points, "y_scale": step, "y_zero": middle}
     constants = [ir.Value(name=name, const_value=ir.tensor(it, name=name)) for name, it in numbers.items()]
     top, left, bottom, right = convolution.pads
     height, width = convolution.height + top + bottom - 2, convolution.width + left + right - 2
     image = _value("image", [None, convolution.height, convolution.width, convolution.inputs])
     codes = _value("codes", [None, height, width, convolution.outputs])
-    attributes = {"channels_last": 1, "kernel_shape": [3, 3], "pads": list(convolution.pads)}
+    attributes: dict[str, Attribute] = {
+        "channels_last": 1,
+        "kernel_shape": [3, 3],
+        "pads": list(convolution.pads),
+    }
     node = ir.node("QLinearConv", [image, *constants], attributes, domain=CONTRIB, outputs=[codes])
     imports = {"": 18, CONTRIB: 1, OURS: 1}
     graph = ir.Graph([image], [codes], nodes=[node], initializers=constants, opset_imports=imports, name="race")

@@ -45,7 +45,7 @@ def layer(x: Array, weight: Array, x_zero: int, y_zero: int, rng: np.random.Gene
 
 
 def codes_of(inputs: dict[str, Array], pads: list[int]) -> Array:
-    """What QLinearConv is defined to give: exact sums, one float32 product, rounded to even, the zero point, clamped."""
+    """What QLinearConv is defined to give: exact sums, one float32 product, rounded to even, zero point, clamped."""
     x = inputs["x"].astype(np.int64) - int(inputs["x_zero"])
     sums = sums_of_products(x, inputs["weight"], pads).astype(np.int64) + inputs["bias"]
     scale = inputs["x_scale"] * inputs["scales"] / inputs["y_scale"]
