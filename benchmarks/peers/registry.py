@@ -1,4 +1,4 @@
-"""The peers by name: quantisers that need no data set but the pairs, in the forms that they offer, with no tuning of ours."""
+"""The peers by name: quantisers that need no data but the pairs, in the forms they offer, with no tuning of ours."""
 
 from collections.abc import Iterator, Sequence
 from fnmatch import filter as fnmatch_filter
