@@ -1,4 +1,4 @@
-"""Every tool is there by its default and in the forms that it offers, and where a form changes nothing it is left out."""
+"""Every tool is there by its default and in the forms that it offers; one that changes nothing here is left out."""
 
 from collections import Counter
 from pathlib import Path
