@@ -58,9 +58,9 @@ class Peer:
 class Entry:
     """One row of the tables: a model in a file (None: the network itself, in torch) and the runtime that executes it.
 
-    `seconds` is the time to quantise, `size_bytes` that of the model's files; `own` marks ours. A
-    peer's has the `tool` that made it, and `is_default` where it is what the tool makes unless told otherwise, on the
-    runtime that its makers had in mind.
+    `seconds` is the time to quantise, `size_bytes` that of the model's files; `own` marks ours. A peer's has the `tool`
+    that made it, and `is_default` where the tool makes it unless told otherwise, on the runtime that its makers had in
+    mind.
     """
 
     name: str
