@@ -1,10 +1,11 @@
 """The processor: its name, and the instruction sets that decide which kernels an engine picks."""
 
 import platform
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-__all__ = ["instruction_sets", "processor_name"]
+__all__ = ["adds_in_16_bits", "has_vnni", "instruction_sets", "processor_name"]
 
 # In the order in which they appeared. Float kernels: up to avx512*, asimd, sve; the rest decides the int8 kernels.
 RELEVANT = (
@@ -12,6 +13,7 @@ RELEVANT = (
     *("avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8"})
 PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -20,6 +22,17 @@ def instruction_sets() -> tuple[str, ...]:
     """Those of this processor that matter to an engine, in Linux' spelling."""
     flags = _flags()
     return tuple(name for name in RELEVANT if name in flags)
+
+
+def has_vnni(isa: Collection[str]) -> bool:
+    """Whether these instruction sets add products of bytes in 32 bits at once (vpdpbusd)."""
+    return not VNNI.isdisjoint(isa)
+
+
+def adds_in_16_bits(isa: Collection[str]) -> bool:
+    """Whether int8 kernels for these add two uint8 x int8 products in 16 bits, with saturation (vpmaddubsw): on x86
+    without VNNI."""
+    return "sse4_1" in isa and not has_vnni(isa)
 
 
 @cache

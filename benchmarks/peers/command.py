@@ -3,9 +3,10 @@
     python -m ptq_export.benchmarks.peers RUN [RUN2] [--peers 'nncf*' ...] [--batch 1 4 16] [--threads 1 2]
 
 RUN and RUN2 are finished runs of one network (`ort-int8`, `openvino-int8`) on the same calibration pairs. Every peer
-gets the FP32 graph and these pairs, no others, and quantises with its own defaults: `onnxruntime.quantization`, NNCF,
-ModelOpt, torchao. Where its interface allows it, the layers are those that are int8 in our engines; how many each has
-in the end is read back from its runtime.
+gets the FP32 graph and these pairs, no others: `onnxruntime.quantization`, NNCF, ModelOpt, torchao, each by its own
+defaults and in the other forms that it offers; the headline compares with its best form, the default beside it. Where
+its interface allows it, the layers are those that are int8 in our engines; how many each has in the end is read back
+from its runtime.
 
 Every model is served in its best form: compiled for the batch size, with as many threads as the others, weights frozen.
 Fidelity to the FP32 graph is told on noise that calibration never used; a step is timed in interleaved rounds over all
@@ -141,7 +142,7 @@ def _compare(options: argparse.Namespace, screen: Screen) -> int:
     write_json(folder / "peers.json", value)
     if plan.accuracy:
         plot_peers(value, folder / "peers.png")
-    screen.result(value, tables(results))
+    screen.result(value, tables(results, environment))
     for sentence in results.findings():
         screen.note(sentence)
     screen.note(f"{time.monotonic() - began:.0f} s; written: {folder / 'peers.json'}")

@@ -15,12 +15,19 @@ PRODUCTS = ("Convolution", "MatMul")
 class Nncf:
     """`nncf.quantize` with all pairs as its subset.
 
-    NNCF's defaults are `mixed=False` (activations symmetric, uint8 where none is negative) and fast bias correction;
-    `mixed` is its preset with asymmetric activations, meant for nets without ReLU.
+    NNCF's defaults are activations that are symmetric, uint8 where none is negative, and fast bias correction.
+
+    Attributes:
+        mixed: Its preset with asymmetric activations, meant for nets without ReLU.
+        transformer: Its model type for nets with attention: asymmetric activations, too, and SmoothQuant.
+        overflow_fix: All weights have 7 bits, against 16-bit sums that saturate without VNNI; by default those of the
+            first convolutions alone.
     """
 
     mixed: bool = False
+    transformer: bool = False
     fast_bias_correction: bool = True
+    overflow_fix: bool = False
 
     def __call__(self, subject: Subject, target: Path) -> None:
         """Write OpenVINO's IR to `target` (.xml, the weights beside it in .bin), its batch open."""
@@ -29,14 +36,17 @@ class Nncf:
 
         pairs = subject.pairs()
         model = openvino.Core().read_model(subject.graph)
-        preset = nncf.QuantizationPreset.MIXED if self.mixed else nncf.QuantizationPreset.PERFORMANCE
         quantised = nncf.quantize(
             model,
             nncf.Dataset(range(len(pairs["sample"])), lambda row: _feed(pairs, row)),
-            preset=preset,
+            preset=nncf.QuantizationPreset.MIXED if self.mixed else None,
             subset_size=len(pairs["sample"]),
             fast_bias_correction=self.fast_bias_correction,
+            model_type=nncf.ModelType.TRANSFORMER if self.transformer else None,
             ignored_scope=nncf.IgnoredScope(names=_nodes(model, subject.float_layers), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE if self.overflow_fix else None
+            ),
         )
         openvino.save_model(quantised, target, compress_to_fp16=False)
 

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from ptq_export.benchmarks.peers.runtimes import RUNTIMES
 from ptq_export.benchmarks.peers.subject import Subject
 
 __all__ = ["Entry", "Peer", "slug"]
@@ -13,10 +14,11 @@ __all__ = ["Entry", "Peer", "slug"]
 
 @dataclass(frozen=True)
 class Peer:
-    """Another quantiser with its settings.
+    """Another tool's quantiser with its settings: one of the forms that the tool offers.
 
     Attributes:
         name: As the tables say it.
+        tool: Whose form it is.
         quantise: Called with the subject and a path: writes its model there, in a process of its own. What it does
             once per process (importing its package) is outside the time to quantise.
         file: The file name of the model.
@@ -24,21 +26,27 @@ class Peer:
         packages: Distributions that decide the result; their versions are recorded.
         modules: What must be importable, and is imported before the clock starts.
         install: What pip is asked for.
+        is_default: Whether the tool does this unless told otherwise.
     """
 
     name: str
+    tool: str
     quantise: Callable[[Subject, Path], None]
     file: str
     runtimes: tuple[str, ...]
     packages: tuple[str, ...]
     modules: tuple[str, ...]
     install: str
+    is_default: bool = False
 
     @property
     def missing(self) -> str:
         """Why it cannot run here; empty where it can."""
         absent = [module for module in self.modules if not _is_installed(module)]
-        return f"not installed: pip install {self.install}" if absent else ""
+        if absent:
+            return f"not installed: pip install {self.install}"
+        reasons = [RUNTIMES[name].missing for name in self.runtimes]
+        return reasons[0] if all(reasons) else ""
 
     @property
     def versions(self) -> dict[str, str]:
@@ -50,7 +58,9 @@ class Peer:
 class Entry:
     """One row of the tables: a model in a file (None: the network itself, in torch) and the runtime that executes it.
 
-    `seconds` is the time to quantise, `size_bytes` that of the model's files; `own` marks ours.
+    `seconds` is the time to quantise, `size_bytes` that of the model's files; `own` marks ours. A peer's has the `tool`
+    that made it, and `is_default` where the tool makes it unless told otherwise, on the runtime that its makers had in
+    mind.
     """
 
     name: str
@@ -60,6 +70,8 @@ class Entry:
     size_bytes: int | None = None
     own: bool = False
     is_float: bool = False
+    tool: str = ""
+    is_default: bool = False
 
 
 def slug(name: str) -> str:

@@ -1,6 +1,6 @@
-"""The peers by name: quantisers that need no data set but the pairs, with their own defaults and no tuning of ours."""
+"""The peers by name: quantisers that need no data but the pairs, in the forms they offer, with no tuning of ours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import filter as fnmatch_filter
 from fnmatch import fnmatch
 
@@ -21,40 +21,77 @@ FLOATS = {
 """The FP32 network in each runtime, which by its name."""
 
 
-def _ort(calibrator: str, reduce_range: bool) -> Peer:
-    name = f"ort {calibrator}, reduce_range" if reduce_range else f"ort {calibrator}"
-    quantise = OrtStatic(calibrator, reduce_range)
-    return Peer(name, quantise, "model.onnx", ("ort",), ("onnxruntime",), ("onnxruntime",), "onnxruntime")
+def _ort(calibrator: str) -> Iterator[Peer]:
+    """7-bit weights and the option of a session are its two ways around 16-bit sums; see `ort_static` and `run_ort`."""
+    for form, reduce_range, runtime in (
+        ("", False, "ort"),
+        (", reduce_range", True, "ort"),
+        (", x64quantprecision", False, "ort-u8u8"),
+    ):
+        yield Peer(
+            f"ort {calibrator}{form}",
+            "onnxruntime.quantization",
+            OrtStatic(calibrator, reduce_range),
+            "model.onnx",
+            (runtime,),
+            ("onnxruntime",),
+            ("onnxruntime",),
+            "onnxruntime",
+            is_default=(calibrator, form) == ("minmax", ""),
+        )
 
 
-def _nncf(name: str, quantise: Nncf) -> Peer:
-    runtimes = ("openvino", "openvino-bf16")
-    return Peer(name, quantise, "model.xml", runtimes, ("nncf", "openvino"), ("nncf", "openvino"), "nncf openvino")
+def _nncf(name: str, **settings: bool) -> Iterator[Peer]:
+    packages = ("nncf", "openvino")
+    for form, overflow_fix in (("", False), (", overflow_fix", True)):
+        yield Peer(
+            f"{name}{form}",
+            "NNCF",
+            Nncf(overflow_fix=overflow_fix, **settings),
+            "model.xml",
+            ("openvino", "openvino-bf16"),
+            packages,
+            packages,
+            "nncf openvino",
+            is_default=not settings and not overflow_fix,
+        )
 
 
 def _modelopt(method: str) -> Peer:
     packages = ("nvidia-modelopt", "onnx-graphsurgeon", "onnxruntime")
     modules = ("modelopt", "onnx_graphsurgeon", "onnxconverter_common", "onnxslim", "polygraphy", "lief", "cppimport")
-    # Not its extra `onnx`: that one replaces onnx and onnxruntime by older releases.
-    install = "nvidia-modelopt onnx-graphsurgeon onnxconverter-common onnxslim polygraphy lief cppimport"
-    return Peer(f"modelopt {method}", ModelOpt(method), "model.onnx", ("openvino", "ort"), packages, modules, install)
+    return Peer(
+        f"modelopt {method}",
+        "ModelOpt",
+        ModelOpt(method),
+        "model.onnx",
+        ("openvino", "ort"),
+        packages,
+        modules,
+        # Not its extra `onnx`: that one replaces onnx and onnxruntime by older releases.
+        "nvidia-modelopt onnx-graphsurgeon onnxconverter-common onnxslim polygraphy lief cppimport",
+        is_default=method == "entropy",
+    )
 
 
 _ENTRIES = (
-    *(_ort(calibrator, reduce_range) for calibrator in CALIBRATORS for reduce_range in (False, True)),
-    _nncf("nncf", Nncf()),
-    _nncf("nncf, full bias correction", Nncf(fast_bias_correction=False)),
-    _nncf("nncf mixed", Nncf(mixed=True)),
+    *(peer for calibrator in CALIBRATORS for peer in _ort(calibrator)),
+    *_nncf("nncf"),
+    *_nncf("nncf, full bias correction", fast_bias_correction=False),
+    *_nncf("nncf mixed", mixed=True),
+    *_nncf("nncf transformer", transformer=True),
     _modelopt("entropy"),
     _modelopt("max"),
     Peer(
         "torchao x86 inductor",
+        "torchao",
         TorchAo(),
         "model.pt2",
         ("torch-compile",),
         ("torchao", "torch"),
         ("torchao",),
         "torchao",
+        is_default=True,
     ),
 )
 PEERS = {peer.name: peer for peer in _ENTRIES}

@@ -1,18 +1,20 @@
 """Everything that one comparison found, and what may be said of it: who is fastest, who is most faithful."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptq_export.benchmarks.environment import Environment
 from ptq_export.benchmarks.peers.accuracy import Score, margin_db
 from ptq_export.benchmarks.peers.peer import Entry
+from ptq_export.benchmarks.peers.rivals import Rival, by_fidelity, rivals
 from ptq_export.benchmarks.peers.runtimes import RUNTIMES
 from ptq_export.benchmarks.peers.speed import Speed
 from ptq_export.benchmarks.timing.loop import LoopOverhead
 from ptq_export.benchmarks.timing.stats import compare
+from ptq_export.processor import has_vnni
 
-__all__ = ["Overhead", "Results", "by_fidelity"]
+__all__ = ["Overhead", "Results"]
 
 SCHEMA = 1
 SURE = 2  # standard errors
@@ -45,7 +47,8 @@ class Results:
     absent: dict[str, str] = field(default_factory=dict)
 
     def findings(self) -> list[str]:
-        """Sentences on the best of ours and the best of the others: fidelity, then latency, setting by setting."""
+        """Sentences on the best of ours: in fidelity against every other tool at its best, its default beside it; in
+        latency against the fastest other, setting by setting."""
         return [*self._faithful(), *(self._fastest(speed) for speed in self.speeds)]
 
     def losses(self) -> list[str]:
@@ -65,7 +68,7 @@ class Results:
         """The results as a JSON object."""
         return {
             "schema": SCHEMA,
-            "environment": environment.to_json() | {"peers": dict(versions)},
+            "environment": environment.to_json() | {"vnni": has_vnni(environment.isa), "peers": dict(versions)},
             "calibration_pairs": self.pairs,
             "layers": self.layers,
             "models": {entry.name: self._model(entry) for entry in self.entries},
@@ -81,6 +84,8 @@ class Results:
         return {
             "runtime": entry.runtime,
             "own": entry.own,
+            "tool": entry.tool,
+            "default": entry.is_default,
             "float": entry.is_float,
             "int8_layers": self.int8_layers.get(entry.name),
             "size_bytes": entry.size_bytes,
@@ -95,10 +100,22 @@ class Results:
         theirs = [entry for entry in scored if not entry.own and self.int8_layers.get(entry.name)]
         if not ours or not theirs:
             return
-        best, rival = (max(each, key=lambda entry: _rank(self.scores[entry.name])) for each in (ours, theirs))
-        gap, stderr = margin_db(self.scores[best.name], self.scores[rival.name])
+        best = by_fidelity(ours, self.scores)[0]
         what = "same-noise PSNR" if self.scores[best.name].psnr_db else "SQNR over the time-steps"
-        yield f"{what}: {best.name} against the best peer ({rival.name}): {gap:+.2f} ± {stderr:.2f} dB"
+        for rival in rivals(theirs, self.scores):
+            where = f"{rival.tool} at its best ({rival.best.name}): {self._margin(best, rival.best)}"
+            yield f"{what}: {best.name} against {where}{self._by_default(best, rival)}"
+
+    def _by_default(self, ours: Entry, rival: Rival) -> str:
+        if rival.default is None:
+            return ""
+        if rival.default == rival.best:
+            return ", which is its default"
+        return f"; by default ({rival.default.name}): {self._margin(ours, rival.default)}"
+
+    def _margin(self, ours: Entry, theirs: Entry) -> str:
+        gap, stderr = margin_db(self.scores[ours.name], self.scores[theirs.name])
+        return f"{gap:+.2f} ± {stderr:.2f} dB"
 
     def _fastest(self, speed: Speed) -> str:
         ours, theirs = (self._quickest(speed, own) for own in (True, False))
@@ -125,14 +142,5 @@ class Results:
         return bool(measured) and all(each.speedup > 1 + each.margin for each in measured)
 
 
-def _rank(score: Score) -> float:
-    return score.sqnr_median_db if score.psnr_mean_db is None else score.psnr_mean_db
-
-
 def _family(entry: Entry) -> str:
     return RUNTIMES[entry.runtime].family
-
-
-def by_fidelity(entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Entry]:
-    """The most faithful first; those without a score last, in their order."""
-    return sorted(entries, key=lambda entry: -_rank(scores[entry.name]) if entry.name in scores else 1e9)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.engines.registry import availability
+from ptq_export.processor import adds_in_16_bits, instruction_sets
 
 __all__ = ["RUNTIMES", "Call", "Feeds", "Opened", "Runtime"]
 
@@ -33,7 +34,10 @@ class _Open(Protocol):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime; those of one `family` share a worker process, since their threads know of each other."""
+    """A runtime; those of one `family` share a worker process, since their threads know of each other.
+
+    One with `exact_sums` differs only where others add in 16 bits, and is served nowhere else.
+    """
 
     label: str
     family: str
@@ -41,10 +45,13 @@ class Runtime:
     module: str
     function: str
     options: tuple[tuple[str, str | bool], ...] = ()
+    exact_sums: bool = False
 
     @property
     def missing(self) -> str:
         """Why it cannot run here; empty where it can."""
+        if self.exact_sums and not adds_in_16_bits(instruction_sets()):
+            return "this processor adds int8 products in 32 bits: there it is the same as without"
         here, missing = availability(self.kind) if self.kind else (True, "")
         return "" if here else missing
 
@@ -57,6 +64,15 @@ class Runtime:
 _HERE = "ptq_export.benchmarks.peers"
 RUNTIMES = {
     "ort": Runtime("ONNX Runtime", "ort", "ort", f"{_HERE}.run_ort", "open_ort", (("operators", False),)),
+    "ort-u8u8": Runtime(
+        "ONNX Runtime, x64quantprecision",
+        "ort",
+        "ort",
+        f"{_HERE}.run_ort",
+        "open_ort",
+        (("operators", False), ("exact_sums", True)),
+        exact_sums=True,
+    ),
     "ort-operators": Runtime(
         "ONNX Runtime, our operators", "ort", "ort", f"{_HERE}.run_ort", "open_ort", (("operators", True),)
     ),

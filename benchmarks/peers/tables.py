@@ -2,19 +2,26 @@
 
 from collections.abc import Sequence
 
+from ptq_export.benchmarks.environment import Environment
 from ptq_export.benchmarks.peers.peer import Entry
-from ptq_export.benchmarks.peers.results import Results, by_fidelity
+from ptq_export.benchmarks.peers.results import Results
+from ptq_export.benchmarks.peers.rivals import by_fidelity
 from ptq_export.benchmarks.peers.speed import LOOP_STEPS, Speed, image_s
+from ptq_export.processor import adds_in_16_bits, has_vnni
 from ptq_export.report.units import ABSENT, decibel, duration, milliseconds, percent, size
 
 __all__ = ["tables"]
 
 Rows = Sequence[Sequence[str]]
+SATURATION = (
+    "what peers make by default saturates silently here, since kernels add pairs of uint8 x int8 products in 16 bits "
+    "and 2 x 255 x 127 is above 32767"
+)
 
 
-def tables(results: Results) -> dict[str, Rows]:
-    """Tables by title, headers in their first row; ours are marked by `>`."""
-    found: dict[str, Rows] = {"": _models(results)}
+def tables(results: Results, environment: Environment) -> dict[str, Rows]:
+    """Tables by title, headers in their first row; ours are marked by `>`. The first is that of the models."""
+    found: dict[str, Rows] = {_sums(environment): _models(results)}
     for threads in dict.fromkeys(speed.threads for speed in results.speeds):
         speeds = [speed for speed in results.speeds if speed.threads == threads]
         plural = "s" if threads > 1 else ""
@@ -29,6 +36,13 @@ def tables(results: Results) -> dict[str, Rows]:
     if results.absent:
         found["not in the tables"] = [["peer", "because"], *([name, why] for name, why in results.absent.items())]
     return found
+
+
+def _sums(environment: Environment) -> str:
+    """The processor, and what its sums of int8 products mean for the figures."""
+    if adds_in_16_bits(environment.isa):
+        return f"{environment.cpu}, without VNNI: {SATURATION}"
+    return f"{environment.cpu}{', with VNNI' if has_vnni(environment.isa) else ''}"
 
 
 def _models(results: Results) -> Rows:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -52,8 +53,9 @@ class Workshop:
             self._make(peer, home)
         made = read_json(home / SIDECAR)
         file = home / "model" / peer.file
+        entry = Entry(peer.name, peer.runtimes[0], file, made["seconds"], made["size_bytes"], tool=peer.tool)
         return [
-            Entry(_row(peer, name), name, file, made["seconds"], made["size_bytes"])
+            replace(entry, name=_row(peer, name), runtime=name, is_default=peer.is_default and name == peer.runtimes[0])
             for name in peer.runtimes
             if not RUNTIMES[name].missing
         ]

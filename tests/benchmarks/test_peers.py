@@ -51,8 +51,12 @@ def test_peers_are_quantised_scored_and_timed(compared: Path) -> None:
 def test_a_peer_that_fails_is_named_with_its_own_error_and_the_others_go_on_with_what_was_kept(
     finished: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Peer("broken", OrtStatic("no calibrator", False), "model.onnx", ("ort",), (), ("onnxruntime",), "")
-    absent = Peer("absent", OrtStatic("minmax", False), "model.onnx", ("ort",), (), ("no_such_module",), "no-such")
+    broken = Peer(
+        "broken", "a tool", OrtStatic("no calibrator", False), "model.onnx", ("ort",), (), ("onnxruntime",), ""
+    )
+    absent = Peer(
+        "absent", "a tool", OrtStatic("minmax", False), "model.onnx", ("ort",), (), ("no_such_module",), "no-such"
+    )
     for peer in (broken, absent):
         monkeypatch.setitem(registry.PEERS, peer.name, peer)
     folder = Path(shutil.copytree(compared, tmp_path / "peers"))

@@ -57,7 +57,10 @@ def test_layers_that_onnx_runtime_runs_in_int8_are_counted(subject: Subject, tmp
     assert opened(subject, subject.graph, "ort").int8_layers == 0
 
 
-@pytest.mark.parametrize("quantise", [Nncf(), Nncf(mixed=True), Nncf(fast_bias_correction=False)], ids=repr)
+NNCF = [Nncf(), Nncf(mixed=True), Nncf(fast_bias_correction=False), Nncf(transformer=True, overflow_fix=True)]
+
+
+@pytest.mark.parametrize("quantise", NNCF, ids=repr)
 def test_nncf_quantises_our_layers_and_its_model_serves_any_batch(
     subject: Subject, tmp_path: Path, quantise: Nncf
 ) -> None:
@@ -73,6 +76,20 @@ def test_nncf_quantises_our_layers_and_its_model_serves_any_batch(
     error = np.linalg.norm(models[3].call(feeds(3)) - exact)
     assert 0 < error < 0.5 * np.linalg.norm(exact)
     np.testing.assert_allclose(models[1].call(feeds(1)), models[3].call(feeds(3))[:1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("overflow_fix", "largest"), [(False, 127), (True, 64)])
+def test_nncf_keeps_all_weights_to_seven_bits_where_asked(
+    subject: Subject, tmp_path: Path, overflow_fix: bool, largest: int
+) -> None:
+    pytest.importorskip("nncf")
+    import openvino
+
+    Nncf(overflow_fix=overflow_fix)(subject, tmp_path / "q.xml")
+    nodes = openvino.Core().read_model(tmp_path / "q.xml").get_ordered_ops()
+    codes = [node.data for node in nodes if node.get_element_type() == openvino.Type.i8 and not node.inputs()]
+    assert len(codes) >= len(subject.layers)
+    assert max(np.abs(array.astype(int)).max() for array in codes) == largest
 
 
 def test_modelopt_gets_a_copy_of_the_graph(subject: Subject, tmp_path: Path) -> None:
