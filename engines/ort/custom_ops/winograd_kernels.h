@@ -107,8 +107,9 @@ void transform_input(const uint8_t* const* patch, size_t channels, int16_t* v, s
 }
 
 void transform_weights(const int8_t* weights, size_t pairs, int16_t* u, size_t stride) {
-  constexpr size_t kPair = 2 * kBlock;
+  constexpr size_t kPair = 2 * kBlock, kAhead = 32;  // Pairs: what is read next comes from far away.
   for (size_t pair = 0; pair < pairs; ++pair, weights += kTaps * kPair, u += kPair) {
+    for (size_t line = 0; line < kTaps * kPair; line += 64) __builtin_prefetch(weights + kAhead * kTaps * kPair + line);
     for (size_t first = 0; first < kPair; first += kShorts) {
       const auto weight = [=](size_t row, size_t column) INLINED {
         const auto codes = load<SignedCodes>(weights + (row * 3 + column) * kPair + first);
