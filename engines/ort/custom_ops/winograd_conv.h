@@ -45,7 +45,7 @@ class InputTransforms {
 
 // What one thread works with, while it computes some tiles of a block of output channels: for the caches' first levels.
 struct WinogradScratch {
-  static constexpr size_t kTiles = 64, kPairs = InputTransforms::kChannels / 2;
+  static constexpr size_t kTiles = 32, kPairs = InputTransforms::kChannels / 2;
   static constexpr size_t kWeightStride = kPairs * kBlock * 2 + 32, kSumStride = kTiles * kBlock + 16;
 
   alignas(64) std::int16_t weights[kPoints * kWeightStride];
@@ -107,7 +107,7 @@ struct WinogradConv {
 
  private:
   static constexpr size_t kMostTransformed = size_t{4} << 20;  // Bytes: what a second or third cache holds.
-  static constexpr size_t kTilesPerTask = 16;
+  static constexpr size_t kTilesPerTask = 2;
 
   static std::vector<int64_t> sizes(std::initializer_list<size_t> numbers) { return {numbers.begin(), numbers.end()}; }
 
