@@ -142,7 +142,7 @@ FIDELITY = _file(
 )
 PRECISION = one_of("int8", "float")
 LAYER = {"name": TEXT, "op": TEXT, "precision": PRECISION, "intended": PRECISION, "reason": TEXT}
-LAYER |= {"ms?": null_or(DURATION), "float_ms?": null_or(DURATION)}
+LAYER |= {"executed?": TEXT, "ms?": null_or(DURATION), "float_ms?": null_or(DURATION)}
 LAYERS = _file({"read_from?": TEXT, "layers": items(record(LAYER), 1, MOST_LAYERS)})
 LOCAL = {"block": TEXT, "kind": TEXT, "sqnr_db": null_or(NUMBER), "bound_db": null_or(NUMBER), "max_steps": NUMBER}
 GLOBAL = {"timestep": TIMESTEP, "simulation_db": NUMBER, "engine_db": NUMBER, "bound_db": NUMBER, "ok": FLAG}

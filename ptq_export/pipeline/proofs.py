@@ -94,8 +94,8 @@ def check_layers(job: Job) -> None:
         records = [*records, *hoisted]
         kept |= dict.fromkeys((record.name for record in hoisted), ONCE)
     rows = [
-        {key: value for key, value in asdict(record).items() if key != "executed"}
-        | {"reason": kept.get(record.name) or record.reason, "op": record.op}
+        asdict(record)
+        | {"reason": kept.get(record.name) or record.reason}
         | {"ms": ms.get(record.name), "float_ms": float_ms.get(record.name)}
         for record in records
     ]

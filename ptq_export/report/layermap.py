@@ -48,5 +48,7 @@ def _block_name(path: list[str]) -> str:
 
 def _cell(layer: Json) -> LayerCell:
     state = "broken" if against_intent(layer) else layer["precision"]
-    lines = [layer["name"], f"{layer['op']}, runs {layer['precision']}", layer["reason"]]
+    kernel = layer.get("executed")
+    runs = f"{layer['op']}, runs {layer['precision']}" + (f" as {kernel}" if kernel else "")
+    lines = [layer["name"], runs, layer["reason"]]
     return LayerCell(state, "\n".join(line for line in lines if line))

@@ -1,6 +1,7 @@
 """A run's JSON files as rows of text for the terminal and the page alike; the first row holds the headers."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "footprint_table",
     "global_parity_table",
     "gpu_table",
+    "kernels_table",
     "latency_table",
     "layers_summary",
     "local_parity_table",
@@ -201,6 +203,12 @@ def layers_summary(layers: Json) -> Rows:
         broken = sum(map(against_intent, group))
         rows.append([operator, str(len(group)), str(int8), str(len(group) - int8), str(broken)])
     return rows
+
+
+def kernels_table(layers: Json) -> Rows:
+    """Layers per operator of the engine, where it names them (`layers.json`)."""
+    counts = Counter(layer["executed"] for layer in layers["layers"] if layer.get("executed"))
+    return [["the engine's operator", "layers"], *([name, str(count)] for name, count in counts.most_common())]
 
 
 def float_layers(layers: Json) -> Rows:

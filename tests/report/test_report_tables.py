@@ -70,6 +70,14 @@ def test_timestep_rows_are_sorted_by_time() -> None:
     assert rows[1][1] == units.decibel(fidelity["curves"]["ort-int8"]["sqnr_db"][-1])
 
 
+def test_the_engines_operators_are_counted_where_it_names_them() -> None:
+    layers = {"layers": synthetic_run.layers()}
+    assert tables.kernels_table(layers) == [["the engine's operator", "layers"]]
+    for layer, name in zip(layers["layers"], ["WinogradConv", "QLinearConv", "WinogradConv", ""], strict=False):
+        layer["executed"] = name
+    assert tables.kernels_table(layers)[1:] == [["WinogradConv", "2"], ["QLinearConv", "1"]]
+
+
 def test_layer_rows_count_and_put_broken_intents_first() -> None:
     layers = {"layers": synthetic_run.layers()}
     layers["layers"][20] |= {"precision": "float", "reason": "fan-out"}
