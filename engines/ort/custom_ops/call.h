@@ -35,7 +35,7 @@ inline size_t product(const ort::Api* api, const std::vector<int64_t>& sizes) {
   int64_t result = 1;
   for (const int64_t size : sizes) {
     if (size < 0) fail(api, "a size is negative");
-    if (size != 0 && result > std::numeric_limits<int64_t>::max() / size) fail(api, "a tensor is larger than any memory");
+    if (size != 0 && result > std::numeric_limits<int64_t>::max() / size) fail(api, "a tensor is too large");
     result *= size;
   }
   return static_cast<size_t>(result);

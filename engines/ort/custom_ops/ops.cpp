@@ -194,7 +194,7 @@ struct Kernel {
   Op op;
 };
 
-// The type of an input by its letter in `kInputs`: u8, f32, codes of weights (i8) or i32; in capitals, it may be left out.
+// The type of an input by its letter in `kInputs`: u8, f32, codes of weights (i8), i32; a capital: it may be left out.
 inline ort::ElementType type_of(char letter) {
   switch (letter) {
     case 'u': return ort::ElementType::kUint8;

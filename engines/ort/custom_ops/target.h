@@ -5,7 +5,8 @@
 #define TARGET_PRAGMA(text) _Pragma(#text)
 
 #if defined(__clang__)
-#define TARGET_BEGIN(features) TARGET_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_BEGIN(features) \
+  TARGET_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END TARGET_PRAGMA(clang attribute pop)
 #else
 #define TARGET_BEGIN(features) TARGET_PRAGMA(GCC push_options) TARGET_PRAGMA(GCC target(features))

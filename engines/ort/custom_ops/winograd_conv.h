@@ -61,7 +61,7 @@ struct WinogradScratch {
 
 // The inputs and outputs of one call, cut into tiles.
 struct Tiling {
-  size_t images, height, width, channels, outputs;           // Of the input; channels of the output.
+  size_t images, height, width, channels, outputs;               // Of the input; channels of the output.
   size_t top, left, output_height, output_width, rows, columns;  // Padding; pixels of the output, and its tiles.
 
   size_t tiles() const { return images * rows * columns; }
@@ -84,7 +84,7 @@ struct WinogradConv {
       : pads_(node.integers("pads", 4, 0, 1)),
         input_zero_point_(node.scalar<uint8_t>(2)),
         output_zero_point_(node.scalar<uint8_t>(7)),
-        weights_(shared(WinogradPacking::packed(node, node.constant<std::int8_t>(3)))),
+        weights_(shared(packed(node, node.constant<std::int8_t>(3)))),
         scale_(scales(node, *weights_)),
         bias_(biases(node, *weights_, input_zero_point_)),
         padding_(weights_->inputs, input_zero_point_) {
@@ -98,7 +98,8 @@ struct WinogradConv {
   void compute(const Call& call) const {
     const auto x = call.input<uint8_t>(0);
     const Tiling tiling = tiles_of(call, x.shape);
-    uint8_t* y = call.output<uint8_t>(sizes({tiling.images, tiling.output_height, tiling.output_width, tiling.outputs}));
+    const auto shape = sizes({tiling.images, tiling.output_height, tiling.output_width, tiling.outputs});
+    uint8_t* y = call.output<uint8_t>(shape);
     const size_t most = std::max(WinogradScratch::kTiles, kMostTransformed / (kPoints * 2 * tiling.channels));
     for (size_t first = 0; first < tiling.tiles(); first += most) {
       compute_tiles(call, tiling, x.data, first, std::min(most, tiling.tiles() - first), y);

@@ -43,7 +43,8 @@ struct InputTransform {
 struct WeightTransform {
   static constexpr size_t kFrom = 3, kTo = kPatch;
   INLINED inline static void apply(const Shorts* g, Shorts* u) {
-    const Shorts ends = (g[0] + g[2]) * static_cast<std::uint16_t>(-4), middle = g[1] << 2, far = g[0] + (g[2] << 2), twice = g[1] << 1;
+    const Shorts ends = (g[0] + g[2]) * static_cast<std::uint16_t>(-4), middle = g[1] << 2;
+    const Shorts far = g[0] + (g[2] << 2), twice = g[1] << 1;
     u[0] = g[0] * std::uint16_t{6};
     u[1] = ends - middle;
     u[2] = ends + middle;
