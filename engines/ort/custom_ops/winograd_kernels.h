@@ -1,5 +1,5 @@
 // The kernels of `winograd.h` for vectors of kBytes bytes, kRows tiles at once. Included once per instruction set, in a
-// namespace of its own that defines kBytes, kRows and `add_products`, between TARGET_BEGIN and TARGET_END.
+// namespace of its own that defines Register, kBytes, kRows and `add_products`, between TARGET_BEGIN and TARGET_END.
 
 using Shorts = std::uint16_t __attribute__((vector_size(kBytes)));  // Unsigned: they may wrap.
 using SignedShorts = std::int16_t __attribute__((vector_size(kBytes)));
@@ -126,23 +126,23 @@ void transform_weights(const int8_t* weights, size_t pairs, int16_t* u, size_t s
 
 template <size_t kTiles>
 void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, int32_t* m, bool accumulate) {
-  Ints sums[kTiles][kVectors];
+  Register sums[kTiles][kVectors];
 #pragma GCC unroll 16
   for (size_t tile = 0; tile < kTiles; ++tile) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kVectors; ++i) {
-      sums[tile][i] = accumulate ? load<Ints>(m + tile * kBlock + i * kInts) : Ints{};
+      sums[tile][i] = accumulate ? load<Register>(m + tile * kBlock + i * kInts) : Register{};
     }
   }
   for (size_t pair = 0; pair < pairs; ++pair) {
-    Ints weights[kVectors];
+    Register weights[kVectors];
 #pragma GCC unroll 4
-    for (size_t i = 0; i < kVectors; ++i) weights[i] = load<Ints>(u + pair * 2 * kBlock + i * kShorts);
+    for (size_t i = 0; i < kVectors; ++i) weights[i] = load<Register>(u + pair * 2 * kBlock + i * kShorts);
 #pragma GCC unroll 16
     for (size_t tile = 0; tile < kTiles; ++tile) {
       std::uint32_t codes;
       __builtin_memcpy(&codes, v + tile * stride + 2 * pair, sizeof codes);
-      const Ints all = codes - Ints{};
+      const auto all = reinterpret_cast<Register>(codes - Ints{});
 #pragma GCC unroll 4
       for (size_t i = 0; i < kVectors; ++i) sums[tile][i] = add_products(sums[tile][i], weights[i], all);
     }
