@@ -123,6 +123,10 @@ class Runtime:
         """What would make its engines faster here; empty where nothing would."""
         return ""
 
+    def recommendation(self) -> str:
+        """Why to prefer its int8 engines on this machine, where that was measured; empty where it is not known."""
+        return ""
+
     def version(self) -> str:
         """Of the runtime, as it tells it itself, and of other parts on which its speed depends."""
         return str(import_module(self.modules[0]).__version__)

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from ptq_export import __version__
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
-from ptq_export.engines.registry import check_target
+from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options, Sampling
@@ -242,13 +242,19 @@ def targets(output: Output) -> None:
     """List the targets: which run on this machine, and what is missing for the others."""
     with _screen(output) as screen:
         found = {name: availability(target.engine) for name, target in TARGETS.items()}
-        value = {name: {"available": available, "missing": missing} for name, (available, missing) in found.items()}
-        rows = [[name, TARGETS[name].summary, _available(*found[name])] for name in found]
+        why = {name: find_runtime(it.engine).recommendation() if it.scheme else "" for name, it in TARGETS.items()}
+        value = {
+            name: {"available": available, "missing": missing, "recommended": why[name]}
+            for name, (available, missing) in found.items()
+        }
+        rows = [[name, TARGETS[name].summary, _available(*found[name], why[name])] for name in found]
         screen.result({"targets": value}, {"Targets": [["target", "what it is", "available here"], *rows]})
 
 
-def _available(available: bool, missing: str) -> str:
-    return missing if not available else f"yes, but {missing}" if missing else "yes"
+def _available(available: bool, missing: str, recommended: str) -> str:
+    if not available:
+        return missing
+    return f"yes, but {missing}" if missing else f"yes, recommended: {recommended}" if recommended else "yes"
 
 
 @contextmanager
@@ -335,6 +341,7 @@ def _show_run(screen: Screen, folder: Path) -> None:
         {"run": str(folder), **files},
         {
             "Layers": tables.layers_summary(files["layers"]),
+            **_kernels(tables.kernels_table(files["layers"])),
             "Fidelity": tables.fidelity_table(files["fidelity"]),
             **timed,
             **built,
@@ -348,6 +355,11 @@ def _show_run(screen: Screen, folder: Path) -> None:
 def _prompt(line: str) -> dict[str, list[list[str]]]:
     """What is computed once per prompt, where something is."""
     return {"Prompt": [["", line]]} if line else {}
+
+
+def _kernels(rows: list[list[str]]) -> dict[str, list[list[str]]]:
+    """What the engine made of the layers, where it tells."""
+    return {"The engine's operators": rows} if len(rows) > 1 else {}
 
 
 def _bundle_row(folder: Path) -> list[list[str]]:

@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.cli import app
+from ptq_export.engines.ort.operators import library
 from ptq_export.options import PRESETS, Options
+from ptq_export.processor import has_vnni, instruction_sets
 
 CHECKPOINT = Path(__file__).parent / "data" / "ddim_tiny.pt"
 LEAST = (
@@ -99,7 +101,10 @@ def test_targets_are_listed_as_a_table_and_as_json(tmp_path: Path) -> None:
     done = ptq_export("targets")
     assert done.returncode == 0 and "ort-int8" in done.stdout
     value = json.loads(call("targets", "--json", cwd=tmp_path).stdout)
-    assert value["targets"]["ort-int8"] == {"available": True, "missing": ""}
+    ours, float32 = value["targets"]["ort-int8"], value["targets"]["ort-fp32"]
+    assert ours["available"] and not ours["missing"]
+    assert bool(ours["recommended"]) == (library() is not None and has_vnni(instruction_sets()))
+    assert ("recommended" in done.stdout) == bool(ours["recommended"]) and float32["recommended"] == ""
     assert json.loads(call("--json", "targets", cwd=tmp_path).stdout) == value
 
 
@@ -307,7 +312,14 @@ def test_main_job_prints_the_tables_on_stdout_and_the_rest_on_stderr(
 ) -> None:
     folder, done = first_run
     assert done.returncode == 0, done.stderr
-    titles = ("Layers", "Fidelity", "The sampling loop", "Latency per denoising step", "Verdict")
+    titles = (
+        "Layers",
+        "The engine's operators",
+        "Fidelity",
+        "The sampling loop",
+        "Latency per denoising step",
+        "Verdict",
+    )
     assert [title for title in titles if title not in done.stdout] == []
     assert "all proofs hold" in " ".join(done.stdout.split())
     assert "run/report.html" in done.stdout
