@@ -18,6 +18,7 @@ import onnxruntime
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.engines.ort.idle_transposes import IdleTransposes
 from ptq_export.engines.ort.winograd import Choice, Winograd
 from ptq_export.errors import InputError
 
@@ -87,6 +88,7 @@ def with_operators(graph: ir.Model, choice: Choice) -> ir.Model | None:
     if library() is None or not ChannelsLast()(graph).modified:
         return None
     Winograd(choice)(graph)
+    IdleTransposes()(graph)
     return graph
 
 
