@@ -31,7 +31,8 @@ def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
         return JSONResponse({"object": "list", "data": data})
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        dead = [name for name, model in service.models.items() if not model.batcher.alive]
+        return JSONResponse({"status": "dead", "models": dead} if dead else {"status": "alive"}, 503 if dead else 200)
 
     async def readyz(_: Request) -> Response:
         state = "ready" if service.ready else "draining" if service.draining else "loading"

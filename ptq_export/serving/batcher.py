@@ -123,7 +123,7 @@ class Batcher:
         self.observer = observer
         self._tickets: list[Ticket] = []
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._broken = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -181,10 +181,23 @@ class Batcher:
         rows = sum(ticket.rows * ticket.calls_left for ticket in first)
         return rows * self.times.seconds(self.most_rows) / self.most_rows
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread can serve, or ended as it was told."""
+        return not self._broken
+
     def _work(self) -> None:
-        with torch.no_grad():
-            while chosen := self._next():
-                self._step(chosen)
+        try:
+            with torch.no_grad():
+                while chosen := self._next():
+                    self._step(chosen)
+        except BaseException as error:  # a fault of this file: whoever waits must hear it
+            with self._changed:
+                self._closing = self._broken = True
+                left = list(self._tickets)
+            for ticket in left:
+                self._leave(ticket, Failed(ticket.index, RuntimeError(f"the engine's thread ended: {error!r}")))
+            raise
 
     def _next(self) -> list[Ticket]:
         """Those of the next step; waits for some. Empty when all is done and nothing more is accepted."""

@@ -1,10 +1,11 @@
 """Bounds on what a client may send and how slowly it may read: each connection costs little, whoever holds it."""
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyTooLarge", "BodyTooSlow", "ClientGone", "SendBound", "read_body"]
+__all__ = ["BodyTooLarge", "BodyTooSlow", "ClientGone", "SendBound", "SlowReader", "read_body"]
 
 BODY_S, SEND_S = 20.0, 20.0
 
@@ -46,6 +47,10 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
         raise BodyTooSlow from error
 
 
+class SlowReader(ConnectionError):
+    """The client did not take what was sent to it."""
+
+
 class SendBound:
     """An app whose client must read: one that does not take a chunk for `SEND_S` is cut off."""
 
@@ -54,10 +59,11 @@ class SendBound:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
-            async with asyncio.timeout(SEND_S):
-                await send(message)
+            try:
+                async with asyncio.timeout(SEND_S):
+                    await send(message)
+            except TimeoutError:
+                raise SlowReader("the client does not read") from None
 
-        try:
-            await self.app(scope, receive, bounded if scope["type"] == "http" else send)
-        except TimeoutError:
-            raise ConnectionAbortedError("the client does not read") from None
+        with suppress(SlowReader):  # an answer that was not completed is cut off by the server
+            await self.app(scope, receive, bounded)

@@ -55,42 +55,37 @@ async def _serve(run: Path, serving: Serving, listener: socket.socket, say: Call
         limit_concurrency=max(MOST_CONNECTIONS, 4 * serving.queue),
     )
     server = _Server(config)
-    asked = _on_signals(say)
-    serving_task = asyncio.create_task(server.serve([listener]))
+    asked = _on_signals(service, say)
+    running = asyncio.create_task(server.serve([listener]))
     try:
-        await _load(service, run, serving, asked)
-        if not asked.is_set():
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            rows = ", ".join(f"{name} (at most {it.batcher.most_rows} rows)" for name, it in service.models.items())
-            say(f"serving {rows} on http://{shown}:{port}")
-            await asked.wait()
+        service.models = await asyncio.to_thread(load_models, run, serving, service.metrics)
+        say(f"serving {_shown(service)} on {_address(listener)}")
+        await asked.wait()
         service.draining = True
         while service.answering:
             await asyncio.sleep(LOOKS_S)
     finally:
         server.should_exit = True
-        await serving_task
+        await running
     for model in service.models.values():
         await asyncio.to_thread(model.batcher.close)
 
 
-async def _load(service: Service, run: Path, serving: Serving, asked: asyncio.Event) -> None:
-    """Load the models while the service answers that it lives; a signal does not wait for them."""
-    loading = asyncio.create_task(asyncio.to_thread(load_models, run, serving, service.metrics))
-    ending = asyncio.create_task(asked.wait())
-    await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
-    ending.cancel()
-    if loading.done():
-        service.models = loading.result()
+def _shown(service: Service) -> str:
+    return ", ".join(f"{name} (at most {it.batcher.most_rows} rows a step)" for name, it in service.models.items())
 
 
-def _on_signals(say: Callable[[str], object]) -> asyncio.Event:
-    """Set by the first signal; the second ends the process at once."""
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _on_signals(service: Service, say: Callable[[str], object]) -> asyncio.Event:
+    """Set by the first signal; the second ends the process at once, and so does one before anything was accepted."""
     asked, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def arrived(number: int) -> None:
-        if asked.is_set():
+        if asked.is_set() or not service.models:
             end_now(number)
         say("ending: accepted requests are finished, new ones refused; a second signal ends at once")
         asked.set()

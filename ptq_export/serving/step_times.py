@@ -18,17 +18,11 @@ class StepTimes:
 
     @classmethod
     def measure(cls, step: Callable[[int], None], most: int) -> "StepTimes":
-        """Time `step(rows)` for 1, 2, 4, ... `most` rows; larger ones no longer when they would take too long."""
+        """Time `step(rows)` for 1, 2, 4, ... `most` rows; no larger ones once a step takes 2 s."""
         found: dict[int, float] = {}
         rows = 1
         while True:
-            step(rows)
-            spent: list[float] = []
-            while len(spent) < CALLS and sum(spent) < LONGEST_S:
-                began = time.perf_counter()
-                step(rows)
-                spent.append(time.perf_counter() - began)
-            found[rows] = median(spent)
+            found[rows] = _median_seconds(step, rows)
             if rows == most or found[rows] > LONGEST_S:
                 return cls(found)
             rows = min(2 * rows, most)
@@ -58,3 +52,13 @@ class StepTimes:
         single = self.seconds(1)
         per_row = {rows: took / rows for rows, took in self._seconds.items() if took <= LONGEST_STEP * single}
         return min((rows for rows, each in per_row.items() if each <= NEAR_BEST * min(per_row.values())), default=1)
+
+
+def _median_seconds(step: Callable[[int], None], rows: int) -> float:
+    step(rows)
+    spent: list[float] = []
+    while len(spent) < CALLS and sum(spent) < LONGEST_S:
+        began = time.perf_counter()
+        step(rows)
+        spent.append(time.perf_counter() - began)
+    return median(spent)
