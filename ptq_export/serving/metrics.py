@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-__all__ = ["CONTENT_TYPE", "OUTCOMES", "Metrics"]
+__all__ = ["CONTENT_TYPE", "OUTCOMES", "Metrics", "StepObserver"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("finished", "refused", "busy", "draining", "timed_out", "disconnected", "failed")

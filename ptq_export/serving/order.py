@@ -14,7 +14,9 @@ from ptq_export.serving.step_times import StepTimes
 
 __all__ = ["PATIENCE", "SHORT", "STRETCH", "Candidate", "choose", "due"]
 
-PATIENCE, SHORT, STRETCH = 8.0, 4, 1.8
+PATIENCE = 8.0
+SHORT = 4
+STRETCH = 1.8
 
 
 class Candidate(Protocol):
