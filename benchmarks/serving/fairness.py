@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 SHORT, LONG = 4, 100
 BEHIND = (0, 1, 32)
-HEAD_START_S, GONE_S = 0.1, 0.3
+HEAD_START_S, GONE_S = 0.5, 0.3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
