@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, overl
 import numpy as np
 from numpy.typing import NDArray
 
+from ptq_export.engines.bound import BoundStep, require_in_place
 from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name
 from ptq_export.engines.lifetime import Resident
 from ptq_export.engines.output import device_output, host_output
@@ -213,7 +214,28 @@ class Engine(Resident, ABC):
 
     @abstractmethod
     def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """eps `[N, C, H, W]` of inputs that were checked: in `out`, contiguous and apart from them, where it is given."""
+        """eps `[N, C, H, W]` of inputs that were checked: in `out` where it is given, contiguous and apart from them."""
+
+    def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
+        """What computes the step of these inputs into `out`, as it is then; both stay where they are."""
+        return lambda: self.run(feeds, out)
+
+    def bind(self, sample: Any, timestep: Any, out: Out, **conditions: Any) -> BoundStep[Out]:
+        """A step on memory of the caller, who writes the next inputs into these arrays, or tensors of the host, and
+        calls it: nothing is copied, and shapes and types are checked here, once.
+
+        Every input is an array of its own type and whole batch: `timestep` int64 `[N]`.
+
+        Raises:
+            InputError: as a call does, or an input would have to be copied.
+        """
+        self.require_alive()
+        check_names(self.signature.inputs, conditions)
+        given = {SAMPLE: sample, TIMESTEP: timestep, **conditions}
+        feeds = self._checked({each.name: given[each.name] for each in self.signature.inputs})
+        require_in_place(given, feeds)
+        answer = host_output(out, self.signature.output_shape(len(feeds[SAMPLE])), feeds)
+        return BoundStep(self, self.signature, feeds, out, self.bound_run(feeds, answer))
 
     @abstractmethod
     def executed_layers(self, expected: Mapping[str, str]) -> "list[LayerRecord]":

@@ -43,4 +43,6 @@ class Resident:
         self.close()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise InputError(f"{type(self).__name__} cannot be pickled or copied: it is threads and memory of a process", EACH)
+        raise InputError(
+            f"{type(self).__name__} cannot be pickled or copied: it is threads and memory of a process", EACH
+        )

@@ -7,7 +7,7 @@ six. Floats are float32, or bfloat16 where the processor has it, which OpenVINO 
 import io
 import mmap
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -25,7 +25,7 @@ from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
 from ptq_export.graph.model_file import model_bytes
-from ptq_export.interface import SAMPLE
+from ptq_export.interface import OUTPUT, SAMPLE
 from ptq_export.machine import total_memory_bytes
 
 __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
@@ -59,6 +59,17 @@ class _Compiled:
             request.infer(dict(feeds), share_inputs=True, share_outputs=True)
         finally:
             self.idle.append(request)
+
+    def bound(self, arrays: Feeds) -> Callable[[], object]:
+        """A request of its own on inputs and output where they lie."""
+        request = self.model.create_infer_request()
+        for name, array in arrays.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+        def compute() -> object:
+            return request.infer(share_outputs=True)
+
+        return compute
 
 
 class OpenVinoEngine(Engine):
@@ -94,6 +105,11 @@ class OpenVinoEngine(Engine):
         feeds = self.step_feeds(feeds)
         self._ready(self._shapes(feeds)).infer(feeds, out)
         return out
+
+    def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
+        if self.prompt:
+            return super().bound_run(feeds, out)
+        return self._ready(self._shapes(feeds)).bound({**feeds, OUTPUT: out})
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         ready = self._ready(next(iter(self._compiled), self._least))

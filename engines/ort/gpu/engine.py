@@ -55,7 +55,7 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
     options_type = OrtCudaOptions
     options: OrtCudaOptions
     suffix: ClassVar[str] = "cuda.onnx"
-    run = SessionEngine.run  # arrays of the host are copied to the device and back: there is nothing to bind
+    bound_run = SessionEngine.bound_run  # arrays of the host are copied to the device and back: nothing is bound
 
     def __init__(
         self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
