@@ -20,7 +20,7 @@ from ptq_export.engines import availability
 from ptq_export.engines.registry import check_target
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Options, Sampling
+from ptq_export.options import Options, Sampling, Serving
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
@@ -36,6 +36,7 @@ __all__ = [
     "quantise",
     "sample",
     "sensitivity",
+    "serve",
     "targets",
     "verify",
 ]
@@ -186,6 +187,22 @@ def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
 
         with screen.progress() as progress:
             screen.facts(pipeline.sample(run, sampling, progress))
+
+
+@app.command()
+@flags_from_dataclasses
+def serve(run: RunFolder, serving: Serving, output: Output) -> None:
+    """Serve pictures of a run's engine over HTTP, in OpenAI's form.
+
+    SIGTERM or Ctrl-C ends it with exit code 0 after the requests that it has accepted; a second signal at once.
+    """
+    with _screen(output, "interrupted; accepted requests were not finished") as screen:
+        from ptq_export.serving import require_packages
+
+        require_packages()
+        from ptq_export.serving.server import serve as serve_run
+
+        serve_run(run, serving, screen.note)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling"]
+__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling", "Serving"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -20,7 +20,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 DEFAULT_TUNE_LOSS_DB = 0.1
-MOST, LONGEST_S = 2**31 - 1, 1e7
+MOST, LONGEST_S, MOST_BATCH = 2**31 - 1, 1e7, 1024
 """What a count and a time may be at most, whatever this machine can hold."""
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -443,3 +443,41 @@ class Sampling:
     seed: Annotated[
         int, Flag("Sampling", "Seed of the initial noise, and of what else is drawn.", {"min": 0, "max": MOST})
     ] = 0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How `ptq-export serve` serves."""
+
+    host: Annotated[
+        str, Flag("Serving", "Address to listen on; 0.0.0.0 for every network. Nothing asks who calls.")
+    ] = "127.0.0.1"
+    port: Annotated[int, Flag("Serving", "Port; 0 for any that is free.", {"min": 0, "max": 65535})] = 8000
+    max_batch: Annotated[
+        int | None,
+        Flag(
+            "Serving",
+            "Rows of the largest batch.",
+            {"min": 1, "max": MOST_BATCH, "metavar": "N", "show_default": "by the engine's step times, at most 32"},
+        ),
+    ] = None
+    queue: Annotated[
+        int,
+        Flag("Serving", "Pictures that are accepted and not finished; more are answered 429.", {"min": 1, "max": MOST}),
+    ] = 256
+    timeout: Annotated[
+        float, Flag("Serving", "Seconds that an accepted request may take.", {"min": 0.001, "max": LONGEST_S})
+    ] = 300.0
+    max_body: Annotated[int, Flag("Serving", "Bytes of the largest body.", {"min": 1, "max": MOST})] = 4 << 20
+    also: Annotated[
+        str | None,
+        Flag(
+            "Serving",
+            "Another engine of the run beside its own, for instance its baseline ort-fp32; the model RUN:TARGET.",
+            {"metavar": "TARGET", "show_default": "none"},
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.timeout):
+            raise InputError(f"--timeout {self.timeout} is no number", "give one that is finite")

@@ -1,0 +1,86 @@
+"""A request under way: its own sampler, time-step, generator and conditions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptq_export.denoiser import NoiseSchedule
+from ptq_export.errors import InputError
+from ptq_export.sampling import Step, Trajectory, initial_noise
+from ptq_export.schedulers import alphas_cumprod, make_scheduler
+from ptq_export.serving.request import Generation
+
+__all__ = ["Rows", "Slot", "clean_estimate"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one slot asks the engine in a step: `[R, ...]`, R = 1, or 2 with guidance."""
+
+    sample: Tensor
+    timestep: Tensor
+    conditions: dict[str, Tensor]
+
+
+class Slot:
+    """The sampling loop of one request, a step at a time."""
+
+    def __init__(self, asked: Generation, schedule: NoiseSchedule, shape: tuple[int, ...]) -> None:
+        """Begin with the initial noise of the request's seed, `[1, *shape]`."""
+        self.asked = asked
+        scheduler = make_scheduler(schedule, asked.sampler)
+        self.path = Trajectory(scheduler, initial_noise((1, *shape), asked.seed), asked.steps, asked.seed)
+
+    def wanted(self) -> Rows:
+        """What the engine is asked next; with guidance, the unconditional row first (as `ptq_export.guidance`)."""
+        asked, seen, timestep = self.asked, self.path.seen, self.path.timesteps()
+        if asked.guidance is None:
+            return Rows(seen, timestep, dict(asked.conditions))
+        both = {name: torch.cat([asked.unconditional[name], value]) for name, value in asked.conditions.items()}
+        return Rows(torch.cat([seen, seen]), torch.cat([timestep, timestep]), both)
+
+    def take(self, output: Tensor) -> Step:
+        """Go on with the engine's answer to `wanted`, `[R, C or 2 C, ...]`.
+
+        Raises:
+            InputError: the sample holds NaN or infinite values from here on.
+        """
+        step = self.path.advance(self._guided(output))
+        if not bool(torch.isfinite(step.previous).all()):
+            told = f"the sample became NaN or infinite at step {step.index + 1}"
+            raise InputError(told, "ask for less guidance, or other conditions")
+        return step
+
+    def _guided(self, output: Tensor) -> Tensor:
+        if self.asked.guidance is None:
+            return output
+        without, given = output.chunk(2)
+        channels = self.path.sample.shape[1]
+        eps = without[:, :channels] + self.asked.guidance * (given[:, :channels] - without[:, :channels])
+        return torch.cat([eps, given[:, channels:]], dim=1)
+
+
+def clean_estimate(schedule: NoiseSchedule, step: Step) -> Tensor:
+    """x_0 as the network guesses it at this step, `[1, C, ...]`."""
+    output = step.output[:, : step.sample.shape[1]]
+    if schedule.prediction_type == "sample":
+        return output
+    if schedule.is_flow:
+        return step.sample - step.timestep / schedule.num_train_timesteps * output
+    kept = _alphas(schedule)[int(step.timestep)]
+    signal, noise = kept.sqrt(), (1 - kept).sqrt()
+    if schedule.prediction_type == "v_prediction":
+        return signal * step.sample - noise * output
+    return (step.sample - noise * output) / signal.clamp_min(1e-8)
+
+
+_KNOWN: dict[int, tuple[NoiseSchedule, Tensor]] = {}
+
+
+def _alphas(schedule: NoiseSchedule) -> Tensor:
+    """`alphas_cumprod`, computed once per schedule."""
+    known = _KNOWN.get(id(schedule))
+    if known is None:
+        known = _KNOWN[id(schedule)] = schedule, alphas_cumprod(schedule)
+    return known[1]
