@@ -214,7 +214,7 @@ class Engine(Resident, ABC):
 
     @abstractmethod
     def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """eps `[N, C, H, W]` of inputs that were checked: in `out` where it is given, contiguous and apart from them."""
+        """eps `[N, C, H, W]` of inputs that were checked: in `out`, contiguous and apart from them, if given."""
 
     def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
         """What computes the step of these inputs into `out`, as it is then; both stay where they are."""
