@@ -16,7 +16,7 @@ __all__ = ["PATIENCE", "SHORT", "STRETCH", "Candidate", "choose", "due"]
 
 PATIENCE = 8.0
 SHORT = 4
-STRETCH = 1.8
+STRETCH = 1.6
 
 
 class Candidate(Protocol):
