@@ -28,7 +28,8 @@ def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
         return await generate(service, request)
 
     async def models(_: Request) -> Response:
-        data = [{"id": name, "object": "model", "owned_by": "ptq-export"} for name in service.models]
+        shown = {"object": "model", "owned_by": "ptq-export"}
+        data = [{"id": name, **shown, "target": it.target} for name, it in service.models.items()]
         return JSONResponse({"object": "list", "data": data})
 
     async def healthz(_: Request) -> Response:
