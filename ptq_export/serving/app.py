@@ -15,6 +15,7 @@ from ptq_export.serving.generations import generate
 from ptq_export.serving.guards import SendBound
 from ptq_export.serving.metrics import CONTENT_TYPE
 from ptq_export.serving.openapi import document
+from ptq_export.serving.page import page
 from ptq_export.serving.service import Service
 
 __all__ = ["make_app"]
@@ -27,7 +28,8 @@ def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
         return await generate(service, request)
 
     async def models(_: Request) -> Response:
-        data = [{"id": name, "object": "model", "owned_by": "ptq-export"} for name in service.models]
+        shown = {"object": "model", "owned_by": "ptq-export"}
+        data = [{"id": name, **shown, "target": it.target} for name, it in service.models.items()]
         return JSONResponse({"object": "list", "data": data})
 
     async def healthz(_: Request) -> Response:
@@ -47,7 +49,11 @@ def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
     async def docs(_: Request) -> Response:
         return HTMLResponse(docs_page(document(service.models, service.serving)))
 
+    async def start(_: Request) -> Response:
+        return page()
+
     routes = [
+        Route("/", start),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
         Route("/healthz", healthz),

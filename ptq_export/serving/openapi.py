@@ -52,6 +52,7 @@ def document(models: Models, serving: Serving) -> dict[str, Any]:
             "/metrics": {"get": _get("Figures for Prometheus.", "text/plain")},
             "/openapi.json": {"get": _get("This document.", "application/json")},
             "/docs": {"get": _get("This document as a page.", "text/html")},
+            "/": {"get": _get("A page on which a picture appears step by step.", "text/html")},
         },
         "components": {"schemas": {"Error": ERROR, "Answer": _answer(), "Request": _request(models)}},
     }
