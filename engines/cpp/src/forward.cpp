@@ -95,8 +95,11 @@ std::vector<float> linspace32(double start, double end, std::size_t count) {
   auto const first = static_cast<float>(start);
   auto const last = static_cast<float>(end);
   float const step = (last - first) / static_cast<float>(count - 1);
-  for (std::size_t i = 0; i < count; ++i)  // from both ends, as torch does
-    values[i] = i < count / 2 ? first + step * static_cast<float>(i) : last - step * static_cast<float>(count - 1 - i);
+  for (std::size_t i = 0; i < count; ++i) {  // from both ends, and rounded once, as torch does
+    double const exact = i < count / 2 ? first + static_cast<double>(step) * static_cast<double>(i)
+                                       : last - static_cast<double>(step) * static_cast<double>(count - 1 - i);
+    values[i] = static_cast<float>(exact);
+  }
   return values;
 }
 
