@@ -24,20 +24,20 @@ Predicts predicts(NoiseSchedule const& schedule) {
 }
 
 // The share of x_0's variance before and after one step.
-struct Step {
-  float alpha, alpha_after;
+struct Alphas {
+  float before, after;
 };
 
 class Ddim final : public Sampler {
  public:
-  Ddim(Predicts predicted, Limit limit, bool clipped_eps, std::vector<Step> steps, std::vector<double> timesteps)
+  Ddim(Predicts predicted, Limit limit, bool clipped_eps, std::vector<Alphas> steps, std::vector<double> timesteps)
       : predicted_(predicted), limit_(limit), clipped_eps_(clipped_eps), steps_(std::move(steps)) {
     timesteps_ = std::move(timesteps);
   }
 
   void step(Tensor const& output, Tensor& sample) override {
     Prediction const prediction(output, sample);
-    Step const& now = steps_.at(done_++);
+    Alphas const& now = steps_.at(done_++);
     x0_.resize(prediction.numbers());
     eps_.resize(prediction.numbers());
     for (std::size_t row = 0; row < prediction.rows(); ++row)
@@ -46,9 +46,9 @@ class Ddim final : public Sampler {
 
  private:
   // One sample x `[C, ...]`.
-  void advance(Step const& now, float const* output, float* x) {
-    float const a = std::sqrt(now.alpha);
-    float const b = std::sqrt(1.0F - now.alpha);
+  void advance(Alphas const& now, float const* output, float* x) {
+    float const a = std::sqrt(now.before);
+    float const b = std::sqrt(1.0F - now.before);
     std::size_t const numbers = x0_.size();
     switch (predicted_) {
       case Predicts::noise:
@@ -65,22 +65,22 @@ class Ddim final : public Sampler {
     limit_.apply(x0_.data(), numbers);
     if (clipped_eps_)
       for (std::size_t i = 0; i < numbers; ++i) eps_[i] = (x[i] - a * x0_[i]) / b;
-    float const a_after = std::sqrt(now.alpha_after);
-    float const b_after = std::sqrt(1.0F - now.alpha_after);
+    float const a_after = std::sqrt(now.after);
+    float const b_after = std::sqrt(1.0F - now.after);
     for (std::size_t i = 0; i < numbers; ++i) x[i] = a_after * x0_[i] + b_after * eps_[i];
   }
 
   Predicts predicted_;
   Limit limit_;
   bool clipped_eps_;
-  std::vector<Step> steps_;
+  std::vector<Alphas> steps_;
   std::size_t done_ = 0;
   std::vector<float> x0_, eps_;
 };
 
 // The authors' own steps: the betas between the kept time-steps are taken again from their alphas (arXiv:2102.09672,
 // equation 19), and alpha before the first is 1.
-std::vector<Step> respaced(Forward const& forward, std::vector<double> const& descending) {
+std::vector<Alphas> respaced(Forward const& forward, std::vector<double> const& descending) {
   std::vector<float> betas;
   double before = 1.0;
   for (auto t = descending.rbegin(); t != descending.rend(); ++t) {
@@ -89,7 +89,7 @@ std::vector<Step> respaced(Forward const& forward, std::vector<double> const& de
     before = alpha;
   }
   std::vector<float> const alphas = cumulative_alphas(betas);
-  std::vector<Step> steps;
+  std::vector<Alphas> steps;
   for (std::size_t i = alphas.size(); i-- > 0;) steps.push_back({alphas[i], i > 0 ? alphas[i - 1] : 1.0F});
   return steps;
 }
@@ -129,7 +129,7 @@ std::unique_ptr<Sampler> make_ddim(NoiseSchedule const& schedule, Forward const&
   if (limit.is_none() && schedule.clip_sample) limit = Limit::clip(schedule.clip_sample_range);
   float const final_alpha = Settings(schedule).flag("set_alpha_to_one", true) ? 1.0F : forward.alphas.front();
   auto const stride = static_cast<double>(schedule.num_train_timesteps / track.steps);
-  std::vector<Step> steps;
+  std::vector<Alphas> steps;
   for (double const t : track.timesteps)
     steps.push_back({forward.alphas.at(static_cast<std::size_t>(t)),
                      t < stride ? final_alpha : forward.alphas.at(static_cast<std::size_t>(t - stride))});

@@ -13,6 +13,8 @@ namespace ptq_export {
 
 namespace {
 
+constexpr double kWhole = 1e-6;  // 998.9999999 is 999: diffusers cuts what numpy's logarithms make of it
+
 // A point of the path, of its sigma.
 struct Point {
   float alpha, sigma, lambda;
@@ -166,7 +168,7 @@ Track dpm_solver_track(NoiseSchedule const& schedule, Forward const& forward, st
     for (double const sigma : sigmas) {
       double const t = timestep_of_sigma(sigma, forward.log_sigmas);
       bool const rounds = karras && schedule.beta_schedule != "squaredcos_cap_v2";
-      track.timesteps.push_back(rounds ? std::nearbyint(t) : std::trunc(t));
+      track.timesteps.push_back(rounds ? std::nearbyint(t) : std::trunc(t + kWhole));
     }
   } else {
     auto const most = static_cast<double>(forward.sigmas.size() - 1);

@@ -11,7 +11,7 @@ namespace ptq_export {
 namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{1} << 32;
-constexpr std::size_t kMostAxes = 8;
+constexpr std::size_t kMostSizes = 8;
 
 std::size_t little_endian(std::string const& bytes, std::size_t at, std::size_t width) {
   std::size_t value = 0;
@@ -34,7 +34,7 @@ Shape shape_of(std::string const& text, std::string const& file) {
   Shape shape;
   for (std::size_t at = 0; (at = text.find_first_of("0123456789", at)) != std::string::npos;) {
     std::size_t const end = text.find_first_not_of("0123456789", at);
-    if (end == std::string::npos || end - at > 12 || shape.size() == kMostAxes)
+    if (end == std::string::npos || end - at > 12 || shape.size() == kMostSizes)
       throw InputError(file + " has a shape that is none: " + text.substr(0, 60));
     shape.push_back(std::stoll(text.substr(at, end - at)));
     at = end;

@@ -7,7 +7,7 @@
 namespace ptq_export {
 
 namespace {
-constexpr std::size_t kLargest = std::size_t{1} << 40;
+constexpr std::size_t kMostNumbers = std::size_t{1} << 40;
 }
 
 std::size_t count(Shape const& shape) {
@@ -16,7 +16,7 @@ std::size_t count(Shape const& shape) {
   for (std::int64_t const size : shape) {
     auto const sized = static_cast<std::size_t>(size);
     empty = empty || size == 0;
-    if (size < 0 || (size > 0 && total > kLargest / sized)) throw InputError(shown(shape) + " is no shape of a tensor");
+    if (size < 0 || (size > 0 && total > kMostNumbers / sized)) throw InputError(shown(shape) + " is no shape of a tensor");
     if (size > 0) total *= sized;
   }
   return empty ? 0 : total;
