@@ -1,18 +1,19 @@
 """The C++ library, compiled once per test run, and runs that it serves."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ptq_export.artifacts import sha256_file
 from ptq_export.engines.cpp.onnxruntime_root import make_root
-from ptq_export.errors import EnvironmentMissing
+from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.options import Options
 from ptq_export.pipeline import run
 
@@ -112,6 +113,15 @@ def copied_run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-@pytest.fixture
-def digest() -> Callable[[Path], str]:
-    return sha256_file
+def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write a JSON file again, changed."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def refused(asked: Callable[[], object]) -> str:
+    """Cause and remedy of the InputError that this raises, as a program prints them."""
+    with pytest.raises(InputError) as caught:
+        asked()
+    return f"{caught.value}\n"

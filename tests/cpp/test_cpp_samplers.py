@@ -38,7 +38,6 @@ SCHEDULES = {
     "linspace": replace(PLAIN, settings={"timestep_spacing": "linspace"}),
     "thresholding": replace(PLAIN, settings={"thresholding": True, "sample_max_value": 1.5}),
     "karras": replace(PLAIN, settings={"use_karras_sigmas": True}),
-    "karras, cosine": replace(PLAIN, beta_schedule="squaredcos_cap_v2", settings={"use_karras_sigmas": True}),
     "exponential": replace(PLAIN, settings={"use_exponential_sigmas": True}),
 }
 OF_DPM_SOLVER = {
@@ -103,6 +102,12 @@ def test_every_step_is_that_of_diffusers(
 @pytest.mark.parametrize("settings", OF_DPM_SOLVER.values(), ids=OF_DPM_SOLVER)
 def test_dpm_solvers_own_settings(settings: Mapping[str, Any], call: Call, tmp_path: Path) -> None:
     require_same(call, tmp_path, replace(PLAIN, settings=settings), "dpm-solver++", 12)
+
+
+def test_sigmas_whose_first_two_time_steps_are_one(call: Call, tmp_path: Path) -> None:
+    """Euler tells them apart before it rounds them."""
+    schedule = replace(PLAIN, beta_schedule="squaredcos_cap_v2", settings={"use_karras_sigmas": True})
+    require_same(call, tmp_path, schedule, "euler", 20)
 
 
 @pytest.mark.parametrize("clipped_eps", [False, True])

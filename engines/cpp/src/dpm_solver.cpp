@@ -175,6 +175,7 @@ Track dpm_solver_track(NoiseSchedule const& schedule, Forward const& forward, st
     for (double const t : track.timesteps)
       sigmas.push_back(forward.sigmas.at(static_cast<std::size_t>(std::min(std::max(t, 0.0), most))));
   }
+  track.begins_twice = track.timesteps.size() > 1 && track.timesteps[0] == track.timesteps[1];
   track.sigmas = with_final_sigma(schedule, forward, std::move(sigmas));
   return track;
 }

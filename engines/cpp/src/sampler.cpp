@@ -69,8 +69,7 @@ std::string refusal(Entry const& entry, NoiseSchedule const& schedule, Forward c
   if (*least < 0) return "the last would be t = -1";
   bool const falls = std::adjacent_find(track.sigmas.begin(), track.sigmas.end(),
                                         [](float one, float two) { return !(two < one); }) == track.sigmas.end();
-  bool const begins_once = track.timesteps.size() < 2 || track.timesteps[0] != track.timesteps[1];
-  if (!falls || !begins_once) return "two of them would be the same";
+  if (!falls || track.begins_twice) return "two of them would be the same";
   double const skipped = static_cast<double>(total - total / steps) - track.timesteps.front();
   if (skipped > static_cast<double>(total) * kMostSkipped)
     return "the first would be t = " + told(track.timesteps.front()) + ", and the noisier ones skipped";

@@ -24,6 +24,7 @@ struct Track {
   std::vector<float> sigmas;
   std::int64_t steps = 0;  // that were asked for
   bool rounded = false;    // the network knows whole time-steps only
+  bool begins_twice = false;  // diffusers would lose its way: it looks for the first time-step, and takes the second
 };
 
 // InputError: a setting of the schedule that is not known here, or a number of steps that cannot be taken.
