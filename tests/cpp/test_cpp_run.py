@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call, edited, refused
+from cpp_tools import Call, edited, refused
 from PIL import Image
 
 from ptq_export.artifacts import sha256_file
@@ -45,19 +45,19 @@ def noise(engine: Engine, batch: int) -> Any:
     return initial_noise((batch, *engine.sample_shape), batch).numpy()
 
 
-def test_the_prediction_is_pythons_at_any_batch_and_time(finished_run: Path, call: Call, tmp_path: Path) -> None:
-    engine = load_engine(finished_run, options=ONE)
+def test_the_prediction_is_pythons_at_any_batch_and_time(served_run: Path, call: Call, tmp_path: Path) -> None:
+    engine = load_engine(served_run, options=ONE)
     for batch, time in ((1, 0), (3, 999), (2, 500)):
         x, t = noise(engine, batch), np.full(batch, time)
-        found, said = predicted(call, finished_run, tmp_path, sample=x, timestep=t)
+        found, said = predicted(call, served_run, tmp_path, sample=x, timestep=t)
         assert said == ""  # the graph that Python kept is opened, with the operators that it was built with
         np.testing.assert_allclose(found, engine(x, t), rtol=0, atol=1e-6)
 
 
-def test_a_time_step_that_is_given_once_serves_the_batch(finished_run: Path, call: Call, tmp_path: Path) -> None:
-    engine = load_engine(finished_run, options=ONE)
+def test_a_time_step_that_is_given_once_serves_the_batch(served_run: Path, call: Call, tmp_path: Path) -> None:
+    engine = load_engine(served_run, options=ONE)
     x = noise(engine, 3)
-    found, _ = predicted(call, finished_run, tmp_path, sample=x, timestep=np.array([7]))
+    found, _ = predicted(call, served_run, tmp_path, sample=x, timestep=np.array([7]))
     np.testing.assert_allclose(found, engine(x, 7), rtol=0, atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_another_identity_is_told_in_pythons_words(
 ) -> None:
     wanted, _ = read_identity(copied_run / OPTIMISED)
     edited(copied_run / "engine" / "denoiser.ort-int8.identity.json", change)
-    x = np.zeros((1, 3, 16, 16), np.float32)
+    x = np.zeros((1, 1, 8, 8), np.float32)
     _, said = predicted(call, copied_run, tmp_path, sample=x, timestep=np.array([0]))
     told = "; ".join(stale_reasons(copied_run / OPTIMISED, wanted))
     assert said == f"optimising denoiser.ort-int8.onnx: {told}\n"
@@ -101,7 +101,7 @@ def test_another_identity_is_told_in_pythons_words(
 
 def test_a_damaged_sidecar_is_no_reason_to_fail(copied_run: Path, call: Call, tmp_path: Path) -> None:
     edited(copied_run / "engine" / "denoiser.ort-int8.identity.json", of_two_types)
-    x = np.zeros((1, 3, 16, 16), np.float32)
+    x = np.zeros((1, 1, 8, 8), np.float32)
     _, said = predicted(call, copied_run, tmp_path, sample=x, timestep=np.array([0]))
     assert "isa is 'avx2', not a list" in said
 
@@ -110,7 +110,7 @@ def test_a_graph_that_this_account_did_not_build_is_not_opened(
     copied_run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another account"))
-    x = np.zeros((1, 3, 16, 16), np.float32)
+    x = np.zeros((1, 1, 8, 8), np.float32)
     _, said = predicted(call, copied_run, tmp_path, sample=x, timestep=np.array([0]))
     assert "operators none" in said or "was not built by this account on this machine" in said
     command = ("sample_images", copied_run, "-v", "--steps", 2, "--count", 1, "-o", tmp_path / "a.png")
@@ -121,11 +121,11 @@ def test_a_graph_that_this_account_did_not_build_is_not_opened(
     assert (trusted.returncode, trusted.stderr) == (0, "")
 
 
-def test_pictures_are_pythons(finished_run: Path, call: Call, tmp_path: Path) -> None:
+def test_pictures_are_pythons(served_run: Path, call: Call, tmp_path: Path) -> None:
     """Of the same seed; the network in float32 to one level, the int8 one as far as one unit in the last place takes it."""
     sampling = Sampling(tmp_path / "python.png", count=4, steps=5, seed=3)
-    sample(finished_run, sampling, SILENT)
-    command = ("sample_images", finished_run, "--count", 4, "--steps", 5, "--seed", 3, "--threads", 1)
+    sample(served_run, sampling, SILENT)
+    command = ("sample_images", served_run, "--count", 4, "--steps", 5, "--seed", 3, "--threads", 1)
     done = call(*command, "-o", tmp_path / "cpp.png")
     assert (done.returncode, done.stderr) == (0, "")
     wanted, found = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("python", "cpp"))
@@ -134,13 +134,13 @@ def test_pictures_are_pythons(finished_run: Path, call: Call, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver++", "euler"])
-def test_samples_of_the_same_noise_are_pythons(sampler: str, finished_run: Path, call: Call, tmp_path: Path) -> None:
-    engine = load_engine(finished_run, which="ort-fp32", options=ONE)
-    manifest = json.loads((finished_run / "manifest.json").read_text(encoding="utf-8"))
+def test_samples_of_the_same_noise_are_pythons(sampler: str, served_run: Path, call: Call, tmp_path: Path) -> None:
+    engine = load_engine(served_run, which="ort-fp32", options=ONE)
+    manifest = json.loads((served_run / "manifest.json").read_text(encoding="utf-8"))
     schedule = NoiseSchedule.from_json(manifest["denoiser"]["schedule"])
     start = initial_noise((3, *engine.sample_shape), 1)
     np.save(tmp_path / "noise.npy", start.numpy())
-    command = ("sample_images", finished_run, "--which", "ort-fp32", "--steps", 4, "--sampler", sampler, "--threads", 1)
+    command = ("sample_images", served_run, "--which", "ort-fp32", "--steps", 4, "--sampler", sampler, "--threads", 1)
     done = call(*command, "--noise", tmp_path / "noise.npy", "-o", tmp_path / "a.png", "--samples", tmp_path / "x.npy")
     assert done.returncode == 0, done.stderr
     wanted = sample_loop(engine, make_scheduler(schedule, sampler), start, 4).numpy()
@@ -200,28 +200,28 @@ def test_a_file_that_is_a_link_out_of_the_folder_is_refused(copied_run: Path, ca
 @pytest.mark.parametrize(
     ("feeds", "python"),
     [
-        ({"sample": np.zeros((1, 3, 8, 8), np.float32)}, True),
-        ({"sample": np.zeros((3, 16, 16), np.float32)}, True),
-        ({"sample": np.full((1, 3, 16, 16), np.nan, np.float32)}, True),
+        ({"sample": np.zeros((1, 1, 4, 4), np.float32)}, True),
+        ({"sample": np.zeros((1, 8, 8), np.float32)}, True),
+        ({"sample": np.full((1, 1, 8, 8), np.nan, np.float32)}, True),
         ({"timestep": np.array([1000])}, True),
         ({"timestep": np.array([-1])}, True),
         ({"timestep": np.array([0, 1])}, True),
         ({"label": np.array([0])}, True),
         ({"timestep": np.array([0.5], np.float32)}, False),
-        ({"sample": np.zeros((1, 3, 16, 16), np.int64)}, True),
+        ({"sample": np.zeros((1, 1, 8, 8), np.int64)}, True),
     ],
 )
 def test_a_bad_feed_is_refused_in_pythons_words(
-    feeds: dict[str, Any], python: bool, finished_run: Path, call: Call, tmp_path: Path
+    feeds: dict[str, Any], python: bool, served_run: Path, call: Call, tmp_path: Path
 ) -> None:
-    given = {"sample": np.zeros((1, 3, 16, 16), np.float32), "timestep": np.array([0])} | feeds
-    engine = load_engine(finished_run, options=ONE)
+    given = {"sample": np.zeros((1, 1, 8, 8), np.float32), "timestep": np.array([0])} | feeds
+    engine = load_engine(served_run, options=ONE)
     told = refused(lambda: engine(**given))
     words = []
     for name, value in given.items():
         np.save(tmp_path / f"{name}.npy", value)
         words.append(f"{name}={tmp_path / name}.npy")
-    done = call("probe", "run", finished_run, "", tmp_path / "out.npy", *words)
+    done = call("probe", "run", served_run, "", tmp_path / "out.npy", *words)
     assert done.returncode == 2
     if python:  # integers come as integers in C++: a float is refused whatever it holds
         assert done.stderr == told
@@ -245,12 +245,12 @@ def test_a_bad_feed_is_refused_in_pythons_words(
         (["--count"], "--count wants a value"),
     ],
 )
-def test_bad_words_are_refused(words: list[str], told: str, finished_run: Path, call: Call) -> None:
-    done = call("sample_images", finished_run, *words)
+def test_bad_words_are_refused(words: list[str], told: str, served_run: Path, call: Call) -> None:
+    done = call("sample_images", served_run, *words)
     assert done.returncode == 2
     assert told in done.stderr
 
 
-def test_no_finished_run_is_refused(call: Call, tmp_path: Path) -> None:
+def test_no_served_run_is_refused(call: Call, tmp_path: Path) -> None:
     told = refused(lambda: load_engine(tmp_path, options=ONE))
     assert call("sample_images", tmp_path).stderr == told

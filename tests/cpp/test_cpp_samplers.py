@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call
+from cpp_tools import Call
 from torch import Tensor
 
 from ptq_export.denoiser import Convention, NoiseSchedule
