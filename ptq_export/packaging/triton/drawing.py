@@ -79,8 +79,8 @@ class Drawer:
         self.prompt_reads = tuple(manifest["package"].get("prompt_reads", ()))
         self.range = self.schedule.sample_range if shows_images(manifest) else None
 
-    def wish(self, given: Arrays) -> Wish:
-        """What a request asks for: settings of one number, and conditions without a batch.
+    def wish(self, given: Arrays, sampler: object = None) -> Wish:
+        """What a request asks for: settings of one number, and conditions without a batch; `sampler` by its name.
 
         Raises:
             InputError: a setting or a condition cannot be used; the message names it.
@@ -89,7 +89,7 @@ class Drawer:
         seed = int(numbers.get("seed", secrets.randbits(SEED_BITS)))
         steps, preview = int(numbers.get("steps", DEFAULT_STEPS)), int(numbers.get("preview", 0))
         guidance = float(numbers.get("guidance", 1.0))
-        sampler = _text(given["sampler"]) if "sampler" in given else self.schedule.sampler
+        sampler = self.schedule.sampler if sampler is None else str(sampler)
         for name, value in {"seed": seed, "preview": preview}.items():
             if value < 0:
                 raise InputError(f"{name} is {value}", "give 0 or more")
@@ -207,9 +207,4 @@ def _tensors(rows: Arrays) -> dict[str, Tensor]:
 
 def _column(values: NDArray[Any]) -> NDArray[Any]:
     """One number per row as a server takes it, `[N, 1]`."""
-    return values[:, None] if values.ndim == 1 else values
-
-
-def _text(given: NDArray[Any]) -> str:
-    value = given.reshape(-1)[0]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return values.reshape(-1, 1) if values.ndim == 1 else values

@@ -46,6 +46,10 @@ def write_repository(parts: Parts, folder: Path, packaging: Packaging) -> None:
     """
     if parts.target.engine == "jetson":
         raise InputError("a run for a Jetson has no engine yet", f"copy {parts.run / 'jetson'} to the device")
+    taken = {each.name for each in _settings()} & {each.name for each in parts.signature.conditions}
+    if taken:
+        told = f"the network has a condition {', '.join(sorted(taken))}, and so is called a setting of the sampler"
+        raise InputError(told, "call it something else in the checkpoint's factory")
     if parts.signature.batch is not None:
         told = f"the graph is for batches of {parts.signature.batch} alone: no steps could be joined"
         raise InputError(told, "make the run for any batch: --batch dynamic")
@@ -137,8 +141,9 @@ def _batched_config(
 
 
 def _settings() -> list[Tensor]:
-    """What every sampler is told; each may be left out."""
-    kinds = {"seed": "INT64", "steps": "INT32", "sampler": "STRING", "guidance": "FP32", "preview": "INT32"}
+    """What every sampler is told; each may be left out. The name of the sampler is a parameter of the request: Triton
+    before 24.12 dies of text for the Python backend beside numpy 2."""
+    kinds = {"seed": "INT64", "steps": "INT32", "guidance": "FP32", "preview": "INT32"}
     return [Tensor(name, kind, (1,), optional=True) for name, kind in kinds.items()]
 
 

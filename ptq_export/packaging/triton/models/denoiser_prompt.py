@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import triton_python_backend_utils as pb_utils
 
 from ptq_export.engines.feeds import check_values
@@ -37,7 +38,8 @@ class TritonPythonModel:
             given = {it: pb_utils.get_input_tensor_by_name(request, it.name).as_numpy() for it in self.inputs}
             feeds = {it.name: _checked(it, value) for it, value in given.items()}
             values = self.session.run(self.outputs, feeds)
-            tensors = [pb_utils.Tensor(*pair) for pair in zip(self.outputs, values, strict=True)]
+            pairs = zip(self.outputs, map(torch.from_numpy, values), strict=True)
+            tensors = [pb_utils.Tensor.from_dlpack(*pair) for pair in pairs]  # see sampler.py
             return pb_utils.InferenceResponse(tensors)
         except Exception as error:
             told = explained(error).in_one_line

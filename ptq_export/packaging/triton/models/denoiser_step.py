@@ -6,6 +6,7 @@ Each request is checked alone, so that a bad one fails alone; the rows of all ot
 from pathlib import Path
 
 import numpy as np
+import torch
 import triton_python_backend_utils as pb_utils
 
 from ptq_export.engines import load_engine
@@ -52,7 +53,7 @@ class TritonPythonModel:
 
 
 def _answer(eps):
-    return pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT, eps)])
+    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(OUTPUT, torch.from_numpy(eps))])  # see sampler.py
 
 
 def _refusal(error, code):

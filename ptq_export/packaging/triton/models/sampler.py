@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from ptq_export.errors import InputError, explained
+from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.packaging.triton.drawing import Drawer
 
 __all__ = ["TritonPythonModel"]
@@ -50,16 +50,16 @@ class TritonPythonModel:
                 continue
             found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.names}
             given = {name: np.copy(tensor.as_numpy()) for name, tensor in found.items() if tensor is not None}
-            self.pool.submit(self._answer, given, sender)
+            self.pool.submit(self._answer, given, request.parameters(), sender)
 
     def finalize(self):
         """End what is being drawn."""
         self.stopping.set()
         self.pool.shutdown()
 
-    def _answer(self, given, sender):
+    def _answer(self, given, parameters, sender):
         try:
-            wish = self.drawer.wish(given)
+            wish = self.drawer.wish(given, json.loads(parameters or "{}").get("sampler"))
             picture = self.drawer.draw(wish, self.step, self.prompt, partial(self._after, wish, sender))
             sender.send(_response(picture, wish), flags=FINAL)
         except Stopped:
@@ -80,10 +80,10 @@ class TritonPythonModel:
 
 def _infer(model, feeds):
     """What a model of this server answers, waited for."""
-    inputs = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in feeds.items()]
+    inputs = [_tensor(name, value) for name, value in feeds.items()]
     response = pb_utils.InferenceRequest(model_name=model, requested_output_names=[], inputs=inputs).exec()
     if response.has_error():
-        raise RuntimeError(f"{model}: {response.error().message()}")
+        raise PtqExportError(f"{model}: {response.error().message()}")
     return {tensor.name(): np.copy(tensor.as_numpy()) for tensor in response.output_tensors()}
 
 
@@ -91,7 +91,13 @@ def _response(frame, wish):
     tensors = {"sample": frame.sample, "image": frame.image}
     numbers = {"step": (frame.step, np.int32), "steps": (frame.steps, np.int32), "seed": (wish.seed, np.int64)}
     tensors |= {name: np.array([value], kind) for name, (value, kind) in numbers.items()}
-    return pb_utils.InferenceResponse([pb_utils.Tensor(*it) for it in tensors.items() if it[1] is not None])
+    return pb_utils.InferenceResponse([_tensor(*it) for it in tensors.items() if it[1] is not None])
+
+
+def _tensor(name, value):
+    """By torch's DLPack: Triton before 24.12 reads an array of numpy 2 as an empty one
+    (https://github.com/triton-inference-server/python_backend/pull/384), and leaves numpy's capsules unfreed."""
+    return pb_utils.Tensor.from_dlpack(name, torch.from_numpy(np.ascontiguousarray(value)))
 
 
 def _refuse(sender, told, code):
