@@ -31,5 +31,5 @@ def check_package(folder: Path) -> dict[str, Any]:
         facts["engine"] = "loaded" if missing is None else f"not loaded: {missing.in_one_line}"
         if missing is None:
             load_engine(folder)
-    told = "that the engine computes what was calibrated: a package has no network; verify the run that it was made from"
+    told = "that the engine computes what was calibrated: a package has no network; verify the run of it"
     return facts | {"not_proved": told}

@@ -25,7 +25,9 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
         )
     parts.copy(parts.names, folder)
     parts.write_manifest(folder, format=packaging.format)
-    inputs = "\n".join(f"| `{it.name}` | {it.dtype} | {', '.join(map(str, ('N', *it.shape)))} |" for it in parts.signature.inputs)
+    inputs = "\n".join(
+        f"| `{it.name}` | {it.dtype} | {', '.join(map(str, ('N', *it.shape)))} |" for it in parts.signature.inputs
+    )
     values = {
         "target": parts.target.name,
         "summary": parts.target.summary,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptq_export.artifacts import sha256_file
 from ptq_export.engines.build_cache import read_identity
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.packaging.parts import Parts
@@ -65,8 +66,10 @@ def _plans(run: Path) -> list[tuple[Path, str, int, int]]:
     found = []
     for path in sorted([*run.glob("*.plan"), *run.glob("engine/*.plan")]):
         try:
-            identity, _ = read_identity(path)
+            identity, file_sha256 = read_identity(path)
         except InputError:
+            continue
+        if sha256_file(path) != file_sha256:
             continue
         batch = identity.options.get("batch")
         if identity.engine == "trt" and isinstance(batch, list) and len(batch) == 3:

@@ -54,7 +54,9 @@ def model_config(
 def dynamic_batching(max_batch: int, delay_us: int) -> str:
     """Steps of several requests become one batch: at once where `max_batch` rows wait, else when one has waited
     `delay_us`. Smaller preferred sizes would cut three waiting rows into two and one."""
-    return f"dynamic_batching {{\n  preferred_batch_size: [ {max_batch} ]\n  max_queue_delay_microseconds: {delay_us}\n}}"
+    return (
+        f"dynamic_batching {{\n  preferred_batch_size: [ {max_batch} ]\n  max_queue_delay_microseconds: {delay_us}\n}}"
+    )
 
 
 def instance(kind: str) -> str:

@@ -29,9 +29,10 @@ __all__ = ["UNCONDITIONAL", "Drawer", "Frame", "Wish", "expected", "shows_images
 
 Arrays = Mapping[str, NDArray[Any]]
 Compute = Callable[[Arrays], Arrays]
-"""Outputs by name, of inputs by name, as a model of the server takes them: `[N, ...]`, one number per row as `[N, 1]`."""
+"""Outputs by name of inputs by name, as a model of the server takes them: `[N, ...]`, a number per row as `[N, 1]`."""
 
 UNCONDITIONAL = "unconditional_"
+SETTINGS = ("seed", "steps", "guidance", "preview")
 DEFAULT_STEPS = 20
 SEED_BITS = 31
 LEAST_ALPHA = 1e-6
@@ -85,7 +86,7 @@ class Drawer:
         Raises:
             InputError: a setting or a condition cannot be used; the message names it.
         """
-        numbers = {name: given[name].reshape(-1)[0] for name in ("seed", "steps", "guidance", "preview") if name in given}
+        numbers = {name: given[name].reshape(-1)[0] for name in SETTINGS if name in given}
         seed = int(numbers.get("seed", secrets.randbits(SEED_BITS)))
         steps, preview = int(numbers.get("steps", DEFAULT_STEPS)), int(numbers.get("preview", 0))
         guidance = float(numbers.get("guidance", 1.0))
@@ -135,7 +136,7 @@ class Drawer:
         return Frame(values, image, step, steps)
 
     def _rows(self, given: Arrays, prefix: str, every: bool) -> dict[str, NDArray[Any]]:
-        """The conditions of a request whose names begin with `prefix`, as rows; all of them, or those that are there."""
+        """The conditions of a request whose names begin with `prefix`, as rows: all of them, or those it has."""
         sample, time, *conditions = self.inputs
         found = {it.name: given[f"{prefix}{it.name}"] for it in conditions if f"{prefix}{it.name}" in given}
         named = [replace(it, name=f"{prefix}{it.name}") for it in conditions if every or it.name in found]

@@ -133,7 +133,13 @@ def _prompt_config(parts: Parts, backend: str, max_batch: int, *blocks: str) -> 
 
 
 def _batched_config(
-    name: str, backend: str, max_batch: int, device: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *more: str
+    name: str,
+    backend: str,
+    max_batch: int,
+    device: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *more: str,
 ) -> str:
     batches = sorted({1, max_batch})
     blocks = (dynamic_batching(max_batch, DELAY_US), instance(device), warm_up(inputs, batches), *more)
