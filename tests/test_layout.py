@@ -12,7 +12,13 @@ HOMES = {
 }
 LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmarks")
 ON_DEVICE = ("ptq_export.engines.jetson.on_device",)
-TOP = ("ptq_export.pipeline", "ptq_export.cli", "ptq_export.__main__", "ptq_export.benchmarks.peers")
+TOP = (
+    "ptq_export.pipeline",
+    "ptq_export.packaging",
+    "ptq_export.cli",
+    "ptq_export.__main__",
+    "ptq_export.benchmarks.peers",
+)
 ABSOLUTE = re.compile(r"^(/(home|root|work|tmp|usr|opt|mnt|data|Users|content)/|[A-Z]:\\)")
 
 

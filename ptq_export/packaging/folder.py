@@ -11,10 +11,12 @@ from ptq_export.packaging.parts import Parts
 __all__ = ["FILES", "fill", "write_folder"]
 
 FILES = Path(__file__).parent / "files"
+PAGE = {"README.md": "folder.md"}
+CONTAINER = {"Dockerfile": "Dockerfile", ".dockerignore": "dockerignore"}
 
 
 def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
-    """Write the graph, its manifest, a page on how to load it, and the Dockerfile of a service.
+    """Write the graph, its manifest, a page on how to load it, and for an engine on the CPU a Dockerfile.
 
     Raises:
         InputError: the engine is delivered in another form.
@@ -33,11 +35,12 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
         "summary": parts.target.summary,
         "onnx": parts.target.onnx,
         "version": version("ptq-export"),
+        "install": parts.runtime.install,
         "inputs": inputs,
         "calls": "".join(f", {it.name}=..." for it in parts.signature.conditions),
         "shape": ", ".join(map(str, parts.signature.sample_shape)),
     }
-    for name, source in (("README.md", "folder.md"), ("Dockerfile", "Dockerfile"), (".dockerignore", "dockerignore")):
+    for name, source in (PAGE | (CONTAINER if parts.runtime.device == "cpu" else {})).items():
         (folder / name).write_text(fill(FILES / source, values), encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ from ptq_export.sampling import Step, eps_of, initial_noise, sample_loop
 from ptq_export.schedulers import alphas_cumprod, check_steps, make_scheduler
 from ptq_export.schemas import MANIFEST, read_part
 
-__all__ = ["UNCONDITIONAL", "Drawer", "Frame", "Wish", "expected", "shows_images"]
+__all__ = ["UNCONDITIONAL", "Arrays", "Drawer", "Frame", "Wish", "expected", "shows_images"]
 
 Arrays = Mapping[str, NDArray[Any]]
 Compute = Callable[[Arrays], Arrays]

@@ -29,7 +29,9 @@ from ptq_export.packaging.triton.drawing import UNCONDITIONAL, shows_images
 
 __all__ = ["PROMPT_MODEL", "SAMPLER_MODEL", "STEP_MODEL", "write_repository"]
 
-STEP_MODEL, PROMPT_MODEL, SAMPLER_MODEL = "denoiser_step", "denoiser_prompt", "sampler"
+STEP_MODEL = "denoiser_step"
+PROMPT_MODEL = "denoiser_prompt"
+SAMPLER_MODEL = "sampler"
 MODELS = Path(__file__).parent / "models"
 DELAY_US = 100
 """A lone request waits as long for others at every step."""

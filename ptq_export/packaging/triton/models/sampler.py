@@ -5,19 +5,22 @@ that are being drawn meet in that model's dynamic batcher, and each goes on with
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event, Semaphore
+from typing import Any
 
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from ptq_export.errors import InputError, PtqExportError, explained
-from ptq_export.packaging.triton.drawing import Drawer
+from ptq_export.packaging.triton.drawing import Arrays, Drawer, Frame, Wish
 
-__all__ = ["TritonPythonModel"]
+__all__ = ["Stopped", "TritonPythonModel"]
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -29,7 +32,7 @@ class Stopped(Exception):
 class TritonPythonModel:
     """A decoupled model: it answers a request as often as there are previews, and once more."""
 
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         """Read the manifest beside this file."""
         torch.set_num_threads(1)  # of a loop: there are as many loops as requests
         config = json.loads(args["model_config"])
@@ -40,7 +43,7 @@ class TritonPythonModel:
         self.step, self.prompt = partial(_infer, told["step_model"]), partial(_infer, told["prompt_model"])
         self.pool, self.free, self.stopping = ThreadPoolExecutor(most), Semaphore(most), Event()
 
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> None:
         """Begin to draw; a request for which there is no thread is refused at once."""
         for request in requests:
             sender = request.get_response_sender()
@@ -52,12 +55,12 @@ class TritonPythonModel:
             given = {name: np.copy(tensor.as_numpy()) for name, tensor in found.items() if tensor is not None}
             self.pool.submit(self._answer, given, request.parameters(), sender)
 
-    def finalize(self):
+    def finalize(self) -> None:
         """End what is being drawn."""
         self.stopping.set()
         self.pool.shutdown()
 
-    def _answer(self, given, parameters, sender):
+    def _answer(self, given: Arrays, parameters: str, sender: Any) -> None:
         try:
             wish = self.drawer.wish(given, json.loads(parameters or "{}").get("sampler"))
             picture = self.drawer.draw(wish, self.step, self.prompt, partial(self._after, wish, sender))
@@ -71,14 +74,14 @@ class TritonPythonModel:
         finally:
             self.free.release()
 
-    def _after(self, wish, sender, preview):
+    def _after(self, wish: Wish, sender: Any, preview: Frame | None) -> None:
         if self.stopping.is_set() or sender.is_cancelled():
             raise Stopped
         if preview is not None:
             sender.send(_response(preview, wish))
 
 
-def _infer(model, feeds):
+def _infer(model: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
     """What a model of this server answers, waited for."""
     inputs = [_tensor(name, value) for name, value in feeds.items()]
     response = pb_utils.InferenceRequest(model_name=model, requested_output_names=[], inputs=inputs).exec()
@@ -87,18 +90,18 @@ def _infer(model, feeds):
     return {tensor.name(): np.copy(tensor.as_numpy()) for tensor in response.output_tensors()}
 
 
-def _response(frame, wish):
-    tensors = {"sample": frame.sample, "image": frame.image}
+def _response(frame: Frame, wish: Wish) -> Any:
+    tensors: dict[str, NDArray[Any] | None] = {"sample": frame.sample, "image": frame.image}
     numbers = {"step": (frame.step, np.int32), "steps": (frame.steps, np.int32), "seed": (wish.seed, np.int64)}
     tensors |= {name: np.array([value], kind) for name, (value, kind) in numbers.items()}
-    return pb_utils.InferenceResponse([_tensor(*it) for it in tensors.items() if it[1] is not None])
+    return pb_utils.InferenceResponse([_tensor(name, it) for name, it in tensors.items() if it is not None])
 
 
-def _tensor(name, value):
+def _tensor(name: str, value: NDArray[Any]) -> Any:
     """By torch's DLPack: Triton before 24.12 reads an array of numpy 2 as an empty one
     (https://github.com/triton-inference-server/python_backend/pull/384), and leaves numpy's capsules unfreed."""
     return pb_utils.Tensor.from_dlpack(name, torch.from_numpy(np.ascontiguousarray(value)))
 
 
-def _refuse(sender, told, code):
+def _refuse(sender: Any, told: str, code: int) -> None:
     sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(told, code)), flags=FINAL)
