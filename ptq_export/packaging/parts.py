@@ -15,7 +15,7 @@ from ptq_export.engines.signature import read_signature
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.model_file import read_proto
 from ptq_export.graph.prompt_file import require_prompt
-from ptq_export.interface import INPUTS, Input, values_from_json
+from ptq_export.interface import INPUTS, Input, inputs_from_json, values_from_json
 from ptq_export.schemas import MANIFEST, read_part
 from ptq_export.targets import Target, find_target
 
@@ -121,6 +121,8 @@ def read_parts(run: Path) -> Parts:
     signature = read_signature(run / target.onnx)
     if signature.prompt is not None:
         require_prompt(run / target.onnx, signature.prompt)
+    if inputs_from_json(manifest["denoiser"]["inputs"], str(run / MANIFEST)) != signature.inputs:
+        raise InputError(f"{run / MANIFEST} tells other inputs than {target.onnx} has", "copy the run folder again")
     return Parts(run, manifest, target, signature, names)
 
 

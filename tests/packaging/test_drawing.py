@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_runs import denoiser, finish, inputs
 from numpy.typing import NDArray
 
 from ptq_export.denoiser import NoiseSchedule
@@ -14,6 +15,7 @@ from ptq_export.engines import load_engine
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import InputError
 from ptq_export.guidance import Guided
+from ptq_export.interface import Input
 from ptq_export.options import Packaging
 from ptq_export.packaging import package
 from ptq_export.packaging.triton.drawing import Drawer, Frame, expected
@@ -101,6 +103,11 @@ def test_previews_come_when_they_are_due_and_what_they_raise_ends_the_work(label
     with pytest.raises(KeyError):
         server.draw(settings() | CLASS, after=leave)
     assert server.steps == before + 1
+
+
+def test_a_condition_of_one_number_is_a_row_of_one(tmp_path: Path) -> None:
+    finish(tmp_path, denoiser=denoiser(inputs((2, 4), Input("scale", "float32", (1,)))), package={"format": "triton"})
+    assert Drawer(tmp_path).wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
 
 
 def test_a_seed_that_is_not_given_is_drawn(labelled: Path) -> None:

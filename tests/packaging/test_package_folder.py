@@ -136,6 +136,14 @@ def test_nothing_of_the_machine_that_made_it_goes_along(labelled: Path) -> None:
     assert (out.stat().st_mode & 0o777, (out / GRAPH).stat().st_mode & 0o444) == (0o755, 0o444)
 
 
+def test_a_manifest_that_tells_of_other_inputs_is_refused(labelled: Path) -> None:
+    manifest = json.loads((labelled / "manifest.json").read_text())
+    manifest["denoiser"]["inputs"][2]["limit"] = 11
+    (labelled / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="tells other inputs"):
+        to_folder(labelled)
+
+
 def test_a_package_can_be_packaged_and_is_no_run(labelled: Path) -> None:
     out = to_folder(labelled)
     again = Path(package(out, Packaging(labelled.parent / "again"))["package"])

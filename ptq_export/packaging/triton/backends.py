@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptq_export.artifacts import sha256_file
+from ptq_export.artifacts import inside, require_regular, sha256_file
 from ptq_export.engines.build_cache import read_identity
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.packaging.parts import Parts
@@ -66,15 +66,20 @@ def _plans(run: Path) -> list[tuple[Path, str, int, int]]:
     found = []
     for path in sorted([*run.glob("*.plan"), *run.glob("engine/*.plan")]):
         try:
+            require_regular(inside(run, str(path.relative_to(run))))
             identity, file_sha256 = read_identity(path)
         except InputError:
             continue
-        if sha256_file(path) != file_sha256:
-            continue
-        batch = identity.options.get("batch")
-        if identity.engine == "trt" and isinstance(batch, list) and len(batch) == 3:
-            found.append((path, identity.onnx_sha256, int(batch[0]), int(batch[2])))
+        least, _, most = _numbers(identity.options.get("batch"))
+        if identity.engine == "trt" and most and sha256_file(path) == file_sha256:
+            found.append((path, identity.onnx_sha256, least, most))
     return found
+
+
+def _numbers(batch: object) -> tuple[int, int, int]:
+    """Least, usual and largest batch; zeros where a sidecar says something else."""
+    whole = isinstance(batch, list) and len(batch) == 3 and all(type(size) is int for size in batch)
+    return tuple(batch) if whole else (0, 0, 0)  # type: ignore[arg-type, return-value]
 
 
 NATIVE = {

@@ -78,7 +78,7 @@ class Drawer:
         self.sample_shape = tuple(int(size) for size in self.inputs[0].shape)
         self.prompt = None if prompt is None else prompt_from_json(prompt, where)
         self.prompt_reads = tuple(manifest["package"].get("prompt_reads", ()))
-        self.range = self.schedule.sample_range if shows_images(manifest) else None
+        self.range = self.schedule.sample_range if shows_images(self.sample_shape, self.schedule) else None
 
     def wish(self, given: Arrays, sampler: object = None) -> Wish:
         """What a request asks for: settings of one number, and conditions without a batch; `sampler` by its name.
@@ -138,10 +138,9 @@ class Drawer:
     def _rows(self, given: Arrays, prefix: str, every: bool) -> dict[str, NDArray[Any]]:
         """The conditions of a request whose names begin with `prefix`, as rows: all of them, or those it has."""
         sample, time, *conditions = self.inputs
-        found = {it.name: given[f"{prefix}{it.name}"] for it in conditions if f"{prefix}{it.name}" in given}
-        named = [replace(it, name=f"{prefix}{it.name}") for it in conditions if every or it.name in found]
-        rows = {f"{prefix}{name}": value if value.shape == (1,) else value[None] for name, value in found.items()}
-        inputs = [sample, time, *named]
+        named = [replace(it, name=f"{prefix}{it.name}") for it in conditions]
+        inputs = [sample, time, *(it for it in named if every or it.name in given)]
+        rows = {it.name: given[it.name][None] if it.shape else given[it.name] for it in named if it.name in given}
         check_names(inputs, rows)
         nothing = {SAMPLE: np.zeros((1, *self.sample_shape), np.float32), TIMESTEP: 0}
         whole = checked(inputs, self.schedule.num_train_timesteps, 1, {**nothing, **rows})
@@ -190,10 +189,8 @@ def expected(schedule: NoiseSchedule, step: Step) -> Tensor:
     return clean if schedule.sample_range is None else clean.clamp(*schedule.sample_range)
 
 
-def shows_images(manifest: Mapping[str, Any]) -> bool:
+def shows_images(shape: tuple[int, ...], schedule: NoiseSchedule) -> bool:
     """Whether samples are images: `[1, H, W]` or `[3, H, W]`, in a range that the schedule knows."""
-    shape = manifest["denoiser"]["sample_shape"]
-    schedule = NoiseSchedule.from_json(manifest["denoiser"].get("schedule") or {})
     return len(shape) == 3 and shape[0] in (1, 3) and schedule.sample_range is not None
 
 

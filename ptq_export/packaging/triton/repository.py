@@ -26,6 +26,7 @@ from ptq_export.packaging.triton.config import (
     warm_up,
 )
 from ptq_export.packaging.triton.drawing import UNCONDITIONAL, shows_images
+from ptq_export.pipeline.commands.reopened import read_schedule
 
 __all__ = ["PROMPT_MODEL", "SAMPLER_MODEL", "STEP_MODEL", "write_repository"]
 
@@ -62,7 +63,7 @@ def write_repository(parts: Parts, folder: Path, packaging: Packaging) -> None:
         "version": version("ptq-export"),
         "engine": packaging.engine,
         "conditions": _condition_rows(parts.signature.conditions),
-        "image": _image_row(parts.signature) if shows_images(parts.manifest) else "",
+        "image": _image_row(parts.signature) if _has_images(parts) else "",
     }
     (folder / "README.md").write_text(fill(FILES / "triton.md", values), encoding="utf-8")
 
@@ -113,7 +114,7 @@ def _write_sampler(parts: Parts, folder: Path, packaging: Packaging) -> None:
     inputs = [*_settings(), *_sampler_conditions(parts.signature.conditions)]
     outputs = [
         Tensor(SAMPLE, "FP32", parts.signature.sample_shape),
-        *([_image(parts.signature)] if shows_images(parts.manifest) else []),
+        *([_image(parts.signature)] if _has_images(parts) else []),
         *(Tensor(name, "INT32", (1,)) for name in ("step", "steps")),
         Tensor("seed", "INT64", (1,)),
     ]
@@ -160,6 +161,10 @@ def _sampler_conditions(conditions: Sequence[Input]) -> list[Tensor]:
     given = [tensor_of(each) for each in conditions]
     away = [Tensor(f"{UNCONDITIONAL}{it.name}", it.kind, it.sizes, optional=True) for it in given]
     return [*given, *away]
+
+
+def _has_images(parts: Parts) -> bool:
+    return shows_images(parts.signature.sample_shape, read_schedule(parts.manifest, parts.run))
 
 
 def _image(signature: Signature) -> Tensor:
