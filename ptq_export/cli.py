@@ -20,7 +20,7 @@ from ptq_export.engines import availability
 from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Options, Sampling, Serving
+from ptq_export.options import Options, Packaging, Sampling, Serving
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
@@ -33,6 +33,7 @@ __all__ = [
     "compare",
     "inspect",
     "main",
+    "package",
     "quantise",
     "sample",
     "sensitivity",
@@ -207,6 +208,16 @@ def serve(run: RunFolder, serving: Serving, output: Output) -> None:
 
 @app.command()
 @flags_from_dataclasses
+def package(run: RunFolder, packaging: Packaging, output: Output) -> None:
+    """Write the engine of a run as what a service takes over: a folder, or a model repository of Triton."""
+    with _screen(output) as screen:
+        from ptq_export import packaging as formats
+
+        screen.facts(formats.package(run, packaging))
+
+
+@app.command()
+@flags_from_dataclasses
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="FILE|RUN", help="A checkpoint, an ONNX file or a run folder.")],
     output: Output,
@@ -221,9 +232,13 @@ def inspect(
 @app.command()
 @flags_from_dataclasses
 def verify(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
-    """Prove a run again on the machine that will serve it: identity, hashes and parity."""
+    """Prove a run again on the machine that will serve it: identity, hashes and parity; of a package, its hashes."""
     with _screen(output) as screen:
-        from ptq_export import pipeline
+        from ptq_export import packaging, pipeline
+
+        if packaging.is_package(run):
+            screen.facts(packaging.check_package(run))
+            return
 
         with screen.progress() as progress:
             facts = pipeline.verify(run, progress, ckpt)

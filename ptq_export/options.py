@@ -12,7 +12,7 @@ from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling", "Serving"]
+__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Packaging", "Sampling", "Serving"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -481,3 +481,21 @@ class Serving:
     def __post_init__(self) -> None:
         if not math.isfinite(self.timeout):
             raise InputError(f"--timeout {self.timeout} is no number", "give one that is finite")
+
+
+@dataclass(frozen=True)
+class Packaging:
+    """What `ptq-export package` writes."""
+
+    out: Annotated[Path, Flag("Package", "Folder to write.", {"metavar": "DIR"}, ("--output", "-o"))] = Path("package")
+    format: Annotated[str, Flag("Package", "folder, or triton: a model repository.")] = "folder"
+    engine: Annotated[
+        Literal["native", "python"],
+        Flag(
+            "Package",
+            "triton: what runs a step, Triton's own backend for the engine or its Python backend with this package.",
+        ),
+    ] = "native"
+    max_batch: Annotated[
+        int, Flag("Package", "triton: steps that are joined into one at most.", {"min": 1, "max": 4096, "metavar": "N"})
+    ] = 8

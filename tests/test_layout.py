@@ -13,7 +13,7 @@ HOMES = {
 LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmarks")
 ON_DEVICE = ("ptq_export.engines.jetson.on_device",)
 TOP = (
-    *("ptq_export.pipeline", "ptq_export.serving", "ptq_export.cli", "ptq_export.__main__"),
+    *("ptq_export.pipeline", "ptq_export.packaging", "ptq_export.serving", "ptq_export.cli", "ptq_export.__main__"),
     *("ptq_export.benchmarks.peers", "ptq_export.benchmarks.serving"),
 )
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

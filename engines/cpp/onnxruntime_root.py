@@ -59,7 +59,9 @@ def _library() -> Path:
     root = None if spec is None or spec.origin is None else Path(spec.origin).parent
     found = [] if root is None else sorted((root / "capi").glob("libonnxruntime.so.*"))
     if not found:
-        raise EnvironmentMissing("no wheel of ONNX Runtime with a shared library is installed", "pip install onnxruntime")
+        raise EnvironmentMissing(
+            "no wheel of ONNX Runtime with a shared library is installed", "pip install onnxruntime"
+        )
     return found[-1]
 
 
