@@ -16,7 +16,8 @@ from ptq_export.serving.fleet.replica import Forwarded, Replica
 __all__ = ["deploy", "replica_calls", "shut_down"]
 
 NAME = "ptq-export"
-STARTS_S = 600.0
+SPARE = 64
+"""Requests that a replica is handed beyond those that it accepts: it answers them itself, with 429 and when to come."""
 ROWS = 8
 """Requests per replica at which another one is wanted, where `--max-batch` does not say it: about a batch."""
 
@@ -36,7 +37,7 @@ def deploy(run: Path, serving: Serving, fleet: Fleet) -> Any:
     deployment = serve.deployment(Replica).options(
         name=NAME,
         autoscaling_config=scaling,
-        max_ongoing_requests=serving.queue,
+        max_ongoing_requests=serving.queue + SPARE,
         ray_actor_options={"num_cpus": fleet.cpus},
         health_check_period_s=2,
         health_check_timeout_s=30,

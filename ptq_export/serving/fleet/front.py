@@ -86,34 +86,28 @@ class Front:
             return
         headers = tuple((key, value) for key, value in scope["headers"] if key != b"content-length")
         forwarded = Forwarded(scope["method"], scope["path"], scope["query_string"], headers, body)
+        passed, outcome = _Passed(send), "disconnected"
         try:
-            await while_connected(receive, self._drawn(name, forwarded, self.call, scope, send))
+            outcome = await while_connected(receive, self._drawn(name, forwarded, self.call, passed))
         except (ClientGone, OSError):
-            self.metrics.ended(FRONT, "disconnected")
+            outcome = passed.outcome
+        finally:
+            self.metrics.ended(FRONT, outcome)
 
-    async def _drawn(self, name: str, forwarded: Forwarded, call: Call, scope: Scope, send: Send) -> None:
-        """Sends the answer of the first replica that gives one."""
+    async def _drawn(self, name: str, forwarded: Forwarded, call: Call, passed: "_Passed") -> str:
+        """Sends the answer of the first replica that gives one; how that ended."""
         cause = ""
         for _ in range(TRIES):
-            passed = _Passed(send)
             try:
                 await self._pass_on(call(forwarded), passed)
-                self.metrics.ended(FRONT, "finished" if passed.status < 400 else "refused")
-                return
             except Lost as lost:
                 cause = f"its replica was lost ({lost})"
                 log.warning("request %s: %s", name, cause)
-            if passed.done:
-                return
             if passed.begun:
                 break
-        self.metrics.ended(FRONT, "failed")
-        told = f"request {name} was not finished: {cause}"
-        if not passed.begun:
-            await error(503, "replica_lost", told, retry_after_s=1)(scope, _nothing, send)
-            return
-        last = event("error", error_body(503, "replica_lost", told)) if passed.streams else b""
-        await send({"type": "http.response.body", "body": last})
+        if not passed.done:
+            await passed.fail(f"request {name} was not finished: {cause}")
+        return passed.outcome
 
     async def _pass_on(self, messages: AsyncIterator[Message], passed: "_Passed") -> None:
         try:
@@ -139,31 +133,46 @@ class Front:
 
 
 class _Passed:
-    """What of an answer has reached the client. The head of an answer waits for the first of its body: an answer that
-    is one piece is sent whole, or not at all."""
+    """What of an answer has reached the client. The head of an answer waits for its body, unless that is a stream of
+    events: an answer in one piece is sent whole, or not at all."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self._head = send, None
-        self.begun = self.done = self.streams = False
-        self.status = 0
+        self._send = send
+        self._head: Message | None = None
+        self.begun = self.done = self._failed = self._streams = False
 
-    _head: Message | None
+    @property
+    def outcome(self) -> str:
+        """As the metrics call it."""
+        if self._failed or self._head is None or not self.done:
+            return "failed" if self._failed else "disconnected"
+        return "finished" if self._head["status"] < 400 else "refused"
 
     async def send(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
-            self._head, self.status = message, message["status"]
-            self.streams = (b"content-type", b"text/event-stream") in [tuple(it) for it in message["headers"]]
-            if not self.streams:
-                return
-            self.begun = True
-            await self._send(message)
+            self._head = message
+            self._streams = (b"content-type", b"text/event-stream") in [tuple(it) for it in message["headers"]]
+            if self._streams:
+                self.begun = True
+                await self._send(message)
             return
         if not self.begun and self._head is not None:
             self.begun = True
             await self._send(self._head)
         self.done = not message.get("more_body", False)
         await self._send(message)
+
+    async def fail(self, told: str) -> None:
+        """The end of an answer that no replica ends."""
+        self._failed = True
+        if not self.begun:
+            await error(503, "replica_lost", told, retry_after_s=1)({"type": "http"}, _nothing, self._send)
+        elif self._streams:
+            last = event("error", error_body(503, "replica_lost", told))
+            await self._send({"type": "http.response.body", "body": last})
+        else:
+            raise ConnectionError(told)  # half of a picture: the connection is cut
 
 
 def _request_id(scope: Scope) -> str:
