@@ -1,7 +1,7 @@
 """The deployment: replicas of one run, as many as their queues ask for."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ ROWS = 8
 def deploy(run: Path, serving: Serving, fleet: Fleet) -> Any:
     """Start Ray here, or join the cluster of `RAY_ADDRESS`, and deploy; the handle of running replicas."""
     least, most = fleet.range
-    # A cluster that is there has what it has; one that begins here is not asked for a dashboard, nor for tokens.
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}))
+    # A cluster that is there has what it has; one that begins here needs no dashboard.
+    begun: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+    ray.init(log_to_driver=False, **begun)
     scaling = {
         "min_replicas": least,
         "initial_replicas": least,
         "max_replicas": most,
         "target_ongoing_requests": serving.max_batch or ROWS,
     }
-    deployment = serve.deployment(Replica).options(
+    deployed: Any = serve.deployment(Replica)
+    deployment = deployed.options(
         name=NAME,
         autoscaling_config=scaling,
         max_ongoing_requests=serving.queue + SPARE,
@@ -51,7 +52,7 @@ def replica_calls(handle: Any) -> Call:
     """What the front door calls."""
     answers = handle.options(stream=True).answer
 
-    async def call(request: Forwarded) -> AsyncIterator[Message]:
+    async def call(request: Forwarded) -> AsyncGenerator[Message, None]:
         messages = answers.remote(request)
         ended = False
         try:
@@ -68,4 +69,4 @@ def replica_calls(handle: Any) -> Call:
 def shut_down() -> None:
     """Replicas finish what they have; a cluster that was begun here ends."""
     serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # type: ignore[no-untyped-call]

@@ -7,8 +7,10 @@ replica, and nobody sees it; a stream of events that has begun ends with an even
 import asyncio
 import logging
 import math
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -32,14 +34,20 @@ FRONT = "front"
 TRIES = 3
 SPARE_S = 30.0
 """Beyond a request's own limit, which the replica keeps: for finding a replica, and for one that is lost in silence."""
+WAIT_S = 0.25
+NO_ROOM = (429, 503)
 MOST_ID = 128
 
-Call = Callable[[Forwarded], AsyncIterator[Message]]
+Call = Callable[[Forwarded], AsyncGenerator[Message, None]]
 """Has a replica answer; closed early, it lets go of the replica."""
 
 
 class Lost(Exception):
     """A replica ended while it answered."""
+
+
+class _Full(Exception):
+    """A replica has no room for a request that another one had accepted."""
 
 
 class Front:
@@ -95,23 +103,27 @@ class Front:
             self.metrics.ended(FRONT, outcome)
 
     async def _drawn(self, name: str, forwarded: Forwarded, call: Call, passed: "_Passed") -> str:
-        """Sends the answer of the first replica that gives one; how that ended."""
-        cause = ""
-        for _ in range(TRIES):
+        """Sends the answer of the first replica that gives one; how that ended.
+
+        Who was accepted once is not refused for want of room at the next replica: it waits there.
+        """
+        losses, ends = 0, time.monotonic() + self.serving.timeout
+        while losses < TRIES and not passed.begun:
+            passed.waits = losses > 0 and time.monotonic() < ends
             try:
                 await self._pass_on(call(forwarded), passed)
+            except _Full:
+                await asyncio.sleep(WAIT_S)
             except Lost as lost:
-                cause = f"its replica was lost ({lost})"
+                losses, cause = losses + 1, f"its replica was lost ({lost})"
                 log.warning("request %s: %s", name, cause)
-            if passed.begun:
-                break
-        if not passed.done:
-            await passed.fail(f"request {name} was not finished: {cause}")
+                if not passed.done and (passed.begun or losses == TRIES):
+                    await passed.fail(f"request {name} was not finished: {cause}")
         return passed.outcome
 
-    async def _pass_on(self, messages: AsyncIterator[Message], passed: "_Passed") -> None:
+    async def _pass_on(self, messages: AsyncGenerator[Message, None], passed: "_Passed") -> None:
         try:
-            async with asyncio.timeout(self.serving.timeout + SPARE_S):
+            async with asyncio.timeout(self.serving.timeout + SPARE_S), aclosing(messages):
                 async for message in messages:
                     await passed.send(message)
         except (RayError, RayServeException) as found:
@@ -139,7 +151,7 @@ class _Passed:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._head: Message | None = None
-        self.begun = self.done = self._failed = self._streams = False
+        self.begun = self.done = self.waits = self._failed = self._streams = False
 
     @property
     def outcome(self) -> str:
@@ -151,6 +163,8 @@ class _Passed:
     async def send(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
+            if self.waits and message["status"] in NO_ROOM:
+                raise _Full
             self._head = message
             self._streams = (b"content-type", b"text/event-stream") in [tuple(it) for it in message["headers"]]
             if self._streams:
