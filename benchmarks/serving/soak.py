@@ -69,7 +69,7 @@ def _told(rate: float, calls: list[Call], probes: list[Call], left: float) -> li
     told = [
         f"it bears {rate:.1f} requests/s; {len(calls)} were sent, at {OVERLOAD:g}x that rate",
         f"{statuses[200]} pictures (p95 {p95(done):.2f} s), {statuses[429]} refused with Retry-After",
-        f"/healthz: {answered} of {len(probes)} probes answered, p95 {late * 1e3:.0f} ms, slowest {slowest * 1e3:.0f} ms"
+        f"/healthz: {answered} of {len(probes)} answered, p95 {late * 1e3:.0f} ms, slowest {slowest * 1e3:.0f} ms"
         f"; {left:.0f} slots in use at the end",
     ]
     healthy = answered == len(probes) and slowest < LONGEST_PROBE_S
