@@ -19,7 +19,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="pip install 'ptq-export[ray]'")
-QUEUE = 16
+QUEUE, LOAD = 32, 26
 FEW_CPUS = ("--replicas", "2", "--replica-cpus", "0.2", "--queue", str(QUEUE))
 
 
@@ -94,19 +94,19 @@ def outcome(fleet: Fleet, name: str, stream: bool) -> str:
     status, answer = fleet.ask(name, seed=1, steps=250, stream=stream)
     if status == 200 and (b"image_generation.completed" in answer if stream else b"b64_json" in answer):
         return "finished"
-    return "named" if f"request {name} was not finished".encode() in answer else "lost"
+    return "named" if f"request {name} was not finished".encode() in answer else f"lost: {status} {answer[-200:]!r}"
 
 
 def test_no_request_is_lost_without_a_word_when_a_replica_is_killed(fleet: Fleet) -> None:
-    with ThreadPoolExecutor(2 * QUEUE - 6) as pool:
-        ends = [pool.submit(outcome, fleet, f"load-{it}", it % 2 == 0) for it in range(2 * QUEUE - 6)]
+    with ThreadPoolExecutor(LOAD) as pool:
+        ends = [pool.submit(outcome, fleet, f"load-{it}", it % 2 == 0) for it in range(LOAD)]
         time.sleep(1.0)
         assert not all(end.done() for end in ends)
         fleet.replicas()[0].kill()
         found = [end.result() for end in ends]
     whole, streamed = Counter(found[1::2]), Counter(found[::2])
-    assert whole == {"finished": len(found) // 2}, "drawn again by the other replica"
-    assert streamed["named"] >= 1 and streamed["lost"] == 0, streamed
+    assert whole == {"finished": LOAD // 2}, "drawn again by the other replica"
+    assert streamed["named"] >= 1 and {*streamed} <= {"finished", "named"}, streamed
 
 
 def test_the_end_waits_for_what_was_accepted_and_leaves_no_process(fleet: Fleet) -> None:

@@ -69,4 +69,4 @@ def replica_calls(handle: Any) -> Call:
 def shut_down() -> None:
     """Replicas finish what they have; a cluster that was begun here ends."""
     serve.shutdown()
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
