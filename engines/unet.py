@@ -1,5 +1,7 @@
 """An engine in the place of a `UNet2DModel`: a diffusers pipeline samples with it and knows no difference."""
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -51,5 +53,6 @@ class EngineUNet(nn.Module):
         whole = self.engine.signature.inputs[1].dtype == "int64"
         if whole and isinstance(timestep, Tensor) and timestep.is_floating_point():
             timestep = timestep.round().long()
-        eps = self.engine(sample, timestep, label=class_labels, **conditions)
+        given: dict[str, Any] = {"label": class_labels, **conditions}
+        eps = self.engine(sample, timestep, **given)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

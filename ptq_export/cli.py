@@ -20,7 +20,7 @@ from ptq_export.engines import availability
 from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Options, Packaging, Sampling, Serving
+from ptq_export.options import Fleet, Options, Packaging, Sampling, Serving
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
@@ -192,7 +192,7 @@ def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
 
 @app.command()
 @flags_from_dataclasses
-def serve(run: RunFolder, serving: Serving, output: Output) -> None:
+def serve(run: RunFolder, serving: Serving, fleet: Fleet, output: Output) -> None:
     """Serve pictures of a run's engine over HTTP, in OpenAI's form.
 
     SIGTERM or Ctrl-C ends it with exit code 0 after the requests that it has accepted; a second signal at once.
@@ -201,6 +201,14 @@ def serve(run: RunFolder, serving: Serving, output: Output) -> None:
         from ptq_export.serving import require_packages
 
         require_packages()
+        if fleet.ray:
+            from ptq_export.serving.fleet import require_ray
+
+            require_ray()
+            from ptq_export.serving.fleet.server import serve_fleet
+
+            serve_fleet(run, serving, fleet, screen.note)
+            return
         from ptq_export.serving.server import serve as serve_run
 
         serve_run(run, serving, screen.note)

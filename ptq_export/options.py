@@ -12,7 +12,7 @@ from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Packaging", "Sampling", "Serving"]
+__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Fleet", "Options", "Packaging", "Sampling", "Serving"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -499,3 +499,41 @@ class Packaging:
     max_batch: Annotated[
         int, Flag("Package", "triton: steps that are joined into one at most.", {"min": 1, "max": 4096, "metavar": "N"})
     ] = 8
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many processes serve, on how many machines."""
+
+    ray: Annotated[
+        bool,
+        Flag(
+            "Ray",
+            "Serve by replicas of Ray Serve, here or on the cluster of RAY_ADDRESS.",
+            {"show_default": False},
+            ("--ray",),
+        ),
+    ] = False
+    replicas: Annotated[
+        str,
+        Flag(
+            "Ray", "Replicas: their number, or LEAST:MOST, as many as the requests at work ask for.", {"metavar": "N"}
+        ),
+    ] = "1:4"
+    cpus: Annotated[
+        float, Flag("Ray", "CPUs that Ray sets aside for a replica.", {"min": 0.01, "max": 1024}, ("--replica-cpus",))
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        least, most = self.range
+        if not 1 <= least <= most <= MOST_BATCH:
+            raise InputError(f"--replicas {self.replicas} are no replicas", f"give 1 to {MOST_BATCH}, or LEAST:MOST")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least number of replicas and the largest."""
+        least, _, most = self.replicas.partition(":")
+        try:
+            return int(least), int(most or least)
+        except ValueError:
+            return 0, 0

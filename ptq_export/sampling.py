@@ -61,7 +61,8 @@ class Trajectory:
         draws = "generator" in signature(scheduler.step).parameters
         self._options = {"generator": torch.Generator().manual_seed(seed)} if draws else {}
         is_flow = isinstance(scheduler, FlowEuler)
-        self._dtype, self._as_time = (torch.float32, float) if is_flow else (torch.int64, round)
+        self._dtype = torch.float32 if is_flow else torch.int64
+        self._as_time: Callable[[float], float] = float if is_flow else round
         self._look()
 
     @property

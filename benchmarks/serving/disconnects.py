@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from ptq_export.benchmarks.serving.load import Served, ask, leave, served
 from ptq_export.benchmarks.serving.program import parser_of, run_program
@@ -51,7 +52,12 @@ async def _some(server: Served, first: int, end: int) -> int:
 
     async def one(number: int) -> None:
         nonlocal lost
-        fields = {"steps": STEPS[number % len(STEPS)], "seed": number, "stream": number % 3 == 0, "partial_images": 2}
+        fields: dict[str, Any] = {
+            "steps": STEPS[number % len(STEPS)],
+            "seed": number,
+            "stream": number % 3 == 0,
+            "partial_images": 2,
+        }
         async with gate:
             if draw.random() < LEAVING:
                 await leave(server.port, draw.uniform(0.0, 0.3), **{**fields, "steps": 50})

@@ -8,18 +8,22 @@ answers them together, so requests of other numbers of steps go through one loop
 have the same threads and the same largest batch, and take turns.
 """
 
+import asyncio
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptq_export.benchmarks.serving.load import Call, clients, served, started
+from ptq_export.benchmarks.serving.load import Call, ask, clients, served, started
 from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.benchmarks.serving.throughput import summary
+from ptq_export.errors import GateFailed
 
 __all__ = ["main"]
 
+LOADING_S = 120
 MIXES = {"20 steps": (20,), "4, 10, 20 and 50 steps": (4, 10, 20, 50)}
 
 
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(options.packages), os.environ.get("PYTHONPATH", "")])}
         lines = []
         with served(options.run, "--max-batch", rows) as ours, started(rival, env) as theirs:
+            _await_workers(theirs.port)
             for name, steps in MIXES.items():
                 found: dict[str, list[list[Call]]] = {"ptq-export serve": [], "LitServe": []}
                 fields = lambda number, steps=steps: _fields(number, steps)  # noqa: E731
@@ -50,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return lines
 
     return run_program(measure)
+
+
+def _await_workers(port: int) -> None:
+    """LitServe listens before its worker has loaded the engine."""
+    end = time.monotonic() + LOADING_S
+    while asyncio.run(ask(port, "/predict", **_fields(0, (1,)))).status != 200:
+        if time.monotonic() > end:
+            raise GateFailed("LitServe does not answer")
+        time.sleep(0.5)
 
 
 def _fields(number: int, steps: tuple[int, ...]) -> dict[str, Any]:

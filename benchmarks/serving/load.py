@@ -5,9 +5,10 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -74,13 +75,23 @@ def started(command: Sequence[str], env: Mapping[str, str] | None = None) -> Ite
         for line in process.stderr:
             told += line
             if found := ADDRESS.search(line):
-                yield Served(int(found[1]), process.pid)
                 break
         else:
             raise GateFailed(f"{command[0]} ended: {told[-500:]}")
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would halt it
+        yield Served(int(found[1]), process.pid)
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End a server and the processes that it started."""
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    process.wait(timeout=60)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 async def ask(port: int, path: str = GENERATIONS, **fields: Any) -> Call:
@@ -118,7 +129,7 @@ def clients(
     """So many clients, each of which asks again when it was answered; the calls that began within the time."""
 
     async def one(number: int, end: float) -> list[Call]:
-        found = []
+        found: list[Call] = []
         while time.perf_counter() < end:
             found.append(await ask(port, path or GENERATIONS, **fields(number + count * len(found))))
         return found

@@ -3,15 +3,18 @@
     python -m ptq_export.benchmarks.serving.step_overhead RUN [--rounds 30]
 
 All three draw the same picture in 100 steps, in turns; the first two in this process with one engine, the third by a
-service of its own with another engine of the same run.
+service of its own with another engine of the same run. The cores' time counts what else a machine does less.
 """
 
 import asyncio
 import queue
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+import psutil
 
 from ptq_export.benchmarks.serving.load import ask, served
 from ptq_export.benchmarks.serving.program import parser_of, run_program
@@ -23,7 +26,7 @@ from ptq_export.serving.model import load_models
 
 __all__ = ["main"]
 
-STEPS = 100
+STEPS, WARMUP = 100, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,29 +50,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with served(options.run, "--max-batch", "1") as server:
             http = lambda: asyncio.run(ask(server.port, seed=0, steps=STEPS))  # noqa: E731
-            times = _in_turns({"sampling loop": loop, "engine thread": thread, "HTTP": http}, options.rounds)
-        return _told(times)
+            calls = {"sampling loop": loop, "engine thread": thread, "HTTP": http}
+            own, other = psutil.Process(), psutil.Process(server.pid)
+            return _told(_in_turns(calls, dict(zip(calls, (own, own, other), strict=True)), options.rounds))
 
     return run_program(measure)
 
 
-def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 2):
+@dataclass(frozen=True)
+class _Spent:
+    """Seconds of a picture: by the clock, and of all cores together."""
+
+    wall: float
+    cpu: float
+
+
+def _in_turns(
+    calls: dict[str, Callable[[], Any]], cpu: dict[str, psutil.Process], rounds: int
+) -> dict[str, list[_Spent]]:
+    found: dict[str, list[_Spent]] = {name: [] for name in calls}
+    for number in range(rounds + WARMUP):
         for name, call in calls.items():
-            began = time.perf_counter()
+            before, began = _cpu_seconds(cpu[name]), time.perf_counter()
             call()
-            if number >= 2:
-                found[name].append(time.perf_counter() - began)
+            wall = time.perf_counter() - began
+            if number >= WARMUP:
+                found[name].append(_Spent(wall, _cpu_seconds(cpu[name]) - before))
     return found
 
 
-def _told(times: dict[str, list[float]]) -> list[str]:
-    base = times["sampling loop"]
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _told(spent: dict[str, list[_Spent]]) -> list[str]:
+    base = spent["sampling loop"]
     lines = []
-    for name, spent in times.items():
-        ratio = median(own / other for own, other in zip(spent, base, strict=True))
-        lines.append(f"{name:>14}: {median(spent) / STEPS * 1e3:.3f} ms a step, {100 * (ratio - 1):+.1f} %")
+    for name, own in spent.items():
+        wall = median(a.wall / b.wall for a, b in zip(own, base, strict=True))
+        cpu = sum(each.cpu for each in own) / sum(each.cpu for each in base)
+        took = f"{median(each.wall for each in own) / STEPS * 1e3:.3f} ms a step ({100 * (wall - 1):+.1f} %)"
+        cores = (
+            f"{sum(each.cpu for each in own) / len(own) / STEPS * 1e3:.3f} ms of the cores ({100 * (cpu - 1):+.1f} %)"
+        )
+        lines.append(f"{name:>14}: {took}, {cores}")
     return lines
 
 

@@ -277,7 +277,7 @@ def predict(engine: Engine, asked: Sequence[Rows]) -> list[Tensor]:
     sample, timestep, *conditions = (column.numpy() for column in columns)
     given = dict(zip(asked[0].conditions, conditions, strict=True))
     output = torch.from_numpy(engine(sample, timestep, **given))
-    return list(output[: sum(sizes)].split(sizes))
+    return list(torch.split(output[: sum(sizes)], sizes))
 
 
 def measured_times(engine: Engine, examples: Callable[[int], Rows], most: int) -> StepTimes:

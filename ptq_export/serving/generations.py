@@ -71,7 +71,7 @@ async def _answer(service: Service, request: Request) -> Response:
 
 def _read(service: Service, request: Request, content: bytes) -> tuple[Model, Asked]:
     """Parsing checks shapes and samplers, and a large body takes its time: not for the event loop."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise FieldError("the body must be application/json", None, "unsupported_media_type", 415)
     fields = fields_of(content)
@@ -79,7 +79,10 @@ def _read(service: Service, request: Request, content: bytes) -> tuple[Model, As
     if raw is not None:
         fields.setdefault("response_format", raw)
     model = service.model(fields.get("model"))
-    return model, parse(fields, model.subject, random.randrange(DRAWN_SEEDS))
+    asked = parse(fields, model.subject, random.randrange(DRAWN_SEEDS))
+    if len(asked.pictures) > service.serving.queue:  # there will never be room
+        raise FieldError(f"n is {len(asked.pictures)}, this service accepts {service.serving.queue} at a time", "n")
+    return model, asked
 
 
 async def _whole(service: Service, job: Job, request: Request) -> Response:

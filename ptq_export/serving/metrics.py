@@ -18,14 +18,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        self._step = Histogram("ptq_step_seconds", "A denoising step of a batch.", ["model"], buckets=SECONDS, **here)
-        self._rows = Histogram("ptq_batch_rows", "Rows of a step's batch.", ["model"], buckets=ROWS, **here)
-        self._waiting = Gauge("ptq_queue_pictures", "Accepted pictures that have not begun.", ["model"], **here)
-        self._running = Gauge("ptq_slots_in_use", "Pictures that have begun.", ["model"], **here)
-        self._requests = Counter("ptq_requests", "Requests by outcome.", ["model", "outcome"], **here)
+        here = self.registry
+        self._step = Histogram(
+            "ptq_step_seconds", "A denoising step of a batch.", ["model"], buckets=SECONDS, registry=here
+        )
+        self._rows = Histogram("ptq_batch_rows", "Rows of a step's batch.", ["model"], buckets=ROWS, registry=here)
+        self._waiting = Gauge("ptq_queue_pictures", "Accepted pictures that have not begun.", ["model"], registry=here)
+        self._running = Gauge("ptq_slots_in_use", "Pictures that have begun.", ["model"], registry=here)
+        self._requests = Counter("ptq_requests", "Requests by outcome.", ["model", "outcome"], registry=here)
         self._seconds = Histogram(
-            "ptq_request_seconds", "From acceptance to the last picture.", ["model"], buckets=LATENCIES, **here
+            "ptq_request_seconds", "From acceptance to the last picture.", ["model"], buckets=LATENCIES, registry=here
         )
 
     def watch(self, model: str, waiting: Callable[[], int], running: Callable[[], int]) -> "StepObserver":

@@ -138,8 +138,8 @@ def _condition(wanted: Input) -> dict[str, Any]:
 
 
 def _answer() -> dict[str, Any]:
-    picture = {"type": "object", "required": ["b64_json", "seed"]}
-    picture["properties"] = {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}
+    fields = {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}
+    picture = {"type": "object", "required": [*fields], "properties": fields}
     properties = {"created": {"type": "integer"}, "data": {"type": "array", "items": picture}}
     return {"type": "object", "required": ["created", "data"], "properties": properties}
 

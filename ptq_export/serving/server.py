@@ -5,9 +5,12 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ptq_export.errors import InputError
 from ptq_export.options import Serving
@@ -18,7 +21,7 @@ from ptq_export.serving.protocol import BoundedHeads
 from ptq_export.serving.service import Service
 from ptq_export.signals import SIGNALS, end_now
 
-__all__ = ["serve"]
+__all__ = ["Backend", "serve", "serve_app"]
 
 MOST_CONNECTIONS = 1024
 LOOKS_S = 0.05
@@ -31,8 +34,47 @@ def serve(run: Path, serving: Serving, say: Callable[[str], object]) -> None:
         EnvironmentMissing: this machine cannot run the engine.
         InputError: no finished run; or the address cannot be had.
     """
+    service = Service(serving, Metrics())
+
+    def load() -> str:
+        service.models = load_models(run, serving, service.metrics)
+        return _shown(service)
+
+    def close() -> None:
+        for model in service.models.values():
+            model.batcher.close()
+
+    serve_app(make_app(service), Backend(service, load, close), serving, say)
+
+
+class Door(Protocol):
+    """What counts the requests that are being answered, and refuses new ones while `draining`."""
+
+    draining: bool
+    answering: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What is behind a socket: `load` takes its time and tells what is served, `close` lets go of it."""
+
+    door: Door
+    load: Callable[[], str]
+    close: Callable[[], None]
+
+
+def serve_app(app: ASGIApp, backend: Backend, serving: Serving, say: Callable[[str], object]) -> None:
+    """Serve `app` until a signal asks for the end.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
     with _listening(serving.host, serving.port) as listener:
-        asyncio.run(_serve(run, serving, listener, say))
+        asyncio.run(_serve(app, backend, serving, listener, say))
 
 
 class _Server(uvicorn.Server):
@@ -42,10 +84,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(run: Path, serving: Serving, listener: socket.socket, say: Callable[[str], object]) -> None:
-    service = Service(serving, Metrics())
+async def _serve(
+    app: ASGIApp, backend: Backend, serving: Serving, listener: socket.socket, say: Callable[[str], object]
+) -> None:
     config = uvicorn.Config(
-        make_app(service),
+        app,
         http=BoundedHeads,
         ws="none",
         lifespan="off",
@@ -54,21 +97,20 @@ async def _serve(run: Path, serving: Serving, listener: socket.socket, say: Call
         server_header=False,
         limit_concurrency=max(MOST_CONNECTIONS, 4 * serving.queue),
     )
-    server = _Server(config)
-    asked = _on_signals(service, say)
+    server, door = _Server(config), backend.door
+    asked = _on_signals(door, say)
     running = asyncio.create_task(server.serve([listener]))
     try:
-        service.models = await asyncio.to_thread(load_models, run, serving, service.metrics)
-        say(f"serving {_shown(service)} on {_address(listener)}")
+        shown = await asyncio.to_thread(backend.load)
+        say(f"serving {shown} on {_address(listener)}")
         await asked.wait()
-        service.draining = True
-        while service.answering:
+        door.draining = True
+        while door.answering:
             await asyncio.sleep(LOOKS_S)
     finally:
         server.should_exit = True
         await running
-    for model in service.models.values():
-        await asyncio.to_thread(model.batcher.close)
+    await asyncio.to_thread(backend.close)
 
 
 def _shown(service: Service) -> str:
@@ -80,12 +122,12 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _on_signals(service: Service, say: Callable[[str], object]) -> asyncio.Event:
+def _on_signals(door: Door, say: Callable[[str], object]) -> asyncio.Event:
     """Set by the first signal; the second ends the process at once, and so does one before anything was accepted."""
     asked, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def arrived(number: int) -> None:
-        if asked.is_set() or not service.models:
+        if asked.is_set() or not door.ready:
             end_now(number)
         say("ending: accepted requests are finished, new ones refused; a second signal ends at once")
         asked.set()

@@ -79,6 +79,7 @@ def test_what_finds_no_room_is_told_when_to_come_again(slow_engine: Engine, star
     service, caller = start(slow_engine, queue=2)
     connections = [caller.open(steps=200) for _ in range(2)]
     assert until(lambda: service.models["tiny"].batcher.accepted == 2)
+    assert caller.generate(n=3).error["param"] == "n"
     refused = caller.generate(steps=5)
     assert (refused.status, refused.error["code"]) == (429, "busy")
     assert 1 <= int(refused.headers["retry-after"]) <= 8

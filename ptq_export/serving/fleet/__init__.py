@@ -1,0 +1,17 @@
+"""The same service on many processes or machines: a front door here, replicas as a deployment of Ray Serve."""
+
+from importlib.util import find_spec
+
+from ptq_export.errors import EnvironmentMissing
+
+__all__ = ["require_ray"]
+
+
+def require_ray() -> None:
+    """Refuse where the extra `ray` was not installed.
+
+    Raises:
+        EnvironmentMissing: with the command that installs it.
+    """
+    if find_spec("ray") is None:
+        raise EnvironmentMissing("--ray wants Ray Serve", "pip install 'ptq-export[ray]'")
