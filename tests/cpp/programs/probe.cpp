@@ -68,6 +68,25 @@ void run(Words const& words) {
   write_npy(words.at(2), prediction);
 }
 
+// Whether a prompt that is written into the same memory changes the prediction, the same one again does not, and the
+// first one gives the first prediction.
+void prompts(Words const& words) {
+  auto const denoiser = open_run(words.at(0), {});
+  Tensor const sample({1, 2, 4}, 1.0F);
+  Tensor const shift({1, 2, 4});
+  Tensor text({1, 3, 3}, 0.5F);
+  std::vector<std::int64_t> const timestep{0};
+  Feeds const feeds{{"sample", sample}, {"timestep", timestep}, {"text", text}, {"shift", shift}};
+  auto const predicted = [&](float value) {
+    text[4] = value;
+    Tensor const prediction = denoiser->run(feeds);
+    return std::vector<float>(prediction.data(), prediction.data() + prediction.size());
+  };
+  auto const first = predicted(0.5F);
+  auto const second = predicted(2.0F);
+  std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
+}
+
 // Reads lines from standard input; for each, computes as many steps and prints their milliseconds: time RUN OPERATORS
 // BATCH THREADS.
 void time_steps(Words const& words) {
@@ -98,7 +117,7 @@ void time_steps(Words const& words) {
 
 int main(int count, char** words) {
   std::map<std::string, std::function<void(Words const&)>> const verbs{
-      {"identity", identity}, {"json", json}, {"machine", machine}, {"noise", noise},
+      {"identity", identity}, {"json", json}, {"machine", machine}, {"noise", noise}, {"prompts", prompts},
       {"run", run},           {"target", target}, {"time", time_steps},
       {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
       {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
