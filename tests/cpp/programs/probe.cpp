@@ -1,5 +1,4 @@
 // probe VERB ARGUMENTS: small parts of the library, as tests in Python ask for them.
-#include <chrono>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -87,38 +86,17 @@ void prompts(Words const& words) {
   std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
 }
 
-// Reads lines from standard input; for each, computes as many steps and prints their milliseconds: time RUN OPERATORS
-// BATCH THREADS.
-void time_steps(Words const& words) {
-  EngineOptions options;
-  options.operators = words.at(1);
-  options.threads = std::stoi(words.at(3));
-  options.log = [](std::string_view line) { std::cerr << line << '\n'; };
-  auto const denoiser = open_run(words.at(0), options);
-  Shape shape = denoiser->signature().sample_shape();
-  shape.insert(shape.begin(), std::stoll(words.at(2)));
-  Tensor const sample = initial_noise(shape, 0);
-  std::vector<std::int64_t> const timestep{500};
-  Feeds const feeds{{"sample", sample}, {"timestep", timestep}};
-  Tensor prediction;
-  std::cout << "ready" << std::endl;
-  for (int steps = 0; std::cin >> steps;) {
-    for (int step = 0; step < steps; ++step) {
-      auto const started = std::chrono::steady_clock::now();
-      denoiser->run(feeds, prediction);
-      std::chrono::duration<double, std::milli> const spent = std::chrono::steady_clock::now() - started;
-      std::cout << spent.count() << ' ';
-    }
-    std::cout << std::endl;
-  }
-}
-
 }  // namespace
 
 int main(int count, char** words) {
   std::map<std::string, std::function<void(Words const&)>> const verbs{
-      {"identity", identity}, {"json", json}, {"machine", machine}, {"noise", noise}, {"prompts", prompts},
-      {"run", run},           {"target", target}, {"time", time_steps},
+      {"identity", identity},
+      {"json", json},
+      {"machine", machine},
+      {"noise", noise},
+      {"prompts", prompts},
+      {"run", run},
+      {"target", target},
       {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
       {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
   };
