@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PtqExportError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"batch {given.batch}, {given.threads} threads: C++ {found['cpp_ms']:.3f} ms, Python {found['python_ms']:.3f} ms")
+    times = f"C++ {found['cpp_ms']:.3f} ms, Python {found['python_ms']:.3f} ms"
+    print(f"batch {given.batch}, {given.threads} threads: {times}")
     print(f"Python takes {found['ratio']:.3f} times as long (quartiles {found['low']:.3f} to {found['high']:.3f})")
     print(f"load average after: {os.getloadavg()[0]:.1f}")
     return 0

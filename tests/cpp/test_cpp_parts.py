@@ -1,4 +1,4 @@
-"""The small parts below the C++ library compute what Python's do: JSON and its digests, SHA-256, this machine, targets."""
+"""The small parts below the C++ library do as Python's: JSON and its digests, SHA-256, this machine, targets."""
 
 import hashlib
 import json
