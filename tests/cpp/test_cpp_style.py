@@ -11,6 +11,7 @@ from cpp_tools import PROGRAMS, SOURCES, compiled, configured, missing, tool
 
 FILES = sorted(path for folder in (SOURCES, PROGRAMS) for end in ("*.h", "*.cpp") for path in folder.rglob(end))
 NO_FAULT = ("--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect")
+KNOWN = f"--suppressions={Path(__file__).parent / 'valgrind.supp'}"
 TENSORRT, CUDA = "TENSORRT_INCLUDE", "CUDA_INCLUDE"
 
 
@@ -67,17 +68,17 @@ def test_tensorrts_half_compiles_against_its_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_valgrind_sees_no_fault_and_no_leak(build: Path, served_run: Path, tmp_path: Path) -> None:
+def test_valgrind_sees_no_fault_and_no_leak(build: Path, copied_run: Path, tmp_path: Path) -> None:
+    """Without the kept graph: valgrind has no AVX-512, for which it may have been optimised."""
+    shutil.rmtree(copied_run / "engine")
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         pytest.skip("no valgrind")
     program = str(build / "ptq_export" / "sample_images")
-    words = (str(served_run), "--which", "ort-fp32", "--steps", "2", "--count", "2", "--threads", "1")
-    command = [valgrind, *NO_FAULT, program, *words, "-o", str(tmp_path / "a.png")]
+    words = (str(copied_run), "--steps", "2", "--count", "2", "--threads", "1")
+    command = [valgrind, *NO_FAULT, KNOWN, program, *words, "-o", str(tmp_path / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    own = [line for line in done.stderr.splitlines() if "ptq_export" in line]
-    assert done.returncode == 0 or not own, done.stderr
-    assert (tmp_path / "a.png").is_file(), done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
