@@ -3,8 +3,8 @@
     python -m ptq_export.engines.cpp.onnxruntime_root FOLDER [HEADERS]
 
 The wheel holds the shared library and no headers (https://github.com/microsoft/onnxruntime/issues/18840). HEADERS is a
-folder that has them, `include` of a release archive, say; without it they are fetched from Debian, whose package of them
-has 85 kB. They may be older than the library: ONNX Runtime serves every earlier version of its interface.
+folder that has them, `include` of a release archive, say; without it they are fetched from Debian, whose package of
+them has 85 kB. They may be older than the library: ONNX Runtime serves every earlier version of its interface.
 """
 
 import hashlib
@@ -59,9 +59,7 @@ def _library() -> Path:
     root = None if spec is None or spec.origin is None else Path(spec.origin).parent
     found = [] if root is None else sorted((root / "capi").glob("libonnxruntime.so.*"))
     if not found:
-        raise EnvironmentMissing(
-            "no wheel of ONNX Runtime with a shared library is installed", "pip install onnxruntime"
-        )
+        raise EnvironmentMissing("no wheel of ONNX Runtime with its library is installed", "pip install onnxruntime")
     return found[-1]
 
 

@@ -18,7 +18,7 @@ from ptq_export.errors import EnvironmentMissing
 from ptq_export.pipeline import run
 
 sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
-import tiny  # noqa: E402 - the network, and the run of it, that the tests of the pipeline have
+import tiny
 
 
 @contextmanager

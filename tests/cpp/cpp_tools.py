@@ -39,16 +39,8 @@ def configured(root: Path, build: Path, *flags: str, source: Path = PROGRAMS) ->
     """A build folder of CMake."""
     ninja = tool("ninja")
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
-    command = [
-        str(tool("cmake")),
-        *generator,
-        "-S",
-        str(source),
-        "-B",
-        str(build),
-        f"-DONNXRUNTIME_ROOT={root}",
-        *flags,
-    ]
+    places = ["-S", str(source), "-B", str(build), f"-DONNXRUNTIME_ROOT={root}"]
+    command = [str(tool("cmake")), *generator, *places, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return build

@@ -1,7 +1,6 @@
 """A run folder served from C++: the same prediction as in Python, the same words where it is refused."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,22 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from cpp_tools import Call, edited, refused
 from PIL import Image
 
-from ptq_export.artifacts import sha256_file
+from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.engines.build_cache import read_identity, stale_reasons
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.ort.operators import library
-from ptq_export.guidance import Guided
 from ptq_export.options import Sampling
 from ptq_export.pipeline import sample
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
-from ptq_export.denoiser import NoiseSchedule
 
 ONE = EngineOptions(threads=1)
 OPTIMISED = Path("engine") / "denoiser.ort-int8.optimised.onnx"
@@ -122,7 +118,7 @@ def test_a_graph_that_this_account_did_not_build_is_not_opened(
 
 
 def test_pictures_are_pythons(served_run: Path, call: Call, tmp_path: Path) -> None:
-    """Of the same seed; the network in float32 to one level, the int8 one as far as one unit in the last place takes it."""
+    """Of the same seed, as far as one unit in the last place takes an int8 network."""
     sampling = Sampling(tmp_path / "python.png", count=4, steps=5, seed=3)
     sample(served_run, sampling, SILENT)
     command = ("sample_images", served_run, "--count", 4, "--steps", 5, "--seed", 3, "--threads", 1)

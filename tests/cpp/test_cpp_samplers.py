@@ -23,6 +23,7 @@ NOISE = initial_noise((2, 3, 4, 5), 0)
 SHARE = 1e-5
 """Of the largest number, which Euler's samples count in tens: torch rounds square roots and logarithms as MKL does."""
 
+STABLE_DIFFUSION = {"steps_offset": 1, "set_alpha_to_one": False, "timestep_spacing": "leading"}
 SCHEDULES = {
     "plain": PLAIN,
     "v, zero snr, trailing": replace(
@@ -34,9 +35,7 @@ SCHEDULES = {
     "sigmoid": replace(PLAIN, beta_schedule="sigmoid"),
     "own betas": replace(PLAIN, trained_betas=tuple(np.linspace(1e-3, 0.04, 100)), num_train_timesteps=100),
     "learned variance": replace(PLAIN, variance_type="learned_range"),
-    "stable diffusion": replace(
-        PLAIN, settings={"steps_offset": 1, "set_alpha_to_one": False, "timestep_spacing": "leading"}
-    ),
+    "stable diffusion": replace(PLAIN, settings=STABLE_DIFFUSION),
     "linspace": replace(PLAIN, settings={"timestep_spacing": "linspace"}),
     "thresholding": replace(PLAIN, settings={"thresholding": True, "sample_max_value": 1.5}),
     "karras": replace(PLAIN, settings={"use_karras_sigmas": True}),

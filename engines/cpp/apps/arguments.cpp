@@ -72,7 +72,8 @@ std::optional<Arguments> parse(int count, char const* const* words) {
       {"--sampler", [&](auto const&, auto const& text) { found.sampler = text; }},
       {"--seed", [&](auto const& flag, auto const& text) { found.seed = whole(flag, text, 0); }},
       {"--noise", [&](auto const&, auto const& text) { found.noise = text; }},
-      {"--class", [&](auto const& flag, auto const& text) {
+      {"--class",
+       [&](auto const& flag, auto const& text) {
          add(found.conditions, flag, "label=" + std::to_string(whole(flag, text, 0)));
        }},
       {"--condition", [&](auto const& flag, auto const& text) { add(found.conditions, flag, text); }},

@@ -48,7 +48,8 @@ void require_class(Denoiser const& denoiser, Arguments const& asked) {
   auto const given = asked.conditions.find("label");
   if (given == asked.conditions.end() || !is_integer(given->second)) return;
   auto const& inputs = denoiser.signature().inputs;
-  auto const label = std::find_if(inputs.begin(), inputs.end(), [](Input const& input) { return input.name == "label"; });
+  auto const label =
+      std::find_if(inputs.begin(), inputs.end(), [](Input const& input) { return input.name == "label"; });
   if (label == inputs.end()) throw InputError("this engine has no classes", "leave out --class");
   if (label->limit && std::stoll(given->second) >= *label->limit)
     throw InputError("class " + given->second + " is out of range",
@@ -67,7 +68,8 @@ Tensor noise_of(Denoiser const& denoiser, Arguments const& asked) {
 
 void require_picture(std::filesystem::path const& file) {
   if (file.has_extension() && file.extension() != ".png" && file.extension() != ".PNG")
-    throw InputError(file.string() + " would hold a PNG picture under another name", "give -o a name that ends in .png");
+    throw InputError(file.string() + " would hold a PNG picture under another name",
+                     "give -o a name that ends in .png");
   if (std::filesystem::exists(file) && !std::filesystem::is_regular_file(file))
     throw InputError(file.string() + " is not a regular file", "give -o another name");
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());

@@ -81,9 +81,9 @@ std::string canonical(Identity const& identity) {
   for (auto const& [name, value] : identity.options) options.push_back({name, value});
   for (std::string const& name : identity.isa) isa.emplace_back(Json::Value(name));
   Json::Object all;
-  for (auto const& [name, text] : {std::pair{"arch", &identity.arch}, std::pair{"device", &identity.device},
-                                   std::pair{"engine", &identity.engine}, std::pair{"os", &identity.os},
-                                   std::pair{"onnx_sha256", &identity.onnx_sha256}})
+  for (auto const& [name, text] :
+       {std::pair{"arch", &identity.arch}, std::pair{"device", &identity.device}, std::pair{"engine", &identity.engine},
+        std::pair{"os", &identity.os}, std::pair{"onnx_sha256", &identity.onnx_sha256}})
     all.push_back({name, Json(Json::Value(*text))});
   all.push_back({"isa", Json(Json::Value(std::move(isa)))});
   all.push_back({"options", Json(Json::Value(std::move(options)))});

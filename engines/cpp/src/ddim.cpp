@@ -19,8 +19,9 @@ Predicts predicts(NoiseSchedule const& schedule) {
   if (schedule.prediction_type == "epsilon") return Predicts::noise;
   if (schedule.prediction_type == "sample") return Predicts::x0;
   if (schedule.prediction_type == "v_prediction") return Predicts::v;
-  throw InputError("the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
-                   "known: epsilon, v_prediction, sample, flow");
+  throw InputError(
+      "the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
+      "known: epsilon, v_prediction, sample, flow");
 }
 
 // The share of x_0's variance before and after one step.
@@ -58,8 +59,7 @@ class Ddim final : public Sampler {
         for (std::size_t i = 0; i < numbers; ++i) x0_[i] = output[i], eps_[i] = (x[i] - a * output[i]) / b;
         break;
       case Predicts::v:
-        for (std::size_t i = 0; i < numbers; ++i)
-          x0_[i] = a * x[i] - b * output[i], eps_[i] = a * output[i] + b * x[i];
+        for (std::size_t i = 0; i < numbers; ++i) x0_[i] = a * x[i] - b * output[i], eps_[i] = a * output[i] + b * x[i];
         break;
     }
     limit_.apply(x0_.data(), numbers);

@@ -135,7 +135,8 @@ Solver solver_of(NoiseSchedule const& schedule) {
   std::string const algorithm = settings.text("algorithm_type", "dpmsolver++");
   if (algorithm != "deis") settings.require("algorithm_type", "dpmsolver++", "dpm-solver++");
   std::string const type = settings.text("solver_type", "midpoint");
-  bool const midpoint = type == "logrho" || type == "bh1" || type == "bh2";  // what diffusers makes of UniPC's and DEIS'
+  bool const midpoint =
+      type == "logrho" || type == "bh1" || type == "bh2";  // what diffusers makes of UniPC's and DEIS'
   if (type != "heun" && !midpoint) settings.require("solver_type", "midpoint", "dpm-solver++");
   Solver solver;
   solver.order = settings.whole("solver_order", 2);

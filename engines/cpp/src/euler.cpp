@@ -1,5 +1,5 @@
-// Euler's method along the probability flow (arXiv:2206.00364, algorithm 1 without noise), at whole time-steps; and along
-// the velocity of a flow (arXiv:2210.02747), at continuous ones.
+// Euler's method along the probability flow (arXiv:2206.00364, algorithm 1 without noise), at whole time-steps; and
+// along the velocity of a flow (arXiv:2210.02747), at continuous ones.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -153,7 +153,8 @@ Track flow_euler_track(NoiseSchedule const& schedule, Forward const&, std::int64
   };
   Track track;
   track.steps = steps;
-  for (double const t : linspace64(end_of(1.0F) * total, end_of(1.0F / total) * total, static_cast<std::size_t>(steps))) {
+  for (double const t :
+       linspace64(end_of(1.0F) * total, end_of(1.0F / total) * total, static_cast<std::size_t>(steps))) {
     double const sigma = t / static_cast<double>(total);
     track.sigmas.push_back(static_cast<float>(shift * sigma / (1 + (shift - 1) * sigma)));
     track.timesteps.push_back(track.sigmas.back() * total);

@@ -26,7 +26,8 @@ std::string shown_values(Number const* values, std::size_t total) {
   return (text + "]").substr(0, 60);
 }
 
-// x . x is finite where x is, and takes a thousandth of a step's time; only where it overflows is each number looked at.
+// x . x is finite where x is, and takes a thousandth of a step's time; only where it overflows is each number looked
+// at.
 bool all_finite(float const* values, std::size_t total) {
   std::array<float, 16> sums{};
   std::size_t index = 0;
@@ -42,9 +43,8 @@ void check_integers(Input const& wanted, TensorView const& given, std::optional<
     throw InputError(told(wanted) + " is float32, this engine takes int64", "give integers");
   std::int64_t const* values = given.integers();
   std::size_t const total = count(given.shape());
-  bool const known = std::all_of(values, values + total, [&](std::int64_t value) {
-    return value >= 0 && (!limit || value < *limit);
-  });
+  bool const known =
+      std::all_of(values, values + total, [&](std::int64_t value) { return value >= 0 && (!limit || value < *limit); });
   if (total == 0 || !known)
     throw InputError(told(wanted) + " " + shown_values(values, total) + " is out of range",
                      "known: " + (limit ? "0.." + std::to_string(*limit - 1) : "0 and up"));
@@ -129,8 +129,8 @@ void check_rows(Input const& wanted, TensorView const& given, std::int64_t batch
   for (std::size_t axis = 0; fits && axis < wanted.shape.size(); ++axis) {
     auto const* name = std::get_if<std::string>(&wanted.shape[axis]);
     std::int64_t const size = found[axis + 1];
-    fits = size == (name != nullptr ? sizes.emplace(*name, size).first->second
-                                    : std::get<std::int64_t>(wanted.shape[axis]));
+    fits = size ==
+           (name != nullptr ? sizes.emplace(*name, size).first->second : std::get<std::int64_t>(wanted.shape[axis]));
   }
   if (!fits) {
     std::string known;
@@ -140,9 +140,9 @@ void check_rows(Input const& wanted, TensorView const& given, std::int64_t batch
     throw InputError(told(wanted) + " is " + shown(found) + ", this engine takes " + wanted.shown() + known);
   }
   if (found.front() != batch)
-    throw InputError(told(wanted) + " has " + std::to_string(found.front()) + " rows, the sample " +
-                         std::to_string(batch),
-                     "give one row per sample");
+    throw InputError(
+        told(wanted) + " has " + std::to_string(found.front()) + " rows, the sample " + std::to_string(batch),
+        "give one row per sample");
 }
 
 }  // namespace ptq_export

@@ -30,9 +30,9 @@ Input input_of(Json const& value, std::string const& where) {
   input.name = fields.text("name");
   std::string const& dtype = fields.text("dtype");
   if (!is_identifier(input.name) || (dtype != "float32" && dtype != "int64"))
-    throw InputError(where + ": no input is called " + fields.any("name").shown() + " and of type " +
-                         fields.any("dtype").shown(),
-                     "export it again");
+    throw InputError(
+        where + ": no input is called " + fields.any("name").shown() + " and of type " + fields.any("dtype").shown(),
+        "export it again");
   input.dtype = dtype == "float32" ? DType::float32 : DType::int64;
   bool fits = fields.list("shape").size() <= kMostAxes;
   for (Json const& size : fields.list("shape")) {

@@ -21,9 +21,9 @@ namespace {
 
 // `RELEVANT` of ptq_export/processor.py.
 constexpr std::array<char const*, 21> kRelevant{
-    "sse4_1",     "avx",         "fma",           "avx2",        "avx512f",  "avx512bw", "avx512dq",
-    "avx512vl",   "avx512_vnni", "avx_vnni",      "avx_vnni_int8", "avx512_bf16", "amx_tile", "amx_int8",
-    "amx_bf16",   "asimd",       "asimddp",       "i8mm",        "bf16",     "sve",      "sve2"};
+    "sse4_1",   "avx",         "fma",      "avx2",          "avx512f",     "avx512bw", "avx512dq",
+    "avx512vl", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx512_bf16", "amx_tile", "amx_int8",
+    "amx_bf16", "asimd",       "asimddp",  "i8mm",          "bf16",        "sve",      "sve2"};
 
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(),

@@ -64,8 +64,9 @@ Manifest::Manifest(fs::path const& folder) : folder_(folder), file_((folder / "m
   Json const* schema = json_.find("schema");
   auto const* found = schema != nullptr ? schema->get_if<std::int64_t>() : nullptr;
   if (schema != nullptr && (found == nullptr || *found != kSchema))
-    throw InputError(file_ + " has schema " + schema->shown() + ", this version reads " + std::to_string(kSchema),
-                     found != nullptr && *found < kSchema ? "make the run again, in a new folder" : "update ptq-export");
+    throw InputError(
+        file_ + " has schema " + schema->shown() + ", this version reads " + std::to_string(kSchema),
+        found != nullptr && *found < kSchema ? "make the run again, in a new folder" : "update ptq-export");
   static_cast<void>(fields().object("artefacts"));
 }
 

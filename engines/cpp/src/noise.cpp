@@ -13,9 +13,7 @@ namespace {
 constexpr std::size_t kBlock = 16;
 constexpr double kTwoPi = 6.28318530717958647692;
 
-float uniform24(std::mt19937& generator) {
-  return static_cast<float>(generator() & 0xFFFFFFU) * std::ldexp(1.0F, -24);
-}
+float uniform24(std::mt19937& generator) { return static_cast<float>(generator() & 0xFFFFFFU) * std::ldexp(1.0F, -24); }
 
 double uniform53(std::mt19937& generator) {
   std::uint64_t const high = generator();

@@ -1,7 +1,7 @@
+#include "files.h"
 #include "manifest.h"
 #include "ptq_export/denoiser.h"
 #include "ptq_export/error.h"
-#include "files.h"
 #ifdef PTQ_EXPORT_WITH_ORT
 #include "ort/denoiser.h"
 #endif
@@ -21,10 +21,10 @@ std::unique_ptr<Denoiser> open_run(std::filesystem::path const& folder, EngineOp
 #ifdef PTQ_EXPORT_WITH_TENSORRT
   if (target.engine == "trt") return trt::open(source, inside(folder, "engine"), manifest, target.onnx, options);
 #endif
-  throw EnvironmentMissing(target.name + " is served by " + (target.engine == "ort" ? "ONNX Runtime" : "TensorRT") +
-                               ", which this library was compiled without",
-                           target.engine == "ort" ? "give CMake -DONNXRUNTIME_ROOT=..."
-                                                  : "give CMake -DPTQ_EXPORT_TENSORRT=ON");
+  throw EnvironmentMissing(
+      target.name + " is served by " + (target.engine == "ort" ? "ONNX Runtime" : "TensorRT") +
+          ", which this library was compiled without",
+      target.engine == "ort" ? "give CMake -DONNXRUNTIME_ROOT=..." : "give CMake -DPTQ_EXPORT_TENSORRT=ON");
 }
 
 }  // namespace ptq_export

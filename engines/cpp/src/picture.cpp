@@ -93,7 +93,8 @@ std::string png(Picture const& picture) {
 }
 
 // One sample `[C, H, W]`: three channels are colours, others stand side by side, as square as their number allows.
-Picture tile(float const* sample, std::size_t channels, std::size_t height, std::size_t width, double low, double span) {
+Picture tile(float const* sample, std::size_t channels, std::size_t height, std::size_t width, double low,
+             double span) {
   auto const level = [&](std::size_t channel, std::size_t y, std::size_t x) {
     double const value = (static_cast<double>(sample[(channel * height + y) * width + x]) - low) / span;
     return static_cast<char>(static_cast<unsigned char>(std::min(std::max(std::nearbyint(255 * value), 0.0), 255.0)));
@@ -124,7 +125,8 @@ void write_grid(std::filesystem::path const& file, Tensor const& samples,
                 std::optional<std::pair<double, double>> range) {
   Shape shape = samples.shape();
   if (shape.size() == 3) shape.insert(shape.begin() + 1, 1);  // sequences: a row per channel
-  if (shape.size() != 4 || samples.size() == 0) throw InputError(shown(samples.shape()) + " are no samples to be drawn");
+  if (shape.size() != 4 || samples.size() == 0)
+    throw InputError(shown(samples.shape()) + " are no samples to be drawn");
   auto const [least, most] = std::minmax_element(samples.data(), samples.data() + samples.size());
   double const low = range ? range->first : static_cast<double>(*least);
   double const high = range ? range->second : static_cast<double>(*most);

@@ -42,9 +42,9 @@ Entry const& find_sampler(NoiseSchedule const& schedule, std::string const& aske
   if (found == kSamplers.end()) throw InputError("unknown sampler '" + name.substr(0, 40) + "'", known);
   auto const same = [&](char const* kind) { return schedule.prediction_type == kind; };
   if (std::none_of(kPredictions.begin(), kPredictions.end(), same))
-    throw InputError("the network predicts '" + schedule.prediction_type.substr(0, 40) +
-                         "', which nothing here can sample",
-                     "known: epsilon, v_prediction, sample, flow");
+    throw InputError(
+        "the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
+        "known: epsilon, v_prediction, sample, flow");
   if (found->of_flows != schedule.is_flow())
     throw InputError(name + " cannot sample " + (schedule.is_flow() ? "a flow" : "a diffusion with betas"),
                      "take --sampler " + schedule.sampler());
@@ -65,7 +65,8 @@ std::string refusal(Entry const& entry, NoiseSchedule const& schedule, Forward c
   if (schedule.is_flow()) return "";
   auto const [least, most] = std::minmax_element(track.timesteps.begin(), track.timesteps.end());
   if (track.timesteps.empty()) return "none would be left";
-  if (*most >= static_cast<double>(total)) return "t = " + told(*most) + " is past the last, " + std::to_string(total - 1);
+  if (*most >= static_cast<double>(total))
+    return "t = " + told(*most) + " is past the last, " + std::to_string(total - 1);
   if (*least < 0) return "the last would be t = -1";
   bool const falls = std::adjacent_find(track.sigmas.begin(), track.sigmas.end(),
                                         [](float one, float two) { return !(two < one); }) == track.sigmas.end();
@@ -80,8 +81,8 @@ std::string refusal(Entry const& entry, NoiseSchedule const& schedule, Forward c
 std::int64_t nearest(Entry const& entry, NoiseSchedule const& schedule, Forward const& forward, std::int64_t steps,
                      std::int64_t direction) {
   std::int64_t const total = schedule.num_train_timesteps;
-  bool const chosen = Settings(schedule).flag("use_karras_sigmas", false) ||
-                      Settings(schedule).flag("use_exponential_sigmas", false);
+  bool const chosen =
+      Settings(schedule).flag("use_karras_sigmas", false) || Settings(schedule).flag("use_exponential_sigmas", false);
   std::int64_t budget = kSearch;
   Track track;
   for (std::int64_t tried = direction < 0 ? std::min(steps - 1, total) : steps + 1;
@@ -155,11 +156,10 @@ std::vector<std::string> sampler_notes(NoiseSchedule const& schedule, std::strin
     notes.push_back(asked + " " + entry.name + " steps call the network " + std::to_string(times.size()) +
                     " times, at t = " + told(times.front()) + " to " + told(times.back()));
   else if (total % steps != 0 && !schedule.is_flow())
-    notes.push_back(asked + " steps do not divide " + std::to_string(total) + ": " + entry.name + " takes t = " +
-                    told(times[0]) + ", " + told(times[1]) + ", ... " + told(times.back()));
+    notes.push_back(asked + " steps do not divide " + std::to_string(total) + ": " + entry.name +
+                    " takes t = " + told(times[0]) + ", " + told(times[1]) + ", ... " + told(times.back()));
   if (track.rounded)
-    notes.push_back(std::string(entry.name) +
-                    "'s fractional time-steps are rounded: the engine knows whole ones");
+    notes.push_back(std::string(entry.name) + "'s fractional time-steps are rounded: the engine knows whole ones");
   return notes;
 }
 

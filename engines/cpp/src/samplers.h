@@ -22,8 +22,8 @@ Forward make_forward(NoiseSchedule const& schedule);
 struct Track {
   std::vector<double> timesteps;
   std::vector<float> sigmas;
-  std::int64_t steps = 0;  // that were asked for
-  bool rounded = false;    // the network knows whole time-steps only
+  std::int64_t steps = 0;     // that were asked for
+  bool rounded = false;       // the network knows whole time-steps only
   bool begins_twice = false;  // diffusers would lose its way: it looks for the first time-step, and takes the second
 };
 

@@ -15,9 +15,9 @@ namespace {
 constexpr std::int64_t kMostTimesteps = 10'000;
 constexpr double kLargest = 1e15;
 constexpr std::array<std::string_view, 14> kKnown{
-    "num_train_timesteps", "beta_schedule",    "beta_start",        "beta_end",      "prediction_type",
-    "clip_sample",         "variance_type",    "clip_sample_range", "trained_betas", "rescale_betas_zero_snr",
-    "dropped_variance",    "scheduler",        "settings",          "conventions"};
+    "num_train_timesteps", "beta_schedule", "beta_start",        "beta_end",      "prediction_type",
+    "clip_sample",         "variance_type", "clip_sample_range", "trained_betas", "rescale_betas_zero_snr",
+    "dropped_variance",    "scheduler",     "settings",          "conventions"};
 
 std::vector<double> numbers(Fields const& fields, char const* name) {
   std::vector<double> found;
@@ -50,8 +50,9 @@ NoiseSchedule NoiseSchedule::from_json(Json const& value, std::string const& fil
   Fields const fields(value, file, "denoiser.schedule");
   for (Json::Member const& member : *value.get_if<Json::Object>())
     if (std::find(kKnown.begin(), kKnown.end(), member.name) == kKnown.end())
-      throw InputError(file + ": the noise schedule has a field " + fields.place(member.name) + " that is not known here",
-                       "update ptq-export");
+      throw InputError(
+          file + ": the noise schedule has a field " + fields.place(member.name) + " that is not known here",
+          "update ptq-export");
   NoiseSchedule schedule;
   auto const text = [&](char const* name, std::string& into) {
     if (fields.has(name)) into = fields.text(name);

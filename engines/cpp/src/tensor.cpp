@@ -16,7 +16,8 @@ std::size_t count(Shape const& shape) {
   for (std::int64_t const size : shape) {
     auto const sized = static_cast<std::size_t>(size);
     empty = empty || size == 0;
-    if (size < 0 || (size > 0 && total > kMostNumbers / sized)) throw InputError(shown(shape) + " is no shape of a tensor");
+    if (size < 0 || (size > 0 && total > kMostNumbers / sized))
+      throw InputError(shown(shape) + " is no shape of a tensor");
     if (size > 0) total *= sized;
   }
   return empty ? 0 : total;

@@ -61,8 +61,8 @@ void append_utf8(std::string& text, std::uint32_t code_point) {
 std::string printable(std::string_view text) {
   std::string shown(text);
   std::replace_if(
-      shown.begin(), shown.end(), [](char letter) { return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F; },
-      '?');
+      shown.begin(), shown.end(),
+      [](char letter) { return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F; }, '?');
   return shown;
 }
 

@@ -1,5 +1,4 @@
 // probe VERB ARGUMENTS: small parts of the library, as tests in Python ask for them.
-#include <chrono>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -68,38 +67,36 @@ void run(Words const& words) {
   write_npy(words.at(2), prediction);
 }
 
-// Reads lines from standard input; for each, computes as many steps and prints their milliseconds: time RUN OPERATORS
-// BATCH THREADS.
-void time_steps(Words const& words) {
-  EngineOptions options;
-  options.operators = words.at(1);
-  options.threads = std::stoi(words.at(3));
-  options.log = [](std::string_view line) { std::cerr << line << '\n'; };
-  auto const denoiser = open_run(words.at(0), options);
-  Shape shape = denoiser->signature().sample_shape();
-  shape.insert(shape.begin(), std::stoll(words.at(2)));
-  Tensor const sample = initial_noise(shape, 0);
-  std::vector<std::int64_t> const timestep{500};
-  Feeds const feeds{{"sample", sample}, {"timestep", timestep}};
-  Tensor prediction;
-  std::cout << "ready" << std::endl;
-  for (int steps = 0; std::cin >> steps;) {
-    for (int step = 0; step < steps; ++step) {
-      auto const started = std::chrono::steady_clock::now();
-      denoiser->run(feeds, prediction);
-      std::chrono::duration<double, std::milli> const spent = std::chrono::steady_clock::now() - started;
-      std::cout << spent.count() << ' ';
-    }
-    std::cout << std::endl;
-  }
+// Whether a prompt that is written into the same memory changes the prediction, the same one again does not, and the
+// first one gives the first prediction.
+void prompts(Words const& words) {
+  auto const denoiser = open_run(words.at(0), {});
+  Tensor const sample({1, 2, 4}, 1.0F);
+  Tensor const shift({1, 2, 4});
+  Tensor text({1, 3, 3}, 0.5F);
+  std::vector<std::int64_t> const timestep{0};
+  Feeds const feeds{{"sample", sample}, {"timestep", timestep}, {"text", text}, {"shift", shift}};
+  auto const predicted = [&](float value) {
+    text[4] = value;
+    Tensor const prediction = denoiser->run(feeds);
+    return std::vector<float>(prediction.data(), prediction.data() + prediction.size());
+  };
+  auto const first = predicted(0.5F);
+  auto const second = predicted(2.0F);
+  std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
 }
 
 }  // namespace
 
 int main(int count, char** words) {
   std::map<std::string, std::function<void(Words const&)>> const verbs{
-      {"identity", identity}, {"json", json}, {"machine", machine}, {"noise", noise},
-      {"run", run},           {"target", target}, {"time", time_steps},
+      {"identity", identity},
+      {"json", json},
+      {"machine", machine},
+      {"noise", noise},
+      {"prompts", prompts},
+      {"run", run},
+      {"target", target},
       {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
       {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
   };

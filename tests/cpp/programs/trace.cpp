@@ -19,7 +19,8 @@ namespace {
 void network(Feeds const& feeds, Tensor& prediction, bool twice) {
   TensorView const& sample = feeds.at("sample");
   TensorView const& timestep = feeds.at("timestep");
-  float const time = timestep.dtype() == DType::int64 ? static_cast<float>(timestep.integers()[0]) : timestep.floats()[0];
+  float const time =
+      timestep.dtype() == DType::int64 ? static_cast<float>(timestep.integers()[0]) : timestep.floats()[0];
   Shape shape = sample.shape();
   std::size_t const numbers = count(shape);
   std::size_t const each = numbers / static_cast<std::size_t>(shape[0]);

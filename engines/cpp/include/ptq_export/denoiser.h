@@ -71,9 +71,9 @@ class Denoiser {
 };
 
 struct EngineOptions {
-  std::string which;      // a baseline of the run, e.g. `ort-fp32`; the run's own target where it is empty
-  int threads = 0;        // of an engine on the CPU; 0 takes all physical cores
-  bool trusted = false;   // use engine files in the folder that this account did not build on this machine
+  std::string which;     // a baseline of the run, e.g. `ort-fp32`; the run's own target where it is empty
+  int threads = 0;       // of an engine on the CPU; 0 takes all physical cores
+  bool trusted = false;  // use engine files in the folder that this account did not build on this machine
   // This package's compiled operators for ONNX Runtime; those that the engine file was built with where it is empty.
   std::filesystem::path operators;
   // Told why an engine file is not used; silent by default.

@@ -10,8 +10,7 @@ namespace ptq_export {
 class Error : public std::runtime_error {
  public:
   Error(int exit_code, std::string const& cause, std::string const& remedy)
-      : std::runtime_error(remedy.empty() ? cause : cause + "\n" + remedy),
-        exit_code_(exit_code) {}
+      : std::runtime_error(remedy.empty() ? cause : cause + "\n" + remedy), exit_code_(exit_code) {}
   [[nodiscard]] int exit_code() const noexcept { return exit_code_; }
 
  private:

@@ -33,8 +33,8 @@ class Sampler {
 };
 
 // `ddim`, `dpm-solver++`, `euler`, or `flow-euler` for a flow; the schedule's own where `name` is empty.
-// InputError: no such sampler here, a setting of the schedule that it does not know, or a number of steps that it cannot
-// take: with the nearest that it can.
+// InputError: no such sampler here, a setting of the schedule that it does not know, or a number of steps that it
+// cannot take: with the nearest that it can.
 std::unique_ptr<Sampler> make_sampler(NoiseSchedule const& schedule, std::string const& name, std::int64_t steps);
 
 // What the user should know before so many steps: other time-steps than one expects.

@@ -17,8 +17,8 @@ using Model = std::function<void(Feeds const& feeds, Tensor& prediction)>;
 Model model_of(Denoiser& denoiser);
 
 // Classifier-free guidance (arXiv:2207.12598): eps_u + scale (eps_c - eps_u), of a model that is called once with two
-// rows per sample. `unconditional` holds one row `[1, ...]` of every condition that is taken away; the others are kept on
-// both sides. What its views refer to must outlive the model.
+// rows per sample. `unconditional` holds one row `[1, ...]` of every condition that is taken away; the others are kept
+// on both sides. What its views refer to must outlive the model.
 Model guided(Model model, float scale, Feeds unconditional);
 
 // What one iteration saw and made.

@@ -60,9 +60,9 @@ void check_data(Session const& session, fs::path const& file) {
   std::optional<std::string> const stated = session.metadata("ptq_export.data_sha256");
   if (!stated && !fs::exists(data)) return;
   if (!stated || fs::is_symlink(data) || sha256_file(data) != *stated)
-    throw InputError(data.string() + " is damaged, or another model's: its sha256 is not the one in " +
-                         file.filename().string(),
-                     "copy both files again, or export it again");
+    throw InputError(
+        data.string() + " is damaged, or another model's: its sha256 is not the one in " + file.filename().string(),
+        "copy both files again, or export it again");
 }
 
 class OrtDenoiser final : public Denoiser {

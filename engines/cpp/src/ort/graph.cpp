@@ -61,12 +61,11 @@ void require_stated(std::vector<Input> const& stated, Session const& session, st
   for (Input const& input : stated) {
     auto const found = std::find_if(session.inputs().begin(), session.inputs().end(),
                                     [&](GraphValue const& value) { return value.name == input.name; });
-    bool same = found != session.inputs().end() && found->dtype == input.dtype &&
-                found->shape.size() == input.shape.size() + 1;
+    bool same =
+        found != session.inputs().end() && found->dtype == input.dtype && found->shape.size() == input.shape.size() + 1;
     for (std::size_t axis = 0; same && axis < input.shape.size(); ++axis)
       same = std::holds_alternative<std::string>(input.shape[axis]) || found->shape[axis + 1] == input.shape[axis];
-    if (!same)
-      throw InputError(name + " states an input " + input.shown() + " that its graph does not have", kAgain);
+    if (!same) throw InputError(name + " states an input " + input.shown() + " that its graph does not have", kAgain);
   }
   for (GraphValue const& value : session.inputs())
     if (std::none_of(stated.begin(), stated.end(), [&](Input const& input) { return input.name == value.name; }))
@@ -76,12 +75,12 @@ void require_stated(std::vector<Input> const& stated, Session const& session, st
 std::optional<std::int64_t> stated_timesteps(Session const& session, std::string const& name) {
   std::optional<std::string> const text = session.metadata("num_train_timesteps");
   if (!text) return std::nullopt;
-  bool const digits = !text->empty() && text->size() < 8 && std::all_of(text->begin(), text->end(), [](char letter) {
-    return letter >= '0' && letter <= '9';
-  });
+  bool const digits =
+      !text->empty() && text->size() < 8 &&
+      std::all_of(text->begin(), text->end(), [](char letter) { return letter >= '0' && letter <= '9'; });
   std::int64_t const found = digits ? std::stoll(*text) : 0;
-  if (found < 1) throw InputError(name + " says num_train_timesteps = '" + text->substr(0, 40) + "', which is no count",
-                                  kAgain);
+  if (found < 1)
+    throw InputError(name + " says num_train_timesteps = '" + text->substr(0, 40) + "', which is no count", kAgain);
   return found;
 }
 

@@ -1,4 +1,5 @@
-// What a graph of ours says of itself, in its metadata and its inputs (`engines/signature.py`, `ptq_export/interface.py`).
+// What a graph of ours says of itself, in its metadata and its inputs (`engines/signature.py`,
+// `ptq_export/interface.py`).
 #pragma once
 
 #include <optional>

@@ -22,7 +22,8 @@ fs::path required(fs::path const& source, Prompt const& prompt) {
   if (!fs::exists(beside))
     throw InputError(beside.string() + " is not there: " + step + " takes what it computes once per prompt", kRemedy);
   if (sha256_file(beside) != prompt.sha256)
-    throw InputError(beside.string() + " is damaged, or another graph's: its sha256 is not the one in " + step, kRemedy);
+    throw InputError(beside.string() + " is damaged, or another graph's: its sha256 is not the one in " + step,
+                     kRemedy);
   if (fs::exists(data_beside(beside)))
     throw InputError(beside.string() + " keeps its weights in another file, which is not read here");
   return beside;
@@ -37,8 +38,8 @@ bool fits(Input const& wanted, Shape const& found, std::map<std::string, std::in
   for (std::size_t axis = 0; axis < wanted.shape.size(); ++axis) {
     auto const* name = std::get_if<std::string>(&wanted.shape[axis]);
     std::int64_t const size = found[axis + 1];
-    if (size != (name != nullptr ? sizes.emplace(*name, size).first->second
-                                 : std::get<std::int64_t>(wanted.shape[axis])))
+    if (size !=
+        (name != nullptr ? sizes.emplace(*name, size).first->second : std::get<std::int64_t>(wanted.shape[axis])))
       return false;
   }
   return true;

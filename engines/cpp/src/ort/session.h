@@ -1,4 +1,5 @@
-// A session of ONNX Runtime, by its C interface: its C++ one would clash with another version of it in a user's program.
+// A session of ONNX Runtime, by its C interface: its C++ one would clash with another version of it in a user's
+// program.
 #pragma once
 
 #include <filesystem>
@@ -22,8 +23,8 @@ struct GraphValue {
 
 struct SessionSettings {
   int threads = 1;
-  bool optimise = true;              // or the graph is one that was optimised already
-  std::filesystem::path operators;   // this package's, to be registered; none where empty
+  bool optimise = true;             // or the graph is one that was optimised already
+  std::filesystem::path operators;  // this package's, to be registered; none where empty
 };
 
 // The version of the library at hand, e.g. `1.32.0`. EnvironmentMissing: it is older than the headers.

@@ -20,7 +20,8 @@ constexpr std::size_t kMostBytes = std::size_t{1} << 36;
 
 class TrtDenoiser final : public Denoiser {
  public:
-  TrtDenoiser(Signature signature, std::unique_ptr<Plan> plan) : Denoiser(std::move(signature)), plan_(std::move(plan)) {}
+  TrtDenoiser(Signature signature, std::unique_ptr<Plan> plan)
+      : Denoiser(std::move(signature)), plan_(std::move(plan)) {}
 
  protected:
   // More samples than the plan's largest batch are computed in parts of one size, the last of which may overlap; fewer

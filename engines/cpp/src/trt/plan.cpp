@@ -13,7 +13,8 @@ namespace {
 nvinfer1::Dims shape_of(Shape const& sizes) {
   nvinfer1::Dims dims{};
   dims.nbDims = static_cast<decltype(dims.nbDims)>(sizes.size());
-  for (std::size_t axis = 0; axis < sizes.size(); ++axis) dims.d[axis] = static_cast<std::decay_t<decltype(dims.d[0])>>(sizes[axis]);
+  for (std::size_t axis = 0; axis < sizes.size(); ++axis)
+    dims.d[axis] = static_cast<std::decay_t<decltype(dims.d[0])>>(sizes[axis]);
   return dims;
 }
 
