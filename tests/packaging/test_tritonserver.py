@@ -95,7 +95,7 @@ def test_every_one_of_concurrent_requests_gets_its_own_picture_and_their_steps_a
         assert np.array_equal(picture, expected), (sampler, np.abs(picture - expected).max())
         assert answer["frames"][-1]["seed"] == inputs["seed"]
     rows, calls = server.counts()[0] - rows, server.counts()[1] - calls
-    assert rows == 60 and calls < 0.6 * rows, (rows, calls)
+    assert rows == 59 and calls < 0.6 * rows, (rows, calls)
     assert [frame["step"] for frame in answers[-1]["frames"]] == [[3], [6], [7]]
 
 
