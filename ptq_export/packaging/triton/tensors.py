@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 __all__ = ["array_of", "dlpack_of"]
 
 
 def array_of(tensor: Any) -> NDArray[Any]:
     """The array of a `pb_utils.Tensor`, as a copy: its memory is the server's."""
-    return np.copy(torch.from_dlpack(tensor.to_dlpack()).numpy())
+    return np.copy(from_dlpack(tensor.to_dlpack()).numpy())
 
 
 def dlpack_of(array: NDArray[Any]) -> torch.Tensor:
