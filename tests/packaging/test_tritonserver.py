@@ -111,7 +111,7 @@ def test_a_step_is_the_engine_s_over_http_and_grpc_and_a_bad_one_is_refused_by_n
     expected = load_engine(labelled_engine)(sample, np.array([5, 500, 999]), label=np.array([1, 2, 3]))
     for answer in answers[:2]:
         assert np.array_equal(np.array(answer["eps"], np.float32), expected)
-    told = ("label", "time-step", "NaN", "label", "label")
+    told = ("the label", "the time-step", "NaN", "batch size does not match", "unexpected shape for input 'label'")
     assert [word in answer["error"] for word, answer in zip(told, answers[2:], strict=True)] == [True] * 5, answers[2:]
 
 
