@@ -21,7 +21,7 @@ from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedu
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing())]
 DATA = Path(__file__).parents[1] / "data"
 MOST = 12
 
@@ -95,7 +95,7 @@ def test_every_one_of_concurrent_requests_gets_its_own_picture_and_their_steps_a
         assert np.array_equal(picture, expected), (sampler, np.abs(picture - expected).max())
         assert answer["frames"][-1]["seed"] == inputs["seed"]
     rows, calls = server.counts()[0] - rows, server.counts()[1] - calls
-    assert rows == 60 and calls < 0.6 * rows, (rows, calls)
+    assert rows == 59 and calls < 0.6 * rows, (rows, calls)
     assert [frame["step"] for frame in answers[-1]["frames"]] == [[3], [6], [7]]
 
 
@@ -111,7 +111,7 @@ def test_a_step_is_the_engine_s_over_http_and_grpc_and_a_bad_one_is_refused_by_n
     expected = load_engine(labelled_engine)(sample, np.array([5, 500, 999]), label=np.array([1, 2, 3]))
     for answer in answers[:2]:
         assert np.array_equal(np.array(answer["eps"], np.float32), expected)
-    told = ("label", "time-step", "NaN", "label", "label")
+    told = ("the label", "the time-step", "NaN", "batch size does not match", "unexpected shape for input 'label'")
     assert [word in answer["error"] for word, answer in zip(told, answers[2:], strict=True)] == [True] * 5, answers[2:]
 
 
@@ -172,8 +172,9 @@ def test_a_prompt_of_any_length_has_a_model_of_its_own(prompted_engine: Path, tm
     requests[-1] |= {"guidance": [3.0], "unconditional_text": np.zeros((5, 3)).tolist()}
     repository = served(prompted_engine, tmp_path)
     with running(repository, tmp_path) as server:
+        before, _ = server.counts("denoiser_prompt")
         answers = server.ask("draw", [{"inputs": each} for each in requests])
-        assert server.counts("denoiser_prompt")[0] == 5, "once per prompt, and twice under guidance"
+        assert server.counts("denoiser_prompt")[0] - before == 5, "a row per prompt, and two under guidance"
     for inputs, answer in zip(requests, answers, strict=True):
         rows = {name: torch.tensor(inputs[name], dtype=torch.float32)[None] for name in ("text", "shift")}
         expected = alone(prompted_engine, inputs, "ddim", **rows)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from ptq_export.errors import InputError, explained
 from ptq_export.graph.model_file import read_proto
 from ptq_export.interface import INPUTS, Input, values_from_json
 from ptq_export.machine import physical_cores
+from ptq_export.packaging.triton.tensors import array_of, dlpack_of
 
 __all__ = ["TritonPythonModel"]
 
@@ -38,11 +38,11 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            given = {it: pb_utils.get_input_tensor_by_name(request, it.name).as_numpy() for it in self.inputs}
+            given = {it: array_of(pb_utils.get_input_tensor_by_name(request, it.name)) for it in self.inputs}
             feeds = {it.name: _checked(it, value) for it, value in given.items()}
             values = self.session.run(self.outputs, feeds)
-            pairs = zip(self.outputs, map(torch.from_numpy, values), strict=True)
-            tensors = [pb_utils.Tensor.from_dlpack(*pair) for pair in pairs]  # see sampler.py
+            pairs = zip(self.outputs, map(dlpack_of, values), strict=True)
+            tensors = [pb_utils.Tensor.from_dlpack(*pair) for pair in pairs]
             return pb_utils.InferenceResponse(tensors)
         except Exception as error:
             told = explained(error).in_one_line

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from ptq_export.engines.base import Feeds
 from ptq_export.engines.feeds import checked
 from ptq_export.errors import explained
 from ptq_export.interface import OUTPUT, SAMPLE
+from ptq_export.packaging.triton.tensors import array_of, dlpack_of
 
 __all__ = ["TritonPythonModel"]
 
@@ -44,7 +44,7 @@ class TritonPythonModel:
         signature = self.engine.signature
         given = {each.name: pb_utils.get_input_tensor_by_name(request, each.name) for each in signature.step_inputs}
         try:
-            arrays = {name: tensor.as_numpy() for name, tensor in given.items()}
+            arrays = {name: array_of(tensor) for name, tensor in given.items()}
             return checked(signature.step_inputs, signature.num_train_timesteps, None, arrays)
         except Exception as error:
             return _refusal(error, pb_utils.TritonError.INVALID_ARG)
@@ -58,7 +58,7 @@ class TritonPythonModel:
 
 
 def _answer(eps: NDArray[np.float32]) -> Any:
-    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(OUTPUT, torch.from_numpy(eps))])  # see sampler.py
+    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(OUTPUT, dlpack_of(eps))])
 
 
 def _refusal(error: Exception, code: int) -> Any:

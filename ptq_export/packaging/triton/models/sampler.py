@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.packaging.triton.drawing import Arrays, Drawer, Frame, Wish
+from ptq_export.packaging.triton.tensors import array_of, dlpack_of
 
 __all__ = ["Stopped", "TritonPythonModel"]
 
@@ -52,7 +53,7 @@ class TritonPythonModel:
                 _refuse(sender, busy, pb_utils.TritonError.UNAVAILABLE)
                 continue
             found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.names}
-            given = {name: np.copy(tensor.as_numpy()) for name, tensor in found.items() if tensor is not None}
+            given = {name: array_of(tensor) for name, tensor in found.items() if tensor is not None}
             self.pool.submit(self._answer, given, request.parameters(), sender)
 
     def finalize(self) -> None:
@@ -87,7 +88,7 @@ def _infer(model: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
     response = pb_utils.InferenceRequest(model_name=model, requested_output_names=[], inputs=inputs).exec()
     if response.has_error():
         raise PtqExportError(f"{model}: {response.error().message()}")
-    return {tensor.name(): np.copy(tensor.as_numpy()) for tensor in response.output_tensors()}
+    return {tensor.name(): array_of(tensor) for tensor in response.output_tensors()}
 
 
 def _response(frame: Frame, wish: Wish) -> Any:
@@ -98,9 +99,7 @@ def _response(frame: Frame, wish: Wish) -> Any:
 
 
 def _tensor(name: str, value: NDArray[Any]) -> Any:
-    """By torch's DLPack: Triton before 24.12 reads an array of numpy 2 as an empty one
-    (https://github.com/triton-inference-server/python_backend/pull/384), and leaves numpy's capsules unfreed."""
-    return pb_utils.Tensor.from_dlpack(name, torch.from_numpy(np.ascontiguousarray(value)))
+    return pb_utils.Tensor.from_dlpack(name, dlpack_of(value))
 
 
 def _refuse(sender: Any, told: str, code: int) -> None:
