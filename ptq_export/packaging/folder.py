@@ -19,8 +19,10 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
     """Write the graph, its manifest, a page on how to load it, and for an engine on the CPU a Dockerfile.
 
     Raises:
-        InputError: the engine is delivered in another form.
+        InputError: the engine is delivered in another form, or an option is for another format.
     """
+    if (packaging.engine, packaging.max_batch) != (Packaging.engine, Packaging.max_batch):
+        raise InputError("--engine and --max-batch mean nothing for --format folder", "leave them out")
     if parts.target.engine == "jetson":
         raise InputError(
             "a run for a Jetson is delivered as its folder jetson/", f"copy {parts.run / 'jetson'} to the device"

@@ -32,6 +32,7 @@ def test_errors_have_the_exit_codes_of_all_commands(labelled: Path, prompted: Pa
     assert call("package", labelled.parent / "nothing", "-o", out)[0] == 2
     assert call("package", labelled, "--format", "triton", "--engine", "c", "-o", out)[0] == 2
     assert call("package", labelled, "--format", "triton", "--max-batch", "0", "-o", out)[0] == 2
+    assert call("package", labelled, "--engine", "python", "-o", out)[0] == 2 and not out.exists()
     assert call("package", prompted, "-o", out)[0] == 0
     code, said = call("sample", out, "--count", 1, "-o", labelled.parent / "picture.png")
     assert code == 2 and "which has no examples of text, shift" in said

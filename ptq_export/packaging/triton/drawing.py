@@ -72,12 +72,13 @@ class Drawer:
     def __init__(self, folder: Path) -> None:
         manifest = read_part(folder, MANIFEST)
         where = str(folder / MANIFEST)
-        prompt = manifest["package"].get("prompt")
+        told = manifest.get("package", {})
+        prompt = told.get("prompt")
         self.schedule = read_schedule(manifest, folder)
         self.inputs = inputs_from_json(manifest["denoiser"]["inputs"], where)
         self.sample_shape = tuple(int(size) for size in self.inputs[0].shape)
         self.prompt = None if prompt is None else prompt_from_json(prompt, where)
-        self.prompt_reads = tuple(manifest["package"].get("prompt_reads", ()))
+        self.prompt_reads = tuple(told.get("prompt_reads", ()))
         self.range = self.schedule.sample_range if shows_images(self.sample_shape, self.schedule) else None
 
     def wish(self, given: Arrays, sampler: object = None) -> Wish:
