@@ -21,7 +21,7 @@ from ptq_export.serving.protocol import BoundedHeads
 from ptq_export.serving.service import Service
 from ptq_export.signals import SIGNALS, end_now
 
-__all__ = ["Backend", "serve", "serve_app"]
+__all__ = ["Backend", "Door", "serve", "serve_app"]
 
 MOST_CONNECTIONS = 1024
 LOOKS_S = 0.05
