@@ -75,6 +75,7 @@ def serve_app(app: ASGIApp, backend: Backend, serving: Serving, say: Callable[[s
     """
     with _listening(serving.host, serving.port) as listener:
         asyncio.run(_serve(app, backend, serving, listener, say))
+    backend.close()
 
 
 class _Server(uvicorn.Server):
@@ -110,7 +111,6 @@ async def _serve(
     finally:
         server.should_exit = True
         await running
-    await asyncio.to_thread(backend.close)
 
 
 def _shown(service: Service) -> str:
