@@ -21,7 +21,7 @@ from ptq_export.serving.protocol import BoundedHeads
 from ptq_export.serving.service import Service
 from ptq_export.signals import SIGNALS, end_now
 
-__all__ = ["Backend", "serve", "serve_app"]
+__all__ = ["Backend", "Door", "serve", "serve_app"]
 
 MOST_CONNECTIONS = 1024
 LOOKS_S = 0.05
@@ -75,6 +75,7 @@ def serve_app(app: ASGIApp, backend: Backend, serving: Serving, say: Callable[[s
     """
     with _listening(serving.host, serving.port) as listener:
         asyncio.run(_serve(app, backend, serving, listener, say))
+    backend.close()
 
 
 class _Server(uvicorn.Server):
@@ -110,7 +111,6 @@ async def _serve(
     finally:
         server.should_exit = True
         await running
-    await asyncio.to_thread(backend.close)
 
 
 def _shown(service: Service) -> str:

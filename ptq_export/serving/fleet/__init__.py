@@ -1,5 +1,6 @@
 """The same service on many processes or machines: a front door here, replicas as a deployment of Ray Serve."""
 
+import os
 from importlib.util import find_spec
 
 from ptq_export.errors import EnvironmentMissing
@@ -8,10 +9,12 @@ __all__ = ["require_ray"]
 
 
 def require_ray() -> None:
-    """Refuse where the extra `ray` was not installed.
+    """Refuse where the extra `ray` was not installed. Before Ray is imported: it is told here to leave signals alone,
+    of which SIGTERM asks for an orderly end.
 
     Raises:
         EnvironmentMissing: with the command that installs it.
     """
     if find_spec("ray") is None:
         raise EnvironmentMissing("--ray wants Ray Serve", "pip install 'ptq-export[ray]'")
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")

@@ -42,7 +42,6 @@ def deploy(run: Path, serving: Serving, fleet: Fleet) -> Any:
         ray_actor_options={"num_cpus": fleet.cpus},
         health_check_period_s=2,
         health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=serving.timeout,
     )
     serve.start(proxy_location="Disabled")
     return serve.run(deployment.bind(str(run.resolve()), serving), name=NAME, route_prefix=None)
@@ -67,6 +66,8 @@ def replica_calls(handle: Any) -> Call:
 
 
 def shut_down() -> None:
-    """Replicas finish what they have; a cluster that was begun here ends."""
-    serve.shutdown()
+    """A cluster that was begun here ends; another one, which may serve more than this, loses this deployment. Whoever
+    calls has no request at work."""
+    if "RAY_ADDRESS" in os.environ:
+        serve.delete(NAME)
     ray.shutdown()

@@ -42,7 +42,7 @@ Call = Callable[[Forwarded], AsyncGenerator[Message, None]]
 """Has a replica answer; closed early, it lets go of the replica."""
 
 
-class Lost(Exception):
+class _Lost(Exception):
     """A replica ended while it answered."""
 
 
@@ -114,7 +114,7 @@ class Front:
                 await self._pass_on(call(forwarded), passed)
             except _Full:
                 await asyncio.sleep(WAIT_S)
-            except Lost as lost:
+            except _Lost as lost:
                 losses, cause = losses + 1, f"its replica was lost ({lost})"
                 log.warning("request %s: %s", name, cause)
                 if not passed.done and (passed.begun or losses == TRIES):
@@ -127,11 +127,11 @@ class Front:
                 async for message in messages:
                     await passed.send(message)
         except (RayError, RayServeException) as found:
-            raise Lost(type(found).__name__) from found
+            raise _Lost(type(found).__name__) from found
         except TimeoutError as silent:
-            raise Lost(f"silent for {math.ceil(self.serving.timeout + SPARE_S)} s") from silent
+            raise _Lost(f"silent for {math.ceil(self.serving.timeout + SPARE_S)} s") from silent
         if not passed.done:
-            raise Lost("its answer has no end")
+            raise _Lost("its answer has no end")
 
     def _healthz(self) -> Response:
         return JSONResponse({"status": "alive"})
