@@ -128,7 +128,8 @@ std::unique_ptr<Sampler> make_ddim(NoiseSchedule const& schedule, Forward const&
   Limit limit = Limit::thresholding(schedule);
   if (limit.is_none() && schedule.clip_sample) limit = Limit::clip(schedule.clip_sample_range);
   float const final_alpha = Settings(schedule).flag("set_alpha_to_one", true) ? 1.0F : forward.alphas.front();
-  auto const stride = static_cast<double>(schedule.num_train_timesteps / track.steps);
+  std::int64_t const whole = schedule.num_train_timesteps / track.steps;
+  auto const stride = static_cast<double>(whole);
   std::vector<Alphas> steps;
   for (double const t : track.timesteps)
     steps.push_back({forward.alphas.at(static_cast<std::size_t>(t)),
