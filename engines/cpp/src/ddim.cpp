@@ -8,6 +8,7 @@
 #include "samplers.h"
 #include "settings.h"
 #include "spacing.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -19,9 +20,8 @@ Predicts predicts(NoiseSchedule const& schedule) {
   if (schedule.prediction_type == "epsilon") return Predicts::noise;
   if (schedule.prediction_type == "sample") return Predicts::x0;
   if (schedule.prediction_type == "v_prediction") return Predicts::v;
-  throw InputError(
-      "the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
-      "known: epsilon, v_prediction, sample, flow");
+  throw InputError("the network predicts '" + shortened(schedule.prediction_type) + "', which nothing here can sample",
+                   "known: epsilon, v_prediction, sample, flow");
 }
 
 // The share of x_0's variance before and after one step.
