@@ -146,3 +146,21 @@ def test_arrays_of_other_types_and_orders_are_refused(served_run: Path, call: Ca
     (tmp_path / "noise.npy").write_bytes(content[:-4])
     done = call("sample_images", served_run, "--noise", tmp_path / "noise.npy", "-o", tmp_path / "a.png")
     assert "its header says 256" in done.stderr
+
+
+def test_a_terminal_is_shown_no_bytes_of_a_strangers_file(call: Call, tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.zeros((1, 1, 2, 2), np.float32))
+    words = ("euler", 5, tmp_path / "noise.npy", tmp_path / "out.npy")
+    for schedule in (
+        {"prediction_type": "\x1b[31m\n"},
+        {"beta_schedule": "\x07" * 99},
+        {"\x1b" * 99: 1},
+        {"é" * 99: 1},
+    ):
+        (tmp_path / "schedule.json").write_text(json.dumps(schedule), encoding="utf-8")
+        done = call("trace", tmp_path / "schedule.json", *words)
+        assert (done.returncode, done.stderr.replace("\n", "").isprintable()) == (2, True), done.stderr
+    (tmp_path / "noise.npy").write_bytes((tmp_path / "noise.npy").read_bytes().replace(b"<f4", b"\xff\x1b4"))
+    (tmp_path / "schedule.json").write_text("{}", encoding="utf-8")
+    done = call("trace", tmp_path / "schedule.json", *words)
+    assert (done.returncode, "'??4'" in done.stderr) == (2, True), done.stderr

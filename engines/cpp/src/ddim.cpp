@@ -8,6 +8,7 @@
 #include "samplers.h"
 #include "settings.h"
 #include "spacing.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -19,9 +20,8 @@ Predicts predicts(NoiseSchedule const& schedule) {
   if (schedule.prediction_type == "epsilon") return Predicts::noise;
   if (schedule.prediction_type == "sample") return Predicts::x0;
   if (schedule.prediction_type == "v_prediction") return Predicts::v;
-  throw InputError(
-      "the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
-      "known: epsilon, v_prediction, sample, flow");
+  throw InputError("the network predicts '" + shortened(schedule.prediction_type) + "', which nothing here can sample",
+                   "known: epsilon, v_prediction, sample, flow");
 }
 
 // The share of x_0's variance before and after one step.
@@ -128,7 +128,8 @@ std::unique_ptr<Sampler> make_ddim(NoiseSchedule const& schedule, Forward const&
   Limit limit = Limit::thresholding(schedule);
   if (limit.is_none() && schedule.clip_sample) limit = Limit::clip(schedule.clip_sample_range);
   float const final_alpha = Settings(schedule).flag("set_alpha_to_one", true) ? 1.0F : forward.alphas.front();
-  auto const stride = static_cast<double>(schedule.num_train_timesteps / track.steps);
+  std::int64_t const whole = schedule.num_train_timesteps / track.steps;
+  auto const stride = static_cast<double>(whole);
   std::vector<Alphas> steps;
   for (double const t : track.timesteps)
     steps.push_back({forward.alphas.at(static_cast<std::size_t>(t)),

@@ -2,6 +2,7 @@
 
 #include "ptq_export/error.h"
 #include "ptq_export/json.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -23,7 +24,7 @@ Fields::Fields(Json const& object, std::string file, std::string path)
 }
 
 std::string Fields::place(std::string_view name) const {
-  return (path_.empty() ? "" : path_ + ".") + std::string(name.substr(0, 80));
+  return (path_.empty() ? "" : path_ + ".") + shortened(name, 80);
 }
 
 void Fields::refuse(std::string_view name, std::string const& wanted) const {

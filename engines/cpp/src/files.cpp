@@ -45,7 +45,7 @@ fs::path inside(fs::path const& folder, std::string const& name) {
     if (name.find('\0') != std::string::npos) throw fs::filesystem_error("a NUL", std::error_code());
     if (!leads_out(folder, name)) return folder / name;
   } catch (fs::filesystem_error const& error) {  // too long, a circle of links
-    throw InputError("'" + printable(name).substr(0, 80) + "' is no file name of " + folder.string() + ": " +
+    throw InputError("'" + shortened(name, 80) + "' is no file name of " + folder.string() + ": " +
                      error.code().message());
   }
   throw InputError("'" + printable(name) + "' leads out of " + folder.string(),

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ptq_export/error.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -48,7 +49,7 @@ std::vector<float> plain_betas(NoiseSchedule const& schedule) {
     return betas;
   }
   if (schedule.beta_schedule != "sigmoid")
-    throw InputError("the schedule of betas '" + schedule.beta_schedule + "' is not known here");
+    throw InputError("the schedule of betas '" + shortened(schedule.beta_schedule) + "' is not known here");
   std::vector<float> betas = linspace32(-6, 6, total);
   for (float& beta : betas)
     beta = 1.0F / (1.0F + std::exp(-beta)) * static_cast<float>(end - start) + static_cast<float>(start);

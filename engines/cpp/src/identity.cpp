@@ -29,7 +29,10 @@ std::string plain(Json const& value) {
 
 std::string plain(std::vector<std::pair<std::string, std::string>> const& named) {
   std::string shown;
-  for (auto const& [name, value] : named) shown += (shown.empty() ? "" : ", ") + name + " " + value;
+  for (auto const& [name, value] : named) {
+    shown += shown.empty() ? "" : ", ";
+    shown.append(name).append(" ").append(value);
+  }
   return nothing_or(shown);
 }
 

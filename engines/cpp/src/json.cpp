@@ -90,7 +90,7 @@ class Parser {
     do {
       blanks();
       std::string name = string();
-      if (!names.insert(name).second) fail("it holds '" + name.substr(0, 80) + "' twice");
+      if (!names.insert(name).second) fail("it holds '" + shortened(name, 80) + "' twice");
       blanks();
       if (!take(':')) fail("a colon is missing");
       members.push_back({std::move(name), element(depth + 1)});
@@ -221,7 +221,7 @@ std::string Json::shown() const {
   static constexpr std::array<char const*, 7> kKinds{"null", "", "", "", "", "a list", "an object"};
   if (auto const* flag = get_if<bool>()) return *flag ? "True" : "False";
   if (auto const* whole = get_if<std::int64_t>()) return std::to_string(*whole);
-  if (auto const* text = get_if<std::string>()) return "'" + printable(*text).substr(0, 38) + "'";
+  if (auto const* text = get_if<std::string>()) return "'" + shortened(*text, 38) + "'";
   if (auto const* real = get_if<double>()) {
     std::ostringstream stream;
     stream.imbue(std::locale::classic());

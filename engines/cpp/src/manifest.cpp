@@ -50,8 +50,7 @@ std::string served() {
 Target find_target(std::string const& name) {
   auto const* const found =
       std::find_if(kTargets.begin(), kTargets.end(), [&](Row const& row) { return name == row.name; });
-  if (found == kTargets.end())
-    throw InputError("unknown target '" + printable(name).substr(0, 40) + "'", "known: " + served());
+  if (found == kTargets.end()) throw InputError("unknown target '" + shortened(name) + "'", "known: " + served());
   if (found->engine == nullptr) throw InputError(name + " is not served from C++", "served are " + served());
   return {found->name, found->engine, found->onnx};
 }
@@ -83,7 +82,7 @@ fs::path Manifest::verified(std::string const& name) const {
   if (!fs::is_regular_file(file)) throw InputError(file.string() + " does not exist", "export it first");
   std::string const found = sha256_file(file);
   if (found != wanted)
-    throw InputError(name + " is damaged: its sha256 is " + found + ", the manifest says " + printable(wanted),
+    throw InputError(name + " is damaged: its sha256 is " + found + ", the manifest says " + shortened(wanted, 64),
                      "copy the file again, or make the run again in a new folder");
   return file;
 }

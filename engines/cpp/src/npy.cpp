@@ -5,6 +5,7 @@
 #include "files.h"
 #include "ptq_export/error.h"
 #include "ptq_export/files.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -35,7 +36,7 @@ Shape shape_of(std::string const& text, std::string const& file) {
   for (std::size_t at = 0; (at = text.find_first_of("0123456789", at)) != std::string::npos;) {
     std::size_t const end = text.find_first_not_of("0123456789", at);
     if (end == std::string::npos || end - at > 12 || shape.size() == kMostSizes)
-      throw InputError(file + " has a shape that is none: " + text.substr(0, 60));
+      throw InputError(file + " has a shape that is none: " + shortened(text, 60));
     shape.push_back(std::stoll(text.substr(at, end - at)));
     at = end;
   }
@@ -71,8 +72,9 @@ Array read_npy(std::filesystem::path const& path) {
   Array array{shape_of(entry(header, "shape"), file), {}};
   std::string const type = entry(header, "descr");
   if ((type != "'<f4'" && type != "'<i8'") || entry(header, "fortran_order") != "False")
-    throw InputError(file + " holds " + (type.empty() ? "nothing known" : type) + ", not float32 or int64 in C order",
-                     "convert it first");
+    throw InputError(
+        file + " holds " + (type.empty() ? "nothing known" : shortened(type)) + ", not float32 or int64 in C order",
+        "convert it first");
   std::size_t const total = count(array.shape);
   std::size_t const at = 8 + width + length;
   if (type == "'<f4'")

@@ -9,6 +9,7 @@
 #include "ptq_export/error.h"
 #include "samplers.h"
 #include "settings.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -39,11 +40,11 @@ Entry const& find_sampler(NoiseSchedule const& schedule, std::string const& aske
     throw InputError(name + " is not sampled from C++", known + "; or take Python");
   auto const* const found =
       std::find_if(kSamplers.begin(), kSamplers.end(), [&](Entry const& entry) { return name == entry.name; });
-  if (found == kSamplers.end()) throw InputError("unknown sampler '" + name.substr(0, 40) + "'", known);
+  if (found == kSamplers.end()) throw InputError("unknown sampler '" + shortened(name) + "'", known);
   auto const same = [&](char const* kind) { return schedule.prediction_type == kind; };
   if (std::none_of(kPredictions.begin(), kPredictions.end(), same))
     throw InputError(
-        "the network predicts '" + schedule.prediction_type.substr(0, 40) + "', which nothing here can sample",
+        "the network predicts '" + shortened(schedule.prediction_type) + "', which nothing here can sample",
         "known: epsilon, v_prediction, sample, flow");
   if (found->of_flows != schedule.is_flow())
     throw InputError(name + " cannot sample " + (schedule.is_flow() ? "a flow" : "a diffusion with betas"),

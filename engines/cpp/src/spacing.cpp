@@ -5,6 +5,7 @@
 
 #include "forward.h"
 #include "ptq_export/error.h"
+#include "utf8.h"
 
 namespace ptq_export {
 
@@ -71,7 +72,7 @@ std::vector<std::int64_t> kept_timesteps(std::string const& rule, std::int64_t t
   if (rule == "exact-stride") return exact_stride(total, steps);
   if (rule == "inclusive") return inclusive(total, steps);
   if (rule == "downwards") return downwards(total, steps);
-  throw InputError("the authors' time-steps '" + rule.substr(0, 40) + "' are not known here", "update ptq-export");
+  throw InputError("the authors' time-steps '" + shortened(rule) + "' are not known here", "update ptq-export");
 }
 
 double timestep_of_sigma(double sigma, std::vector<float> const& log_sigmas) {

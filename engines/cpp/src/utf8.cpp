@@ -59,11 +59,22 @@ void append_utf8(std::string& text, std::uint32_t code_point) {
 }
 
 std::string printable(std::string_view text) {
+  bool const plain = !is_utf8(text);
   std::string shown(text);
   std::replace_if(
       shown.begin(), shown.end(),
-      [](char letter) { return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7F; }, '?');
+      [&](char letter) {
+        auto const byte = static_cast<unsigned char>(letter);
+        return byte < 0x20 || byte == 0x7F || (plain && byte >= 0x80);
+      },
+      '?');
   return shown;
+}
+
+std::string shortened(std::string_view text, std::size_t most) {
+  std::size_t length = std::min(text.size(), most);
+  while (length > 0 && length < text.size() && (static_cast<unsigned char>(text[length]) & 0xC0U) == 0x80) --length;
+  return printable(text.substr(0, length));
 }
 
 }  // namespace ptq_export

@@ -6,6 +6,7 @@
 #include "inputs.h"
 #include "ptq_export/error.h"
 #include "ptq_export/json.h"
+#include "utf8.h"
 
 namespace ptq_export::ort {
 
@@ -80,7 +81,7 @@ std::optional<std::int64_t> stated_timesteps(Session const& session, std::string
       std::all_of(text->begin(), text->end(), [](char letter) { return letter >= '0' && letter <= '9'; });
   std::int64_t const found = digits ? std::stoll(*text) : 0;
   if (found < 1)
-    throw InputError(name + " says num_train_timesteps = '" + text->substr(0, 40) + "', which is no count", kAgain);
+    throw InputError(name + " says num_train_timesteps = '" + shortened(*text) + "', which is no count", kAgain);
   return found;
 }
 
