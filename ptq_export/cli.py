@@ -15,12 +15,13 @@ import typer
 from typer.core import TyperGroup
 
 from ptq_export import __version__
+from ptq_export.command_options import Fleet, Packaging, Sampling, Serving
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Fleet, Options, Packaging, Sampling, Serving
+from ptq_export.options import Options
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note

@@ -8,7 +8,15 @@ from torch import Tensor
 from ptq_export.conditions import Conditions
 from ptq_export.errors import InputError
 
-__all__ = ["Guided"]
+__all__ = ["Guided", "guided"]
+
+
+def guided(output: Tensor, scale: float, channels: int) -> Tensor:
+    """eps_u + scale (eps_c - eps_u) `[N, ...]` of `output` `[2 N, ...]`, the unconditional rows first; what follows the
+    first `channels`, a learned variance, is eps_c's."""
+    without, given = output.chunk(2)
+    eps = without[:, :channels] + scale * (given[:, :channels] - without[:, :channels])
+    return torch.cat([eps, given[:, channels:]], dim=1)
 
 
 class Guided:
@@ -33,10 +41,7 @@ class Guided:
             )
         both = {name: torch.cat([self._away(name, value), value]) for name, value in conditions.items()}
         out = self.model(torch.cat([sample, sample]), torch.cat([timestep, timestep]), **both)
-        without, given = out.chunk(2)
-        channels = sample.shape[1]
-        guided = without[:, :channels] + self.scale * (given[:, :channels] - without[:, :channels])
-        return torch.cat([guided, given[:, channels:]], dim=1)
+        return guided(out, self.scale, sample.shape[1])
 
     def _away(self, name: str, value: Tensor) -> Tensor:
         row = self.unconditional.get(name)

@@ -4,8 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
+from ptq_export.command_options import Packaging
 from ptq_export.errors import InputError
-from ptq_export.options import Packaging
 from ptq_export.packaging.parts import Parts
 
 __all__ = ["FILES", "fill", "write_folder"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptq_export.command_options import Packaging
 from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
-from ptq_export.options import Packaging
 from ptq_export.packaging.folder import write_folder
 from ptq_export.packaging.output import whole_folder
 from ptq_export.packaging.parts import Parts, read_parts

@@ -16,7 +16,6 @@ from ptq_export.serving.guards import ClientGone
 from ptq_export.serving.job import Job, JobFailed
 from ptq_export.serving.pictures import picture, preview
 from ptq_export.serving.service import Service
-from ptq_export.serving.slot import clean_estimate
 
 __all__ = ["EventStream", "event", "is_due"]
 
@@ -91,5 +90,5 @@ class EventStream(Response):
 
     def _preview(self, progress: Progress) -> bytes:
         model, step = self.job.model, progress.step
-        seen = clean_estimate(model.subject.schedule, step) if self.job.asked.preview == "estimate" else step.previous
+        seen = model.clean_estimate(step) if self.job.asked.preview == "estimate" else step.previous
         return preview(seen[0], model.range)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptq_export.clean_estimate import CleanEstimate
+from ptq_export.command_options import Serving
 from ptq_export.engines.load import load_engine
-from ptq_export.options import Serving
 from ptq_export.pipeline.commands.reopened import examples_of, finished_manifest, read_schedule
 from ptq_export.serving.batcher import Batcher, measured_times, zeros
 from ptq_export.serving.metrics import Metrics
@@ -26,6 +27,7 @@ class Model:
     subject: Subject
     batcher: Batcher
     range: Range
+    clean_estimate: CleanEstimate
 
 
 Models = Mapping[str, Model]
@@ -55,4 +57,4 @@ def _load(run: Path, name: str, target: str, serving: Serving, metrics: Metrics)
     fixed = engine.signature.batch or serving.max_batch
     batcher = Batcher(engine, schedule, times, fixed or MOST_ROWS, serving.queue, adapts=fixed is None)
     batcher.observer = metrics.watch(name, lambda: batcher.waiting, lambda: batcher.running)
-    return Model(name, target, subject, batcher, schedule.sample_range)
+    return Model(name, target, subject, batcher, schedule.sample_range, CleanEstimate(schedule))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ptq_export.command_options import Serving
 from ptq_export.interface import LABEL, Input
-from ptq_export.options import Serving
 from ptq_export.schedulers import SAMPLERS
 from ptq_export.serving.body import IGNORED, MOST_GUIDANCE, MOST_PICTURES, MOST_SEED
 from ptq_export.serving.model import Model, Models

@@ -12,8 +12,8 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from ptq_export.command_options import Serving
 from ptq_export.errors import InputError
-from ptq_export.options import Serving
 from ptq_export.serving.app import make_app
 from ptq_export.serving.metrics import Metrics
 from ptq_export.serving.model import load_models

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
+from ptq_export.command_options import Serving
 from ptq_export.errors import explained
-from ptq_export.options import Serving
 from ptq_export.serving.body import FieldError
 from ptq_export.serving.guards import ClientGone
 from ptq_export.serving.job import Job, JobFailed

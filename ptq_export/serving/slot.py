@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import InputError
+from ptq_export.guidance import guided
 from ptq_export.sampling import Step, Trajectory, initial_noise
-from ptq_export.schedulers import alphas_cumprod, make_scheduler
+from ptq_export.schedulers import make_scheduler
 from ptq_export.serving.request import Generation
 
-__all__ = ["Rows", "Slot", "clean_estimate"]
+__all__ = ["Rows", "Slot"]
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,4 @@ class Slot:
     def _guided(self, output: Tensor) -> Tensor:
         if self.asked.guidance is None:
             return output
-        without, given = output.chunk(2)
-        channels = self.path.sample.shape[1]
-        eps = without[:, :channels] + self.asked.guidance * (given[:, :channels] - without[:, :channels])
-        return torch.cat([eps, given[:, channels:]], dim=1)
-
-
-def clean_estimate(schedule: NoiseSchedule, step: Step) -> Tensor:
-    """x_0 as the network guesses it at this step, `[1, C, ...]`."""
-    output = step.output[:, : step.sample.shape[1]]
-    if schedule.prediction_type == "sample":
-        return output
-    if schedule.is_flow:
-        return step.sample - step.timestep / schedule.num_train_timesteps * output
-    kept = _alphas(schedule)[int(step.timestep)]
-    signal, noise = kept.sqrt(), (1 - kept).sqrt()
-    if schedule.prediction_type == "v_prediction":
-        return signal * step.sample - noise * output
-    return (step.sample - noise * output) / signal.clamp_min(1e-8)
-
-
-_KNOWN: dict[int, tuple[NoiseSchedule, Tensor]] = {}
-
-
-def _alphas(schedule: NoiseSchedule) -> Tensor:
-    """`alphas_cumprod`, computed once per schedule."""
-    known = _KNOWN.get(id(schedule))
-    if known is None:
-        known = _KNOWN[id(schedule)] = schedule, alphas_cumprod(schedule)
-    return known[1]
+        return guided(output, self.asked.guidance, self.path.sample.shape[1])

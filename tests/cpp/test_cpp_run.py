@@ -11,12 +11,12 @@ import pytest
 from cpp_tools import Call, edited, refused
 from PIL import Image
 
+from ptq_export.command_options import Sampling
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.engines.build_cache import read_identity, stale_reasons
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.ort.operators import library
-from ptq_export.options import Sampling
 from ptq_export.pipeline import sample
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.sampling import initial_noise, sample_loop

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptq_export.command_options import Packaging
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.options import Packaging
 from ptq_export.packaging import check_package, package
 from ptq_export.pipeline import bench, verify
 from ptq_export.pipeline.progress import SILENT

@@ -10,12 +10,12 @@ from google.protobuf import descriptor_pool, message_factory, text_format
 from made_runs import GRAPH, labelled_run
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.command_options import Packaging
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import current, write_identity
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.interface import Input
-from ptq_export.options import Packaging
 from ptq_export.packaging import check_package, package
 
 PROMPT = "denoiser.ort-int8.prompt.onnx"

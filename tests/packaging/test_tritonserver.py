@@ -12,9 +12,10 @@ import torch
 from made_runs import prompted_run
 from triton_server import Server, missing, running
 
+from ptq_export.command_options import Packaging
 from ptq_export.engines import load_engine
 from ptq_export.guidance import Guided
-from ptq_export.options import Options, Packaging
+from ptq_export.options import Options
 from ptq_export.packaging import check_package, package
 from ptq_export.pipeline import run
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from watcher import Watcher
 
 from ptq_export import cli, serving
-from ptq_export.options import Sampling, Serving
+from ptq_export.command_options import Sampling, Serving
 from ptq_export.pipeline import sample
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler

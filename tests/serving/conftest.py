@@ -14,11 +14,12 @@ from caller import Caller
 from exported_net import inputs_of
 from onnx import TensorProto, helper, numpy_helper
 
+from ptq_export.clean_estimate import CleanEstimate
+from ptq_export.command_options import Serving
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.interface import Input, inputs_to_json, label
-from ptq_export.options import Serving
 from ptq_export.serving.app import make_app
 from ptq_export.serving.batcher import Batcher, measured_times, zeros
 from ptq_export.serving.metrics import Metrics
@@ -97,7 +98,9 @@ def start(subject: Subject) -> Iterator[Start]:
         times = measured_times(engine, lambda rows: zeros(engine, rows), 8)
         batcher = Batcher(engine, subject.schedule, times, 8, service.serving.queue)
         batcher.observer = service.metrics.watch("tiny", lambda: batcher.waiting, lambda: batcher.running)
-        service.models = {"tiny": Model("tiny", "ort-fp32", subject, batcher, (-1.0, 1.0))}
+        service.models = {
+            "tiny": Model("tiny", "ort-fp32", subject, batcher, (-1.0, 1.0), CleanEstimate(subject.schedule))
+        }
         config = uvicorn.Config(make_app(service), port=0, http=BoundedHeads, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve()))

@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptq_export.clean_estimate import CleanEstimate
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.feeds import check_names, checked
 from ptq_export.errors import InputError
 from ptq_export.guidance import Guided
 from ptq_export.interface import OUTPUT, SAMPLE, TIMESTEP, Input, Prompt, inputs_from_json, prompt_from_json
 from ptq_export.pipeline.commands.reopened import read_schedule
-from ptq_export.sampling import Step, eps_of, initial_noise, sample_loop
-from ptq_export.schedulers import alphas_cumprod, check_steps, make_scheduler
+from ptq_export.sampling import Step, initial_noise, sample_loop
+from ptq_export.schedulers import check_steps, make_scheduler
 from ptq_export.schemas import MANIFEST, read_part
 
-__all__ = ["UNCONDITIONAL", "Arrays", "Drawer", "Frame", "Wish", "expected", "shows_images"]
+__all__ = ["UNCONDITIONAL", "Arrays", "Drawer", "Frame", "Wish", "shows_images"]
 
 Arrays = Mapping[str, NDArray[Any]]
 Compute = Callable[[Arrays], Arrays]
@@ -35,7 +36,6 @@ UNCONDITIONAL = "unconditional_"
 SETTINGS = ("seed", "steps", "guidance", "preview")
 DEFAULT_STEPS = 20
 SEED_BITS = 31
-LEAST_ALPHA = 1e-6
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Drawer:
         prompt = told.get("prompt")
         self.schedule = read_schedule(manifest, folder)
         self.inputs = inputs_from_json(manifest["denoiser"]["inputs"], where)
+        self.clean_estimate = CleanEstimate(self.schedule)
         self.sample_shape = tuple(int(size) for size in self.inputs[0].shape)
         self.prompt = None if prompt is None else prompt_from_json(prompt, where)
         self.prompt_reads = tuple(told.get("prompt_reads", ()))
@@ -125,7 +126,7 @@ class Drawer:
             number = now.index + 1
             due = wish.preview and number % wish.preview == 0
             if number < steps:
-                after(self._frame(expected(self.schedule, now), number, steps) if due else None)
+                after(self._frame(self.clean_estimate(now), number, steps) if due else None)
 
         noise = initial_noise((1, *self.sample_shape), wish.seed)
         sample = sample_loop(model, scheduler, noise, wish.steps, _tensors(wish.conditions), done, wish.seed)
@@ -173,21 +174,6 @@ class _Model:
         if self._known is None or not all(np.array_equal(it, given[name]) for name, it in self._known[0].items()):
             self._known = given, self._once(given)
         return self._known[1]
-
-
-def expected(schedule: NoiseSchedule, step: Step) -> Tensor:
-    """x_0 `[N, C, ...]` as the network's prediction at this step has it, in the range of the samples."""
-    x, predicted = step.sample, eps_of(step.output, step.sample)
-    if schedule.is_flow:
-        return x - step.timestep / schedule.num_train_timesteps * predicted
-    alpha = alphas_cumprod(schedule)[int(step.timestep)].clamp(min=LEAST_ALPHA)
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    clean = {
-        "epsilon": lambda: (x - noise * predicted) / signal,
-        "v_prediction": lambda: signal * x - noise * predicted,
-        "sample": lambda: predicted,
-    }[schedule.prediction_type]()
-    return clean if schedule.sample_range is None else clean.clamp(*schedule.sample_range)
 
 
 def shows_images(shape: tuple[int, ...], schedule: NoiseSchedule) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ptq_export.command_options import Packaging
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
 from ptq_export.interface import LABEL, OUTPUT, SAMPLE, Input, prompt_to_json
-from ptq_export.options import Packaging
 from ptq_export.packaging.folder import FILES, fill
 from ptq_export.packaging.parts import Parts
 from ptq_export.packaging.triton.backends import NATIVE

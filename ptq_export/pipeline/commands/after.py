@@ -14,6 +14,7 @@ from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.command_options import Sampling
 from ptq_export.conditions import draw
 from ptq_export.engines.base import Signature
 from ptq_export.engines.load import load_engine
@@ -23,7 +24,6 @@ from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole
 from ptq_export.interface import LABEL
 from ptq_export.machine import require_memory, total_memory_bytes
-from ptq_export.options import Sampling
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import (
     examples_of,

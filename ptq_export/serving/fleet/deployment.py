@@ -9,7 +9,7 @@ import ray
 from ray import serve
 from starlette.types import Message
 
-from ptq_export.options import Fleet, Serving
+from ptq_export.command_options import Fleet, Serving
 from ptq_export.serving.fleet.front import Call
 from ptq_export.serving.fleet.replica import Forwarded, Replica
 

@@ -17,7 +17,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ptq_export.options import Serving
+from ptq_export.command_options import Serving
 from ptq_export.serving.answers import error, error_body
 from ptq_export.serving.connection import while_connected
 from ptq_export.serving.events import event

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import Message
 
-from ptq_export.options import Serving
+from ptq_export.command_options import Serving
 from ptq_export.serving.app import make_app
 from ptq_export.serving.metrics import Metrics
 from ptq_export.serving.model import load_models

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ptq_export.options import Fleet, Serving
+from ptq_export.command_options import Fleet, Serving
 from ptq_export.pipeline.commands.reopened import finished_manifest
 from ptq_export.serving.fleet.deployment import deploy, replica_calls, shut_down
 from ptq_export.serving.fleet.front import Front
