@@ -20,7 +20,8 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 DEFAULT_TUNE_LOSS_DB = 0.1
-MOST, LONGEST_S = 2**31 - 1, 1e7
+MOST = 2**31 - 1
+LONGEST_S = 1e7
 """What a count and a time may be at most, whatever this machine can hold."""
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

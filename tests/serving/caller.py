@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
-__all__ = ["Answer", "Caller", "until"]
+from ptq_export.serving.service import Service
+
+__all__ = ["TOKENS", "Answer", "Caller", "Start", "until"]
 
 TOKENS = {"tokens": [[0.1, 0.2, 0.3]]}
 
@@ -78,6 +80,10 @@ class Caller:
             return Answer(answer.status, found, answer.read())
         finally:
             connection.close()
+
+
+Start = Callable[..., tuple[Service, Caller]]
+"""Of the fixture `start`: the service, and a caller of it."""
 
 
 def until(holds: Callable[[], bool], limit_s: float = 10.0) -> bool:

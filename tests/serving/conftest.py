@@ -3,14 +3,14 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import uvicorn
-from caller import Caller
+from caller import Caller, Start
 from exported_net import inputs_of
 from onnx import TensorProto, helper, numpy_helper
 
@@ -29,7 +29,6 @@ from ptq_export.serving.request import Subject
 from ptq_export.serving.service import Service
 
 INPUTS = inputs_of((2, 4, 4), label(3), Input("tokens", "float32", ("length", 3)))
-Start = Callable[..., tuple[Service, Caller]]
 
 
 def nodes() -> list[onnx.NodeProto]:

@@ -5,8 +5,7 @@ import socket
 from typing import Any
 
 import pytest
-from caller import TOKENS, Caller, until
-from conftest import Start
+from caller import TOKENS, Caller, Start, until
 
 from ptq_export.engines.base import Engine
 from ptq_export.serving import guards, protocol

@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from caller import Caller, until
-from conftest import Start
+from caller import Caller, Start, until
 from PIL import Image
 
 from ptq_export.engines.base import Engine

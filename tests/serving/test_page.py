@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caller import TOKENS, Caller, until
-from conftest import Start
+from caller import TOKENS, Caller, Start, until
 
 from ptq_export.engines.base import Engine
 from ptq_export.serving.batcher import Batcher, measured_times, zeros

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from caller import Caller
-from conftest import Start
+from caller import Caller, Start
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import positive_data_acceptance
