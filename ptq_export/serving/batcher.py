@@ -292,6 +292,8 @@ def predict(engine: Engine, asked: Sequence[Rows]) -> list[Tensor]:
     sample, timestep, *conditions = (column.numpy() for column in columns)
     given = dict(zip(asked[0].conditions, conditions, strict=True))
     output = torch.from_numpy(engine(sample, timestep, **given))
+    if output.shape[0] == sizes[0]:
+        return [output]
     return list(torch.split(output[: sum(sizes)], sizes))
 
 
