@@ -40,13 +40,14 @@ def compare(run: Path, program: Path, batch: int, threads: int, rounds: int) -> 
     sample = np.random.default_rng(0).standard_normal((batch, *engine.sample_shape), dtype=np.float32)
     command = [str(program), str(run), str(batch), str(threads)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        if process.stdout.readline() != "ready\n":
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None and answers is not None
+        if answers.readline() != "ready\n":
             raise InputError(f"{program} does not serve {run}", "its own words are above")
 
         def in_cpp() -> float:
-            print(STEPS, file=process.stdin, flush=True)
-            return median(map(float, process.stdout.readline().split()))
+            print(STEPS, file=asked, flush=True)
+            return median(map(float, answers.readline().split()))
 
         def in_python() -> float:
             spent = []
@@ -57,7 +58,7 @@ def compare(run: Path, program: Path, batch: int, threads: int, rounds: int) -> 
             return median(spent)
 
         pairs = [_both(in_cpp, in_python, number) for number in range(WARMUP + rounds)][WARMUP:]
-        process.stdin.close()
+        asked.close()
     ratios = np.array([python / cpp for cpp, python in pairs])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     cpp_ms, python_ms = (median(times) for times in zip(*pairs, strict=True))

@@ -82,7 +82,7 @@ def _fetched() -> bytes:
 
 def _headers(package: bytes) -> dict[str, bytes]:
     """The headers in a Debian package: an `ar` archive whose member `data.tar.xz` holds the files."""
-    at, found = 8, {}
+    at, found = 8, dict[str, bytes]()
     while at < len(package):
         name, size = package[at : at + 16].decode("ascii").strip(), int(package[at + 48 : at + 58])
         if name.startswith("data.tar"):

@@ -164,3 +164,10 @@ def test_a_terminal_is_shown_no_bytes_of_a_strangers_file(call: Call, tmp_path: 
     (tmp_path / "schedule.json").write_text("{}", encoding="utf-8")
     done = call("trace", tmp_path / "schedule.json", *words)
     assert (done.returncode, "'??4'" in done.stderr) == (2, True), done.stderr
+
+
+def test_noise_that_is_no_sample_is_refused(served_run: Path, call: Call, tmp_path: Path) -> None:
+    for shape in ((), (4,), (0, 1, 8, 8), (1, 1, 4, 4)):
+        np.save(tmp_path / "noise.npy", np.zeros(shape, np.float32))
+        done = call("sample_images", served_run, "--noise", tmp_path / "noise.npy", "-o", tmp_path / "a.png")
+        assert (done.returncode, "noise" in done.stderr or "sample" in done.stderr) == (2, True), done.stderr

@@ -63,6 +63,7 @@ Tensor noise_of(Denoiser const& denoiser, Arguments const& asked) {
   Array array = ptq_export::read_npy(asked.noise);
   auto* values = std::get_if<std::vector<float>>(&array.values);
   if (values == nullptr) throw InputError("the noise is int64, not float32", "convert it first");
+  if (array.shape.empty()) throw InputError("the noise is one number, not [N, C, ...]");
   return {array.shape, std::move(*values)};
 }
 

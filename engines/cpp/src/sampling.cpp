@@ -100,6 +100,8 @@ Model guided(Model model, float scale, Feeds unconditional) {
 
 Tensor sample_loop(Model const& model, Sampler& sampler, Tensor const& noise, Feeds const& conditions,
                    bool whole_timesteps, std::function<void(Step const&)> const& callback) {
+  if (noise.shape().size() < 2 || noise.size() == 0)
+    throw InputError("the noise is " + shown(noise.shape()) + ", not [N, C, ...]", "give one sample at least");
   Tensor sample = noise;
   Tensor seen;
   Tensor prediction;
