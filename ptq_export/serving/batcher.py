@@ -35,6 +35,7 @@ __all__ = [
     "zeros",
 ]
 
+EXPLORES = 32
 log = logging.getLogger(__name__)
 
 
@@ -106,7 +107,9 @@ class Ticket:
 class Batcher:
     """One engine and the thread that runs it.
 
-    `most_pictures` bounds what is accepted and not finished; `most_rows` is the largest batch.
+    `most_pictures` bounds what is accepted and not finished; `most_rows` is the largest batch. Where it `adapts`, that
+    is a bound, and the batch the best one by the step times; every `EXPLORES`-th step may hold twice as many rows, so
+    that the times of larger ones are known.
     """
 
     def __init__(
@@ -117,15 +120,22 @@ class Batcher:
         most_rows: int,
         most_pictures: int,
         observer: Observer | None = None,
+        adapts: bool = False,
     ) -> None:
         self.engine, self.schedule, self.times = engine, schedule, times
         self.most_rows, self.most_pictures = most_rows, most_pictures
-        self.observer = observer
+        self.observer, self.adapts = observer, adapts
+        self._steps = 0
         self._tickets: list[Ticket] = []
         self._changed = threading.Condition()
         self._closing = self._broken = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def rows(self) -> int:
+        """Rows of a full batch, as things stand."""
+        return min(self.times.best_rows, self.most_rows) if self.adapts else self.most_rows
 
     @property
     def waiting(self) -> int:
@@ -179,7 +189,7 @@ class Batcher:
         surplus = len(self._tickets) + wanted - self.most_pictures
         first = sorted(self._tickets, key=lambda ticket: ticket.due)[:surplus]
         rows = sum(ticket.rows * ticket.calls_left for ticket in first)
-        return rows * self.times.seconds(self.most_rows) / self.most_rows
+        return rows * self.times.seconds(self.rows) / self.rows
 
     @property
     def alive(self) -> bool:
@@ -204,10 +214,15 @@ class Batcher:
         with self._changed:
             while True:
                 self._tickets = [ticket for ticket in self._tickets if not ticket.cancelled]
-                chosen = choose(self._tickets, self.most_rows, self.times, time.monotonic())
+                chosen = choose(self._tickets, self._rows_now(), self.times, time.monotonic())
                 if chosen or self._closing:
+                    self._steps += 1
                     return list(chosen)
                 self._changed.wait()
+
+    def _rows_now(self) -> int:
+        explores = self.adapts and self._steps % EXPLORES == 0
+        return min(2 * self.rows, self.most_rows) if explores else self.rows
 
     def _step(self, tickets: list[Ticket]) -> None:
         began = time.perf_counter()
@@ -277,6 +292,8 @@ def predict(engine: Engine, asked: Sequence[Rows]) -> list[Tensor]:
     sample, timestep, *conditions = (column.numpy() for column in columns)
     given = dict(zip(asked[0].conditions, conditions, strict=True))
     output = torch.from_numpy(engine(sample, timestep, **given))
+    if output.shape[0] == sizes[0]:
+        return [output]
     return list(torch.split(output[: sum(sizes)], sizes))
 
 

@@ -52,7 +52,7 @@ def _load(run: Path, name: str, target: str, serving: Serving, metrics: Metrics)
     engine = load_engine(run, target)
     subject = Subject(engine.signature, schedule, examples_of(run, engine.signature.conditions))
     times = measured_times(engine, lambda rows: zeros(engine, rows), serving.max_batch or MOST_ROWS)
-    most_rows = engine.signature.batch or serving.max_batch or times.best_rows
-    batcher = Batcher(engine, schedule, times, most_rows, serving.queue)
+    fixed = engine.signature.batch or serving.max_batch
+    batcher = Batcher(engine, schedule, times, fixed or MOST_ROWS, serving.queue, adapts=fixed is None)
     batcher.observer = metrics.watch(name, lambda: batcher.waiting, lambda: batcher.running)
     return Model(name, target, subject, batcher, schedule.sample_range)

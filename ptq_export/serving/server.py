@@ -114,7 +114,7 @@ async def _serve(
 
 
 def _shown(service: Service) -> str:
-    return ", ".join(f"{name} (at most {it.batcher.most_rows} rows a step)" for name, it in service.models.items())
+    return ", ".join(f"{name} ({it.batcher.rows} rows a step)" for name, it in service.models.items())
 
 
 def _address(listener: socket.socket) -> str:

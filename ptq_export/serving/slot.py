@@ -44,10 +44,10 @@ class Slot:
         """Go on with the engine's answer to `wanted`, `[R, C or 2 C, ...]`.
 
         Raises:
-            InputError: the sample holds NaN or infinite values from here on.
+            InputError: x_0 holds NaN or infinite values. Of all before it the engine finds them when it is asked next.
         """
         step = self.path.advance(self._guided(output))
-        if not bool(torch.isfinite(step.previous).all()):
+        if self.path.done and not bool(torch.isfinite(step.previous).all()):
             told = f"the sample became NaN or infinite at step {step.index + 1}"
             raise InputError(told, "ask for less guidance, or other conditions")
         return step

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 __all__ = ["StepTimes"]
 
-CALLS, LONGEST_S, WEIGHT = 10, 2.0, 0.1
+CALLS, LONGEST_S = 10, 2.0
+COMMON, OWN = 0.05, 0.25
 NEAR_BEST, LONGEST_STEP = 1.05, 3.5
 
 
@@ -39,10 +40,13 @@ class StepTimes:
         return (1 - share) * self._seconds[below] + share * self._seconds[above]
 
     def saw(self, rows: int, seconds: float) -> None:
-        """Follow a step that was served."""
-        old = self._seconds.get(rows)
-        if old is not None:
-            self._seconds[rows] = old + WEIGHT * (seconds - old)
+        """Follow a step that was served: a little of what surprises is the machine's, and so true of all sizes."""
+        if rows not in self._seconds:
+            return
+        surprise = seconds / self._seconds[rows]
+        for each in self._seconds:
+            self._seconds[each] *= surprise**COMMON
+        self._seconds[rows] *= surprise**OWN
 
     @property
     def best_rows(self) -> int:

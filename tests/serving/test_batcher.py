@@ -116,3 +116,14 @@ def test_a_short_one_behind_many_long_ones_ends_within_twice_its_time_alone(
     assert short.calls_left == 0 and taken <= 2 * 4  # the step under way, and nobody beside it
     for ticket in long:
         ticket.cancel()
+
+
+def test_a_wrong_measurement_of_the_start_is_put_right_while_serving(slow_engine: Engine, subject: Subject) -> None:
+    """This engine takes as long for eight rows as for one; its times say that batches gain nothing."""
+    times = StepTimes({rows: 0.02 * rows for rows in (1, 2, 4, 8)})
+    batcher = Batcher(slow_engine, subject.schedule, times, 8, 64, adapts=True)
+    assert batcher.rows == 1
+    tickets = batcher.submit([asked(subject, seed, steps=500) for seed in range(16)], lambda _: None)
+    assert until(lambda: batcher.rows == 8, 60)
+    for ticket in tickets:
+        ticket.cancel()

@@ -1,7 +1,7 @@
 """The same engine behind LitServe's request batching: 32 clients, pictures of 20 steps, and of 4 to 50.
 
     pip install --target lit litserve
-    python -m ptq_export.benchmarks.serving.litserve RUN --packages lit [--rounds 3] [--seconds 15]
+    python -m ptq_export.benchmarks.serving.beside_litserve RUN --packages lit [--rounds 3] [--seconds 15]
 
 LitServe is no dependency of ours: its packages lie in a folder of their own. It gathers requests into a batch and
 answers them together, so requests of other numbers of steps go through one loop after the other there. Both services
@@ -29,7 +29,7 @@ MIXES = {"20 steps": (20,), "4, 10, 20 and 50 steps": (4, 10, 20, 50)}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns the exit code."""
-    parser = parser_of("litserve", __doc__)
+    parser = parser_of("beside_litserve", __doc__)
     parser.add_argument("--packages", type=Path, required=True, help="the folder with LitServe")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each service in a round (default: 15)")
