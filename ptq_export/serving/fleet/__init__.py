@@ -10,7 +10,7 @@ __all__ = ["require_ray"]
 
 def require_ray() -> None:
     """Refuse where the extra `ray` was not installed. Before Ray is imported: it is told here to leave signals alone,
-    of which SIGTERM asks for an orderly end.
+    of which SIGTERM asks for an orderly end, and not to begin another cluster for a thread of its own after that end.
 
     Raises:
         EnvironmentMissing: with the command that installs it.
@@ -18,3 +18,4 @@ def require_ray() -> None:
     if find_spec("ray") is None:
         raise EnvironmentMissing("--ray wants Ray Serve", "pip install 'ptq-export[ray]'")
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

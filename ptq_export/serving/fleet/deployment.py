@@ -1,5 +1,6 @@
 """The deployment: replicas of one run, as many as their queues ask for."""
 
+import logging
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -70,4 +71,5 @@ def shut_down() -> None:
     calls has no request at work."""
     if "RAY_ADDRESS" in os.environ:
         serve.delete(NAME)
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # its threads find no Ray any more, and say so at length
     ray.shutdown()
