@@ -142,12 +142,12 @@ def _blamed(message: str, subject: Subject) -> str | None:
 
 def _conditions(fields: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
     found = dict(_mapping(fields, "conditions") or {})
+    if LABEL in found:
+        raise FieldError("a class is given as `class`, beside conditions", "conditions")
     if "class" not in fields:
         return found
     if subject.classes is None:
         raise FieldError("this engine has no classes", "class")
-    if LABEL in found:
-        raise FieldError("the class is given twice, in conditions too", "class")
     return found | {LABEL: _integer(fields, "class", 0, 0, subject.classes - 1)}
 
 

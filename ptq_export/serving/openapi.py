@@ -1,6 +1,9 @@
 """The OpenAPI document of the models that are served: what their conditions are is part of it."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from ptq_export.command_options import Serving
 from ptq_export.interface import LABEL, Input
@@ -91,6 +94,9 @@ def _generations(models: Models) -> dict[str, Any]:
 def _request(models: Models) -> dict[str, Any]:
     subjects = [model.subject for model in models.values()]
     steps = min((subject.schedule.num_train_timesteps for subject in subjects), default=1000)
+    conditions = [*{each.name: each for subject in subjects for each in subject.signature.conditions}.values()]
+    named = [each for each in conditions if each.name != LABEL]  # a class is given as `class`
+    needed = [it.name for it in named if all(it in subject.signature.conditions for subject in subjects)]
     properties: dict[str, Any] = {
         "model": {"enum": [*models, None]},
         "prompt": {"enum": ["", None], "description": "The engine takes no text."},
@@ -99,8 +105,8 @@ def _request(models: Models) -> dict[str, Any]:
         "steps": _integer(1, steps, 20, "Denoising steps."),
         "sampler": {"enum": [*SAMPLERS], "description": "Not every sampler takes every number of steps."},
         "guidance": {"type": "number", "minimum": -MOST_GUIDANCE, "maximum": MOST_GUIDANCE},
-        "conditions": _conditions(models, "What the network takes, one picture's, as nested lists."),
-        "unconditional": _conditions(models, "With guidance: what stands in place of conditions in the second row."),
+        "conditions": {**_conditions(named, "One picture's, as nested lists."), "required": needed},
+        "unconditional": _conditions(conditions, "With guidance: what stands in their place in the second row."),
         "size": {"enum": sorted({_size(model) for model in models.values()} | {"auto"})},
         "response_format": {"enum": ["b64_json", "png", "npy"], "default": "b64_json"},
         "output_format": {"enum": ["png"]},
@@ -112,27 +118,25 @@ def _request(models: Models) -> dict[str, Any]:
     if any(subject.classes for subject in subjects):
         most = max(subject.classes or 1 for subject in subjects) - 1
         properties["class"] = _integer(0, most, None, "Drawn by the seed if absent.")
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+    required = ["conditions"] if needed else []
+    both = {"guidance": ["unconditional"], "unconditional": ["guidance"]}
+    rules = {"required": required, "dependentRequired": both}
+    return {"type": "object", "additionalProperties": False, "properties": properties, **rules}
 
 
-def _conditions(models: Models, about: str) -> dict[str, Any]:
-    inputs = {each.name: each for model in models.values() for each in model.subject.signature.conditions}
-    required = sorted({*inputs} - {LABEL})
-    properties = {name: _condition(each) for name, each in sorted(inputs.items())}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-        "description": f"{about} {', '.join(required)}".strip(),
-    }
+def _conditions(inputs: Sequence[Input], about: str) -> dict[str, Any]:
+    properties = {each.name: _condition(each) for each in sorted(inputs, key=lambda each: each.name)}
+    return {"type": "object", "additionalProperties": False, "properties": properties, "description": about}
 
 
 def _condition(wanted: Input) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "number" if wanted.dtype == "float32" else "integer"}
+    most = float(np.finfo(np.float32).max)
+    bounded = {"type": "number", "minimum": -most, "maximum": most}
+    schema: dict[str, Any] = bounded if wanted.dtype == "float32" else {"type": "integer"}
     if wanted.limit is not None:
         schema |= {"minimum": 0, "maximum": wanted.limit - 1}
     for size in reversed(wanted.shape):
-        exact = {} if isinstance(size, str) else {"minItems": size, "maxItems": size}
+        exact = {"minItems": 1} if isinstance(size, str) else {"minItems": size, "maxItems": size}
         schema = {"type": "array", "items": schema, **exact}
     return {**schema, "description": str(wanted)}
 
