@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -44,14 +44,37 @@ def server(finished: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process.communicate()
 
 
-def generate(address: str, **fields: Any) -> tuple[int, bytes]:
-    headers = {"content-type": "application/json", "accept": "image/png"}
+def generate(address: str, accept: str = "image/png", **fields: Any) -> tuple[int, bytes]:
+    headers = {"content-type": "application/json", "accept": accept}
     asked = Request(f"{address}/v1/images/generations", json.dumps(fields).encode(), headers)
     try:
         with urlopen(asked, timeout=60) as answer:
             return answer.status, answer.read()
     except HTTPError as refused:
         return refused.code, refused.read()
+
+
+def long_one(address: str) -> tuple[int, bytes]:
+    """A request that takes seconds on any machine."""
+    return generate(address, "application/json", n=10, steps=1000, seed=1)
+
+
+def until(told: Callable[[], bool]) -> None:
+    while not told():
+        time.sleep(0.01)
+
+
+def is_drawing(address: str) -> bool:
+    with urlopen(f"{address}/metrics", timeout=60) as answer:
+        return re.search(rb"^ptq_slots_in_use\{.*\} [1-9]", answer.read(), re.MULTILINE) is not None
+
+
+def is_draining(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/readyz", timeout=60):
+            return False
+    except HTTPError as refused:
+        return refused.code == 503
 
 
 def test_same_picture_as_sample_and_an_orderly_end(
@@ -65,10 +88,10 @@ def test_same_picture_as_sample_and_an_orderly_end(
     assert status == 200
     assert np.array_equal(np.asarray(Image.open(BytesIO(png))), grid[::scale, ::scale][1:-1, 1:-1])
     with ThreadPoolExecutor() as pool:
-        accepted = pool.submit(generate, address, seed=1, steps=500)
-        time.sleep(0.3)
+        accepted = pool.submit(long_one, address)
+        until(lambda: is_drawing(address))
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        until(lambda: is_draining(address))
         refused = generate(address, steps=1)
         assert accepted.result()[0] == 200
     assert refused[0] == 503 and json.loads(refused[1])["error"]["code"] == "draining"
@@ -78,10 +101,10 @@ def test_same_picture_as_sample_and_an_orderly_end(
 def test_a_second_signal_ends_at_once(server: tuple[subprocess.Popen[str], str]) -> None:
     process, address = server
     with ThreadPoolExecutor() as pool:
-        cut_off = pool.submit(generate, address, steps=1000)
-        time.sleep(0.3)
+        cut_off = pool.submit(long_one, address)
+        until(lambda: is_drawing(address))
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        until(lambda: is_draining(address))
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 128 + signal.SIGTERM
         assert cut_off.exception() is not None
