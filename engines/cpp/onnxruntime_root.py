@@ -3,14 +3,16 @@
     python -m ptq_export.engines.cpp.onnxruntime_root FOLDER [HEADERS]
 
 The wheel holds the shared library and no headers (https://github.com/microsoft/onnxruntime/issues/18840). HEADERS is a
-folder that has them, `include` of a release archive, say; without it they are fetched from Debian, whose package of
-them has 85 kB. They may be older than the library: ONNX Runtime serves every earlier version of its interface.
+folder that has them, `include` of a release archive, say; without it they are fetched from the Debian archive that apt
+uses on this machine: a package of 85 kB of a later release. They may be older than the library: ONNX Runtime serves
+every earlier version of its interface.
 """
 
 import hashlib
 import io
 import lzma
 import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -23,7 +25,7 @@ from ptq_export.errors import EnvironmentMissing, InputError, PtqExportError
 __all__ = ["make_root"]
 
 HEADER = "onnxruntime_c_api.h"
-PACKAGE = "http://deb.debian.org/debian/pool/main/o/onnxruntime/libonnxruntime-dev_1.21.0+dfsg-1_amd64.deb"
+PACKAGE = "pool/main/o/onnxruntime/libonnxruntime-dev_1.21.0+dfsg-1_amd64.deb"
 SHA256 = "14f7d959d5deacbcf1504830d4189f91fc67382b399ed9ae9d3aa9c4050ced08"
 ATTEMPTS, TIMEOUT_S = 3, 30
 MOST_BYTES = 1 << 20
@@ -33,7 +35,8 @@ def make_root(folder: Path, headers: Path | None = None) -> Path:
     """`folder` with `lib` and `include`: links to the library, copies of the headers.
 
     Raises:
-        EnvironmentMissing: no wheel of ONNX Runtime is installed, or its headers cannot be fetched.
+        EnvironmentMissing: no wheel of ONNX Runtime is installed, or its headers cannot be fetched from a Debian
+            archive.
         InputError: `headers` has none.
     """
     library = _library()
@@ -65,19 +68,31 @@ def _library() -> Path:
 
 def _fetched() -> bytes:
     """Debian's package, which has the digest that this file says."""
-    for attempt in range(ATTEMPTS):
-        try:
-            with urllib.request.urlopen(PACKAGE, timeout=TIMEOUT_S) as answer:
-                content: bytes = answer.read(MOST_BYTES)
-            break
-        except OSError as error:
-            if attempt + 1 == ATTEMPTS:
-                remedy = "give a folder that has them as the second argument"
-                raise EnvironmentMissing(f"ONNX Runtime's headers cannot be fetched: {error}", remedy) from error
-            time.sleep(2**attempt)
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise EnvironmentMissing(f"{PACKAGE} is another file than it was", "give the headers as the second argument")
-    return content
+    failure: Exception = OSError("apt knows no Debian archive here")
+    archives = _archives()
+    for attempt in range(ATTEMPTS if archives else 0):
+        time.sleep(2 * attempt)
+        for archive in archives:
+            try:
+                with urllib.request.urlopen(archive + PACKAGE, timeout=TIMEOUT_S) as answer:
+                    content: bytes = answer.read(MOST_BYTES)
+                if hashlib.sha256(content).hexdigest() == SHA256:
+                    return content
+                failure = OSError(f"{archive}{PACKAGE} is another file than it was")
+            except OSError as error:
+                failure = error
+    remedy = "give a folder that has them as the second argument"
+    raise EnvironmentMissing(f"ONNX Runtime's headers cannot be fetched: {failure}", remedy) from failure
+
+
+def _archives() -> list[str]:
+    """Where apt finds Debian's packages, if this system has apt: addresses that end in a slash."""
+    apt = shutil.which("apt-get")
+    if apt is None:
+        return []
+    asked = [apt, "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return sorted({line for line in told.split() if line.endswith("/debian/")})
 
 
 def _headers(package: bytes) -> dict[str, bytes]:
