@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptq_export.engines.bound import BoundStep, require_in_place
-from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name
+from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name, zeros
 from ptq_export.engines.lifetime import Resident
 from ptq_export.engines.output import device_output, host_output
 from ptq_export.errors import InputError
@@ -76,9 +76,8 @@ class Signature:
         return (batch, self.channels, *self.sample_shape[1:])
 
     def nothing(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Zeros for every input of a step, to have everything allocated; open sizes are 1."""
-        sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in self.step_inputs}
-        return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.step_inputs}
+        """Zeros for every input of a step's graph, to have everything allocated."""
+        return zeros(self.step_inputs, batch)
 
 
 @dataclass(frozen=True, kw_only=True)

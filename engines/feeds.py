@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE, TIMESTEP, Input
 
-__all__ = ["check_names", "check_shape", "check_values", "checked", "is_tensor", "require_values", "type_name"]
+__all__ = ["check_names", "check_shape", "check_values", "checked", "is_tensor", "require_values", "type_name", "zeros"]
 
 TOLD = {TIMESTEP: "time-step"}
 
@@ -79,6 +79,12 @@ def require_values(inputs: Sequence[Input], timesteps: int | None, feeds: Mappin
         limit = timesteps if each.name == TIMESTEP else each.limit
         if not (values.min() >= 0 and (limit is None or values.max() < limit)):
             check_values(each, timesteps, values)
+
+
+def zeros(inputs: Sequence[Input], batch: int) -> dict[str, NDArray[Any]]:
+    """Zeros for each of these inputs; open sizes are 1."""
+    sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in inputs}
+    return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in inputs}
 
 
 def check_shape(wanted: Input, found: tuple[int, ...], batch: int | None) -> None:

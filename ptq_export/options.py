@@ -21,8 +21,9 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
 }
 DEFAULT_TUNE_LOSS_DB = 0.1
 MOST = 2**31 - 1
+"""What a count may be at most, whatever this machine can hold."""
 LONGEST_S = 1e7
-"""What a count and a time may be at most, whatever this machine can hold."""
+"""What a time may be at most."""
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """For which TensorRT for RTX builds on request

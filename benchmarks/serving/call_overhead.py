@@ -15,6 +15,7 @@ import numpy as np
 
 from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.engines.base import EngineOptions
+from ptq_export.engines.feeds import zeros
 from ptq_export.engines.load import load_engine
 
 __all__ = ["main"]
@@ -31,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measure() -> list[str]:
         engine = load_engine(options.run, options.which, EngineOptions(threads=1))
-        feeds = dict(engine.signature.nothing(1))
-        feeds = {each.name: feeds[each.name] for each in engine.signature.inputs}
+        feeds = zeros(engine.signature.inputs, 1)
         out = np.empty(engine.signature.output_shape(1), np.float32)
         own = {name: value.copy() for name, value in feeds.items()}
         ways: dict[str, Callable[[], Any]] = {

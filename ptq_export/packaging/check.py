@@ -13,8 +13,10 @@ __all__ = ["check_package", "is_package"]
 
 
 def is_package(path: Path) -> bool:
-    """Whether a folder is a package, and no run."""
-    return (path / SUMS).is_file()
+    """Whether a folder is a package, and no run: whoever adds digests to a run folder has a run still."""
+    if not (path / SUMS).is_file():
+        return False
+    return not (path / MANIFEST).is_file() or "package" in read_part(path, MANIFEST)
 
 
 def check_package(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What a package takes from a run: the manifest, and the files of the engine's graph, each checked by its digest."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from ptq_export.engines.registry import find_runtime
 from ptq_export.engines.runtime import Runtime
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.graph.model_file import read_proto
-from ptq_export.graph.prompt_file import require_prompt
-from ptq_export.interface import INPUTS, Input, inputs_from_json, values_from_json
-from ptq_export.schemas import MANIFEST, read_part
+from ptq_export.graph.prompt_file import prompt_inputs, require_prompt
+from ptq_export.interface import Input, inputs_from_json
+from ptq_export.pipeline.commands.reopened import finished_manifest
+from ptq_export.schemas import MANIFEST
 from ptq_export.targets import Target, find_target
 
 __all__ = ["Parts", "read_parts"]
@@ -62,14 +61,7 @@ class Parts:
         Raises:
             InputError: the graph does not say.
         """
-        if not self.prompt_names:
-            return ()
-        path = self.run / self.prompt_names[0]
-        stated = {item.key: item.value for item in read_proto(path).metadata_props}
-        try:
-            return values_from_json(json.loads(stated[INPUTS]), path.name)
-        except (KeyError, ValueError, RecursionError) as error:
-            raise InputError(f"{path.name} does not say what its inputs are: {error!r}", "export it again") from error
+        return prompt_inputs(self.run / self.prompt_names[0]) if self.prompt_names else ()
 
     def copy(self, names: tuple[str, ...], folder: Path) -> None:
         """Copy these files into `folder`, and make sure of what arrived.
@@ -103,9 +95,7 @@ def read_parts(run: Path) -> Parts:
         InputError: it is not finished, or one of its files is damaged or gone.
         GateFailed: its proofs did not hold.
     """
-    if not (run / MANIFEST).is_file():
-        raise InputError(f"{run} is not a finished run: it has no {MANIFEST}", "finish it with the same command")
-    manifest = read_part(run, MANIFEST)
+    manifest = finished_manifest(run)
     if not manifest["verdict"]["ok"]:
         told = "; ".join(manifest["verdict"]["failures"])
         raise GateFailed(f"the proofs of {run} did not hold: {told}", "a service is given an engine that passed")

@@ -1,6 +1,5 @@
 """The formats of a package, by name: one entry each; what a format writes stands in its own module."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from ptq_export.packaging.sums import SUMS, check_sums, write_sums
 from ptq_export.packaging.triton.repository import write_repository
 
 __all__ = ["FORMATS", "Format", "package"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor, cat
 
 from ptq_export.serving.body import Asked, FieldError
+from ptq_export.serving.guards import BodyTooLarge, BodyTooSlow
 from ptq_export.serving.pictures import Range, npy, picture
 
-__all__ = ["KINDS", "encoded", "error", "error_body", "refusal", "text_of"]
+__all__ = ["KINDS", "encoded", "error", "error_body", "no_body", "refusal", "text_of"]
 
 KINDS = {400: "invalid_request_error", 429: "rate_limit_error", 500: "server_error"}
 
@@ -35,6 +36,13 @@ def error(
     headers = {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
     headers |= {"connection": "close"} if close else {}
     return JSONResponse(error_body(status, code, message, param), status, headers)
+
+
+def no_body(found: BodyTooLarge | BodyTooSlow, most: int) -> Response:
+    """The answer where the body, of at most so many bytes, was not read."""
+    if isinstance(found, BodyTooLarge):
+        return error(413, "too_large", f"the body is larger than {most} bytes", close=True)
+    return error(408, "too_slow", "the body did not arrive in time", close=True)
 
 
 def refusal(found: FieldError) -> Response:

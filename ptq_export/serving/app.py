@@ -21,8 +21,8 @@ from ptq_export.serving.service import Service
 __all__ = ["make_app"]
 
 
-def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
-    """The service as an ASGI application, with `more` routes; none of them blocks the event loop."""
+def make_app(service: Service) -> Starlette:
+    """The service as an ASGI application; no route blocks the event loop."""
 
     async def generations(request: Request) -> Response:
         return await generate(service, request)
@@ -61,7 +61,6 @@ def make_app(service: Service, more: list[Route] | None = None) -> Starlette:
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
         Route("/docs", docs),
-        *(more or []),
     ]
     handlers: dict[Any, Any] = {HTTPException: _refused, Exception: _fault}
     return Starlette(routes=routes, middleware=[Middleware(SendBound)], exception_handlers=handlers)

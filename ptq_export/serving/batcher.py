@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.base import Engine
+from ptq_export.engines.feeds import zeros
 from ptq_export.errors import InputError, explained
 from ptq_export.interface import SAMPLE, TIMESTEP
 from ptq_export.sampling import Step
@@ -32,7 +32,6 @@ __all__ = [
     "Ticket",
     "measured_times",
     "predict",
-    "zeros",
 ]
 
 EXPLORES = 32
@@ -297,21 +296,15 @@ def predict(engine: Engine, asked: Sequence[Rows]) -> list[Tensor]:
     return list(torch.split(output[: sum(sizes)], sizes))
 
 
-def measured_times(engine: Engine, examples: Callable[[int], Rows], most: int) -> StepTimes:
-    """Time the engine on `examples(rows)`; one of a fixed batch knows one time alone."""
+def measured_times(engine: Engine, most: int) -> StepTimes:
+    """Time the engine on 1, 2, 4, ... `most` rows; one of a fixed batch knows one time alone."""
+
+    def step(rows: int) -> None:
+        found = {name: torch.from_numpy(value) for name, value in zeros(engine.signature.inputs, rows).items()}
+        predict(engine, [Rows(found.pop(SAMPLE), found.pop(TIMESTEP), found)])
+
     fixed = engine.signature.batch
     if fixed is None:
-        return StepTimes.measure(lambda rows: _call(engine, examples(rows)), most)
-    one = StepTimes.measure(lambda _: _call(engine, examples(1)), 1).seconds(1)
+        return StepTimes.measure(step, most)
+    one = StepTimes.measure(step, 1).seconds(1)
     return StepTimes({1: one, fixed: one})
-
-
-def _call(engine: Engine, rows: Rows) -> None:
-    predict(engine, [rows])
-
-
-def zeros(engine: Engine, rows: int) -> Rows:
-    """A step of so many rows, its open sizes 1."""
-    sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in engine.signature.inputs}
-    found = {it.name: torch.from_numpy(np.zeros((rows, *sizes[it.name]), it.dtype)) for it in engine.signature.inputs}
-    return Rows(found.pop(SAMPLE), found.pop(TIMESTEP), found)

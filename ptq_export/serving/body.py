@@ -35,19 +35,8 @@ IGNORED = ("background", "moderation", "quality", "style", "user")
 """What OpenAI's clients send and nothing here depends on."""
 
 FIELDS = (
-    *(
-        "class",
-        "conditions",
-        "guidance",
-        "model",
-        "n",
-        "output_format",
-        "partial_images",
-        "preview",
-        "prompt",
-        "response_format",
-    ),
-    *("sampler", "seed", "size", "steps", "stream", "unconditional", *IGNORED),
+    *("class", "conditions", "guidance", "model", "n", "output_format", "partial_images", "preview", "prompt"),
+    *("response_format", "sampler", "seed", "size", "steps", "stream", "unconditional", *IGNORED),
 )
 
 

@@ -8,7 +8,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ptq_export.serving.answers import encoded, error, refusal
+from ptq_export.serving.answers import encoded, error, no_body, refusal
 from ptq_export.serving.batcher import Busy, Closed
 from ptq_export.serving.body import Asked, FieldError, fields_of, parse
 from ptq_export.serving.connection import while_connected
@@ -47,18 +47,15 @@ async def _answer(service: Service, request: Request) -> Response:
             return error(503, "draining" if service.draining else "loading", told, retry_after_s=1, close=True)
         model, asked = await asyncio.to_thread(_read, service, request, content)
         job = Job(model, asked, service.serving.timeout)
-    except BodyTooLarge:
+    except (BodyTooLarge, BodyTooSlow) as found:
         service.metrics.ended(model_name, "refused")
-        return error(413, "too_large", f"the body is larger than {service.serving.max_body} bytes", close=True)
-    except BodyTooSlow:
-        service.metrics.ended(model_name, "refused")
-        return error(408, "too_slow", "the body did not arrive in time", close=True)
+        return no_body(found, service.serving.max_body)
     except ClientGone:
         service.metrics.ended(model_name, "disconnected")
         return Response(status_code=400)
-    except FieldError as found:
+    except FieldError as wrong:
         service.metrics.ended(model_name, "refused")
-        return refusal(found)
+        return refusal(wrong)
     except Busy as busy:
         service.metrics.ended(model_name, "busy")
         told = f"{service.serving.queue} pictures are accepted already; try again in {math.ceil(busy.retry_after_s)} s"

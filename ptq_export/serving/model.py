@@ -8,7 +8,7 @@ from ptq_export.clean_estimate import CleanEstimate
 from ptq_export.command_options import Serving
 from ptq_export.engines.load import load_engine
 from ptq_export.pipeline.commands.reopened import examples_of, finished_manifest, read_schedule
-from ptq_export.serving.batcher import Batcher, measured_times, zeros
+from ptq_export.serving.batcher import Batcher, measured_times
 from ptq_export.serving.metrics import Metrics
 from ptq_export.serving.pictures import Range
 from ptq_export.serving.request import Subject
@@ -53,7 +53,7 @@ def _load(run: Path, name: str, target: str, serving: Serving, metrics: Metrics)
     schedule = read_schedule(finished_manifest(run), run)
     engine = load_engine(run, target)
     subject = Subject(engine.signature, schedule, examples_of(run, engine.signature.conditions))
-    times = measured_times(engine, lambda rows: zeros(engine, rows), serving.max_batch or MOST_ROWS)
+    times = measured_times(engine, serving.max_batch or MOST_ROWS)
     fixed = engine.signature.batch or serving.max_batch
     batcher = Batcher(engine, schedule, times, fixed or MOST_ROWS, serving.queue, adapts=fixed is None)
     batcher.observer = metrics.watch(name, lambda: batcher.waiting, lambda: batcher.running)

@@ -52,11 +52,6 @@ class Generation:
         return 1 if self.guidance is None else 2
 
     @property
-    def work(self) -> int:
-        """Rows that the engine computes for it in all."""
-        return self.rows * self.calls
-
-    @property
     def kind(self) -> tuple[Any, ...]:
         """Requests of one kind fit into one batch: their conditions have the same sizes."""
         return tuple((name, tuple(value.shape[1:])) for name, value in sorted(self.conditions.items()))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from cpp_tools import Call, refused
 from exported_net import inputs_of
+from least import least_manifest
+from nets_by_hand import PROMPT_CONDITIONS, PROMPTED, net_by_hand
 
 from ptq_export.artifacts import describe_file
 from ptq_export.denoiser import NoiseSchedule
@@ -18,7 +18,7 @@ from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.load import load_engine
 from ptq_export.graph.prompt_file import save_split
 from ptq_export.guidance import Guided
-from ptq_export.interface import INPUTS, TRAIN_TIMESTEPS, Input, inputs_to_json, label
+from ptq_export.interface import Input, inputs_to_json, label
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
 
@@ -36,45 +36,17 @@ net (float[batch,2,4,4] sample, int64[batch] timestep, int64[batch] label) => (f
     eps = Tanh(moved)
 }
 """
-PROMPTED = """
-<ir_version: 10, opset_import: ["": 18]>
-net (float[batch,2,4] sample, int64[batch] timestep, float[batch,tokens,3] text, float[batch,2,4] shift)
- => (float[batch,2,4] eps)
-<float[3,4] w = {1,0,2,1, 0,1,-1,2, 3,1,0,-1}>
-{
-    k = MatMul(text, w)
-    t = Transpose <perm = [0, 2, 1]> (k)
-    scores = MatMul(sample, t)
-    seen = MatMul(scores, k)
-    eps = Add(seen, shift)
-}
-"""
 
 
 def make_run(folder: Path, text: str, shape: tuple[int, ...], *conditions: Input, **schedule: Any) -> Path:
     """A run folder of a network by hand: its FP32 graph, split where it can be, is the target's."""
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
     inputs = inputs_of(shape, *conditions)
-    model.metadata_props.update({INPUTS: json.dumps(inputs_to_json(inputs)), TRAIN_TIMESTEPS: "1000"})
-    for node in model.graph:
-        node.name = f"node_{node.outputs[0].name}"
     folder.mkdir()
-    path = save_split(model, folder / "denoiser.fp32.onnx")
-    texts = dict.fromkeys(("ptq_export", "command", "created"), "")
-    objects: dict[str, Any] = {name: {} for name in ("options", "scheme", "versions", "environment", "timings_s")}
+    path = save_split(net_by_hand(text, shape, *conditions), folder / "denoiser.fp32.onnx")
     told = NoiseSchedule(clip_sample=False, **schedule).to_json()
     denoiser = {"spec": "", "sha256": "", "notes": [], "sample_shape": list(shape), "schedule": told}
-    verdict = {"ok": True, "int8_layers": 0, "layers": 0, "failures": []}
-    verdict |= dict.fromkeys(("valid", "speedup", "baseline", "psnr_db", "median_sqnr_db"))
-    manifest = {
-        "schema": 2,
-        **texts,
-        **objects,
-        "denoiser": denoiser | {"inputs": inputs_to_json(inputs)},
-        "target": "ort-fp32",
-        "artefacts": {path.name: describe_file(path)},
-        "verdict": verdict,
-    }
+    denoiser["inputs"] = inputs_to_json(inputs)
+    manifest = least_manifest(denoiser=denoiser, target="ort-fp32", artefacts={path.name: describe_file(path)})
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
@@ -88,8 +60,7 @@ def labelled(tmp_path: Path) -> Path:
 @pytest.fixture
 def prompted(tmp_path: Path) -> Path:
     """A text of any length, which is read by a prompt graph, and a shift, which the step reads."""
-    text, shift = Input("text", "float32", ("tokens", 3)), Input("shift", "float32", (2, 4))
-    folder = make_run(tmp_path / "prompted", PROMPTED, (2, 4), text, shift)
+    folder = make_run(tmp_path / "prompted", PROMPTED, (2, 4), *PROMPT_CONDITIONS)
     assert (folder / "denoiser.fp32.prompt.onnx").exists()
     return folder
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_runs import denoiser, finish, inputs
+from exported_net import inputs_of
+from made_runs import denoiser, finish
 from numpy.typing import NDArray
 
 from ptq_export.command_options import Packaging
@@ -106,7 +107,9 @@ def test_previews_come_when_they_are_due_and_what_they_raise_ends_the_work(label
 
 
 def test_a_condition_of_one_number_is_a_row_of_one(tmp_path: Path) -> None:
-    finish(tmp_path, denoiser=denoiser(inputs((2, 4), Input("scale", "float32", (1,)))), package={"format": "triton"})
+    finish(
+        tmp_path, denoiser=denoiser(inputs_of((2, 4), Input("scale", "float32", (1,)))), package={"format": "triton"}
+    )
     assert Drawer(tmp_path).wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
 
 

@@ -12,7 +12,8 @@ from ptq_export.command_options import Packaging
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.packaging import check_package, package
+from ptq_export.packaging import check_package, is_package, package
+from ptq_export.packaging.sums import write_sums
 from ptq_export.pipeline import bench, verify
 from ptq_export.pipeline.progress import SILENT
 
@@ -166,3 +167,10 @@ def test_it_is_not_written_into_its_run_and_formats_are_known_by_name(labelled: 
     (labelled / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="folder jetson/"):
         to_folder(labelled)
+
+
+def test_a_run_folder_to_which_somebody_added_digests_is_a_run_still(labelled: Path) -> None:
+    """Else `verify` would prove no more than its digests."""
+    write_sums(labelled)
+    assert not is_package(labelled)
+    assert is_package(to_folder(labelled))

@@ -21,7 +21,7 @@ from ptq_export.engines.base import Engine
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.interface import Input, inputs_to_json, label
 from ptq_export.serving.app import make_app
-from ptq_export.serving.batcher import Batcher, measured_times, zeros
+from ptq_export.serving.batcher import Batcher, measured_times
 from ptq_export.serving.metrics import Metrics
 from ptq_export.serving.model import Model
 from ptq_export.serving.protocol import BoundedHeads
@@ -94,7 +94,7 @@ def start(subject: Subject) -> Iterator[Start]:
 
     def begin(engine: Engine, **limits: float) -> tuple[Service, Caller]:
         service = Service(Serving(**{"max_batch": 8, "timeout": 30.0, **limits}), Metrics())
-        times = measured_times(engine, lambda rows: zeros(engine, rows), 8)
+        times = measured_times(engine, 8)
         batcher = Batcher(engine, subject.schedule, times, 8, service.serving.queue)
         batcher.observer = service.metrics.watch("tiny", lambda: batcher.waiting, lambda: batcher.running)
         service.models = {

@@ -14,7 +14,7 @@ from ptq_export.engines.base import Engine
 from ptq_export.guidance import Guided
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import SAMPLERS, make_scheduler
-from ptq_export.serving.batcher import Batcher, Busy, Closed, Failed, Finished, measured_times, zeros
+from ptq_export.serving.batcher import Batcher, Busy, Closed, Failed, Finished, measured_times
 from ptq_export.serving.request import Generation, Subject
 from ptq_export.serving.step_times import StepTimes
 
@@ -22,7 +22,7 @@ TOKENS = [[0.5, -1.0, 2.0], [0.0, 1.0, 1.0]]
 
 
 def batcher_of(engine: Engine, subject: Subject, rows: int = 8, pictures: int = 64) -> Batcher:
-    times = measured_times(engine, lambda count: zeros(engine, count), rows)
+    times = measured_times(engine, rows)
     return Batcher(engine, subject.schedule, times, rows, pictures)
 
 

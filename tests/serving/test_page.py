@@ -13,7 +13,7 @@ import pytest
 from caller import TOKENS, Caller, Start, until
 
 from ptq_export.engines.base import Engine
-from ptq_export.serving.batcher import Batcher, measured_times, zeros
+from ptq_export.serving.batcher import Batcher, measured_times
 from ptq_export.serving.service import Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation")]
@@ -120,7 +120,7 @@ def test_engines_stand_side_by_side_from_one_seed(
 ) -> None:
     service, caller = start(slow_engine)
     first = service.models["tiny"]
-    times = measured_times(engine, lambda rows: zeros(engine, rows), 8)
+    times = measured_times(engine, 8)
     other = Batcher(engine, first.subject.schedule, times, 8, 8)
     other.observer = service.metrics.watch("tiny:fp32", lambda: other.waiting, lambda: other.running)
     service.models = {"tiny": first, "tiny:fp32": replace(first, name="tiny:fp32", batcher=other)}

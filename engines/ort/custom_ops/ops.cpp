@@ -10,8 +10,9 @@
 // WinogradConv                 x u8 [N, H, W, C], and the other inputs of QLinearConv    -> u8
 //
 // Vectors hold a number per channel; gamma, beta and shift perhaps one per image and channel. A group norm is that of
-// x * x_gain + x_offset + shift; with `more` channels, of x and more, one behind the other in every row. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group
-// norm; height and width, how often a pixel is repeated.
+// x * x_gain + x_offset + shift. With `more`, the channels of x and those of more stand one behind the other in every
+// row. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group norm; height and width,
+// how often a pixel is repeated.
 //
 // A graph whose types, ranks, sizes or attributes do not fit is refused with a message, when it is loaded or run.
 // Not a number and infinity are no error, and end at the next quantiser, as they do at ONNX Runtime's QuantizeLinear:
@@ -48,8 +49,9 @@ Floats floats_of(const Call& call, size_t more_index) {
   if (!call.has_input(more_index)) return {x.shape, alone, {{x.data, alone.channels, 0}}};
   const auto more = call.input<float>(more_index);
   auto shape = more.shape;
-  const bool same_pixels = shape.size() == x.shape.size() && std::equal(shape.begin(), shape.end() - 1, x.shape.begin());
-  if (!same_pixels || shape.back() > std::numeric_limits<int64_t>::max() - x.shape.back()) {
+  const bool same_rank = shape.size() == x.shape.size();
+  if (!same_rank || !std::equal(shape.begin(), shape.end() - 1, x.shape.begin()) ||
+      shape.back() > std::numeric_limits<int64_t>::max() - x.shape.back()) {
     call.fail("the channels to add are not those of the same pixels");
   }
   shape.back() += x.shape.back();

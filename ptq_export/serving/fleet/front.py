@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ptq_export.command_options import Serving
-from ptq_export.serving.answers import error, error_body
+from ptq_export.serving.answers import error, error_body, no_body
 from ptq_export.serving.connection import while_connected
 from ptq_export.serving.events import event
 from ptq_export.serving.fleet.replica import Forwarded
@@ -80,10 +80,7 @@ class Front:
         try:
             body = await read_body(scope, receive, self.serving.max_body)
         except (BodyTooLarge, BodyTooSlow) as refused:
-            large = isinstance(refused, BodyTooLarge)
-            told = f"larger than {self.serving.max_body} bytes" if large else "not here in time"
-            status, code = (413, "too_large") if large else (408, "too_slow")
-            await error(status, code, f"the body is {told}", close=True)(scope, receive, send)
+            await no_body(refused, self.serving.max_body)(scope, receive, send)
             return
         except ClientGone:
             return

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ptq_export.engines.feeds import check_values
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.errors import InputError, explained
-from ptq_export.graph.model_file import read_proto
-from ptq_export.interface import INPUTS, Input, values_from_json
+from ptq_export.graph.prompt_file import prompt_inputs
+from ptq_export.interface import Input
 from ptq_export.machine import physical_cores
 from ptq_export.packaging.triton.tensors import array_of, dlpack_of
 
@@ -27,8 +27,7 @@ class TritonPythonModel:
         """Open the graph."""
         name = json.loads(args["model_config"])["parameters"]["onnx"]["string_value"]
         path = Path(args["model_repository"]) / args["model_version"] / name
-        stated = {item.key: item.value for item in read_proto(path).metadata_props}
-        self.inputs = values_from_json(json.loads(stated[INPUTS]), name)
+        self.inputs = prompt_inputs(path)
         self.session = open_session(path, session_settings(physical_cores(), Level.ORT_ENABLE_ALL), [CPU])
         self.outputs = [output.name for output in self.session.get_outputs()]
 
