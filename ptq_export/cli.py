@@ -22,6 +22,7 @@ from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
 from ptq_export.options import Options
+from ptq_export.run_tables import show_run, step_tables
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
@@ -123,7 +124,7 @@ def quantise(
         screen.note(_estimate_line(pipeline.estimate(options)))
         with screen.progress() as progress:
             result = pipeline.try_run(options, progress)
-        _show_run(screen, result.path)
+        show_run(screen, result.path)
         result.folder()
 
 
@@ -148,13 +149,10 @@ def bench(run: RunFolder, output: Output) -> None:
     """Measure the latency per denoising step of a run again, on this machine."""
     with _screen(output) as screen:
         from ptq_export import pipeline
-        from ptq_export.report import tables
 
         with screen.progress() as progress:
             latency = pipeline.bench(run, progress)
-        shown = {"Latency per denoising step": tables.latency_table(latency)} | _prompt(tables.prompt_line(latency))
-        shown |= {"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}
-        screen.result(latency, shown)
+        screen.result(latency, step_tables(latency))
 
 
 @app.command()
@@ -356,53 +354,3 @@ def _estimate_line(estimate: Any) -> str:
 
     memory, disk = size(estimate.memory_bytes), size(estimate.disk_bytes)
     return f"estimate: {duration(estimate.seconds)}, {memory} of memory, {disk} of disk"
-
-
-def _show_run(screen: Screen, folder: Path) -> None:
-    from ptq_export.report import tables
-    from ptq_export.report.verdict import judge
-
-    names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
-    files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
-    latency = files.get("latency")
-    verdict = judge(files["manifest"], latency)
-    timed = (
-        {
-            "The sampling loop": tables.loop_table(latency),
-            "Latency per denoising step": tables.latency_table(latency),
-            **_prompt(tables.prompt_line(latency)),
-            **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
-        }
-        if latency
-        else {}
-    )
-    built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
-    tuned = {"Tuning": [["", tables.tuning_line(files["tuning"])]]} if "tuning" in files else {}
-    screen.result(
-        {"run": str(folder), **files},
-        {
-            "Layers": tables.layers_summary(files["layers"]),
-            **_kernels(tables.kernels_table(files["layers"])),
-            "Fidelity": tables.fidelity_table(files["fidelity"]),
-            **timed,
-            **built,
-            **tuned,
-            "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
-            "Run folder": [["report", str(folder / "report.html")], *_bundle_row(folder)],
-        },
-    )
-
-
-def _prompt(line: str) -> dict[str, list[list[str]]]:
-    """What is computed once per prompt, where something is."""
-    return {"Prompt": [["", line]]} if line else {}
-
-
-def _kernels(rows: list[list[str]]) -> dict[str, list[list[str]]]:
-    """What the engine made of the layers, where it tells."""
-    return {"The engine's operators": rows} if len(rows) > 1 else {}
-
-
-def _bundle_row(folder: Path) -> list[list[str]]:
-    bundle = folder / "jetson"
-    return [["bundle", f"{bundle}: copy it to the Jetson and run there: python3 build.py"]] if bundle.is_dir() else []

@@ -6,10 +6,7 @@ PROGRAM is `time_steps` of the C++ library's build folder (docs/serving/cpp.md).
 round second in the next; the ratio is that of the two medians of a round.
 """
 
-import argparse
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +14,10 @@ from statistics import median
 
 import numpy as np
 
+from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.load import load_engine
-from ptq_export.errors import InputError, PtqExportError
-from ptq_export.processor import processor_name
+from ptq_export.errors import InputError
 
 __all__ = ["compare", "main"]
 
@@ -74,24 +71,20 @@ def _both(first: Callable[[], float], second: Callable[[], float], number: int) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="cpp_step", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser = parser_of("cpp_step", __doc__)
     parser.add_argument("program", type=Path, metavar="PROGRAM", help="time_steps of the C++ library's build folder")
     for name, default in (("batch", 1), ("threads", 1), ("rounds", 60)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     given = parser.parse_args(arguments)
-    print(f"{processor_name()}, load average before: {os.getloadavg()[0]:.1f}")
-    try:
+
+    def measure() -> list[str]:
         found = compare(given.run, given.program, given.batch, given.threads, given.rounds)
-    except PtqExportError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    times = f"C++ {found['cpp_ms']:.3f} ms, Python {found['python_ms']:.3f} ms"
-    print(f"batch {given.batch}, {given.threads} threads: {times}")
-    print(f"Python takes {found['ratio']:.3f} times as long (quartiles {found['low']:.3f} to {found['high']:.3f})")
-    print(f"load average after: {os.getloadavg()[0]:.1f}")
-    return 0
+        times = f"C++ {found['cpp_ms']:.3f} ms, Python {found['python_ms']:.3f} ms"
+        ratio = f"{found['ratio']:.3f} times as long (quartiles {found['low']:.3f} to {found['high']:.3f})"
+        return [f"batch {given.batch}, {given.threads} threads: {times}", f"Python takes {ratio}"]
+
+    return run_program(measure)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
