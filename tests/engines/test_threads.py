@@ -1,22 +1,19 @@
 """Threads on one engine: each gets the answers that it gets alone, bit for bit."""
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 from cpu_kinds import CPU_KINDS, built
-from exported_net import inputs_of
 from layer_net import CHANNELS, Net
+from nets_by_hand import net_by_hand
 
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.graph.prompt_file import save_split
-from ptq_export.interface import INPUTS, Input, inputs_to_json
+from ptq_export.interface import Input
 
 THREADS = 8
 TURNS = 30
@@ -46,12 +43,8 @@ def prompted(tmp_path: Path) -> Path:
     """A step graph and its prompt graph."""
     text = PROMPTED.replace("int64[2] rows", "int64[1] axes = {1}, int64[2] rows")
     weight = ", ".join(f"{value:.3f}" for value in np.random.default_rng(0).standard_normal(48))
-    proto = onnx.parser.parse_model(text.replace("w, int64", f"w = {{{weight}}}, int64", 1))
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-    inputs = inputs_of((CHANNELS, 4, 4), Input("text", "float32", ("tokens", 3)))
-    model.metadata_props[INPUTS] = json.dumps(inputs_to_json(inputs))
-    for node in model.graph:
-        node.name = f"node_{node.outputs[0].name}"
+    text = text.replace("w, int64", f"w = {{{weight}}}, int64", 1)
+    model = net_by_hand(text, (CHANNELS, 4, 4), Input("text", "float32", ("tokens", 3)))
     return save_split(model, tmp_path / "denoiser.onnx")
 
 
