@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptq_export.conditions import Conditions, check_examples, draw, move
 from ptq_export.errors import InputError
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
+from ptq_export.text import Text
 
 __all__ = ["PREDICTIONS", "Absent", "Convention", "Decoder", "Denoiser", "NoiseSchedule", "Source", "UNetEps"]
 
@@ -131,6 +132,7 @@ class Denoiser:
         conditions: What it takes besides.
         examples: Conditions to calibrate and measure with, one row per example; labels need none.
         decoder: From samples that are latents to images `[N, C, H, W]`: pictures and their PSNR go through it.
+        text: From prompts to those of its conditions that prompts decide.
         blocks: Classes of its modules whose rounding is learned as a whole, beside diffusers' residual and attention
             blocks, which always are. Such a module is called once per call of the network, and answers one tensor.
 
@@ -145,6 +147,7 @@ class Denoiser:
     conditions: tuple[Input, ...] = ()
     examples: Conditions = field(default_factory=dict, hash=False, repr=False)
     decoder: Decoder | None = None
+    text: Text | None = None
     blocks: tuple[type[nn.Module], ...] = ()
 
     def __post_init__(self) -> None:
@@ -192,7 +195,7 @@ class Denoiser:
 
     def without_network(self) -> "Denoiser":
         """What remains to be known of it where its engine takes its place: it keeps no weights in memory."""
-        return replace(self, module=Absent(self.parameters), decoder=None)
+        return replace(self, module=Absent(self.parameters), decoder=None, text=None)
 
     def draw(self, count: int, seed: int) -> dict[str, Tensor]:
         """Conditions of `count` samples; see `conditions.draw`."""

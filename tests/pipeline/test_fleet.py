@@ -9,7 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import pytest
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="pip install 'ptq-export[ray]'")
 QUEUE, LOAD = 32, 26
-FEW_CPUS = ("--replicas", "2", "--replica-cpus", "0.2", "--queue", str(QUEUE))
+FEW_CPUS = ("--replica-cpus", "0.2", "--queue", str(QUEUE))
 
 
 class Fleet(NamedTuple):
@@ -49,16 +50,24 @@ class Fleet(NamedTuple):
             connection.close()
 
 
-@pytest.fixture(scope="module")
-def fleet(finished: Path) -> Iterator[Fleet]:
-    command = [sys.executable, "-m", "ptq_export", "serve", str(finished), "--port", "0", "--ray", *FEW_CPUS]
+@contextmanager
+def started(run: Path, *flags: str) -> Iterator[Fleet]:
+    command = [sys.executable, "-m", "ptq_export", "serve", str(run), "--port", "0", "--ray", *flags]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = psutil.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     found = next(found for line in process.stderr if (found := re.search(r"http://[^:]+:(\d+)", line)))
-    yield Fleet(process, int(found[1]))
-    left = [process, *process.children(recursive=True)] if process.is_running() else []
-    for each in left:
-        each.kill()
+    try:
+        yield Fleet(process, int(found[1]))
+    finally:
+        left = [process, *process.children(recursive=True)] if process.is_running() else []
+        for each in left:
+            each.kill()
+
+
+@pytest.fixture(scope="module")
+def fleet(finished: Path) -> Iterator[Fleet]:
+    with started(finished, "--replicas", "2", *FEW_CPUS) as two:
+        yield two
 
 
 def test_every_replica_draws_the_same_picture_of_a_seed(fleet: Fleet) -> None:
@@ -119,3 +128,17 @@ def test_the_end_waits_for_what_was_accepted_and_leaves_no_process(fleet: Fleet)
     assert fleet.process.wait(90) == 0
     _, alive = psutil.wait_procs(children, timeout=90)  # Ray's agents look for their raylet only now and then
     assert alive == []
+
+
+def test_a_replica_is_added_when_the_queue_is_long(finished: Path) -> None:
+    flags = ("--replicas", "1:2", "--max-batch", "2", *FEW_CPUS)
+    with started(finished, *flags) as growing, ThreadPoolExecutor(LOAD) as pool:
+        assert len(growing.replicas()) == 1
+        ends: list[Future[str]] = []
+        deadline = time.monotonic() + 180
+        while len(growing.replicas()) < 2 and time.monotonic() < deadline:
+            for _ in range(LOAD - sum(not end.done() for end in ends)):
+                ends.append(pool.submit(outcome, growing, f"grow-{len(ends)}", False))
+            time.sleep(1)
+        assert len(growing.replicas()) == 2
+        assert {end.result() for end in ends} == {"finished"}
