@@ -1,6 +1,7 @@
 """A whole latent text-to-image model with drawn weights, small enough for a test: `prompted_net:factory`."""
 
 import json
+from dataclasses import replace
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -8,12 +9,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ptq_export.checkpoints.conventions import LATENT_DIFFUSION
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
+from ptq_export.guidance import Guidance
 from ptq_export.interface import Input
 from ptq_export.text import Text
 from ptq_export.tokens import Tokens
 
-__all__ = ["PROMPTS", "TOKENS", "factory", "tokens"]
+__all__ = ["PROMPTS", "TOKENS", "factory", "guided_like", "tokens"]
 
 TOKENS, WIDTH = 6, 16
 WORDS = ("a", "red", "green", "apple", "dog", "house")
@@ -86,7 +89,7 @@ def factory() -> Denoiser:
     text = Text(encoder, (tokens(),), ("encoder_hidden_states",), 3.0, PROMPTS)
     return Denoiser(
         Net(),
-        NoiseSchedule(prediction_type="v_prediction", clip_sample=False),
+        NoiseSchedule(prediction_type="v_prediction", clip_sample=False, settings=dict(LATENT_DIFFUSION)),
         (4, 8, 8),
         Source("prompted_net", "", ""),
         (Input("encoder_hidden_states", "float32", (TOKENS, WIDTH)),),
@@ -98,3 +101,9 @@ def factory() -> Denoiser:
 
 def _two_levels() -> dict[str, tuple[str, ...]]:
     return {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+
+
+def guided_like(denoiser: Denoiser, scale: float) -> Denoiser:
+    """The denoiser under a guidance away from the empty prompt."""
+    assert denoiser.text is not None
+    return replace(denoiser, guidance=Guidance(scale, denoiser.text.encode([""])))
