@@ -9,11 +9,12 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from torch import Tensor, cat
 
-from ptq_export.serving.body import Asked, FieldError
+from ptq_export.serving.body import Asked
+from ptq_export.serving.fields import FieldError
 from ptq_export.serving.guards import BodyTooLarge, BodyTooSlow
 from ptq_export.serving.pictures import Range, npy, picture
 
-__all__ = ["KINDS", "encoded", "error", "error_body", "no_body", "refusal", "text_of"]
+__all__ = ["KINDS", "cut_of", "encoded", "error", "error_body", "no_body", "refusal", "text_of"]
 
 KINDS = {400: "invalid_request_error", 429: "rate_limit_error", 500: "server_error"}
 
@@ -50,18 +51,25 @@ def refusal(found: FieldError) -> Response:
     return error(found.status, found.code, found.message, found.param)
 
 
-def encoded(asked: Asked, samples: Sequence[Tensor], limits: Range, created: int) -> Response:
+def encoded(asked: Asked, images: Sequence[Tensor], limits: Range, created: int) -> Response:
     """The pictures `[1, C, ...]` in the form that was asked for. It takes time: not for the event loop."""
-    seeds = {"x-seed": ",".join(str(each.seed) for each in asked.pictures)}
+    told = {"x-seed": ",".join(str(each.seed) for each in asked.pictures)}
+    if asked.cut:
+        told["x-cut"] = ",".join(asked.cut)
     if asked.format == "npy":
-        return Response(npy(cat(list(samples))), headers=seeds, media_type="application/octet-stream")
+        return Response(npy(cat(list(images))), headers=told, media_type="application/octet-stream")
     if asked.format == "png":
-        return Response(picture(samples[0][0], limits), headers=seeds, media_type="image/png")
+        return Response(picture(images[0][0], limits), headers=told, media_type="image/png")
     data = [
-        {"b64_json": text_of(picture(sample[0], limits)), "seed": each.seed}
-        for sample, each in zip(samples, asked.pictures, strict=True)
+        {"b64_json": text_of(picture(image[0], limits)), "seed": each.seed}
+        for image, each in zip(images, asked.pictures, strict=True)
     ]
-    return Response(json.dumps({"created": created, "data": data}), media_type="application/json")
+    return Response(json.dumps({"created": created, "data": data, **cut_of(asked)}), media_type="application/json")
+
+
+def cut_of(asked: Asked) -> dict[str, Any]:
+    """What JSON says of text that was cut; nothing where none was."""
+    return {"cut": list(asked.cut)} if asked.cut else {}
 
 
 def text_of(content: bytes) -> str:

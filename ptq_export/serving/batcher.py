@@ -154,10 +154,14 @@ class Batcher:
         return len(self._tickets)
 
     def submit(
-        self, asked: Sequence[Generation], on_event: Callable[[Any], None], watched: bool = False
+        self,
+        asked: Sequence[Generation],
+        on_event: Callable[[Any], None],
+        watched: bool = False,
+        elsewhere: int = 0,
     ) -> list[Ticket]:
         """Accept these pictures, all or none. `on_event` gets `Finished` or `Failed` for each, unless it was cancelled,
-        and with `watched` a `Progress` per step.
+        and with `watched` a `Progress` per step. So many pictures `elsewhere` take up room too.
 
         Raises:
             Busy: there is no room for them.
@@ -167,8 +171,7 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise Closed
-            if len(self._tickets) + len(tickets) > self.most_pictures:
-                raise Busy(self._seconds_until_room(len(tickets)))
+            self.require_room(len(tickets) + elsewhere)
             for ticket in tickets:
                 ticket.due = due(ticket.arrived, ticket.calls, ticket.rows, self.times)
             self._tickets += tickets
@@ -182,6 +185,16 @@ class Batcher:
             self._changed.notify()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def require_room(self, wanted: int) -> None:
+        """Refuse where so many more pictures would be too many.
+
+        Raises:
+            Busy: they would.
+        """
+        with self._changed:
+            if len(self._tickets) + wanted > self.most_pictures:
+                raise Busy(self._seconds_until_room(wanted))
 
     def _seconds_until_room(self, wanted: int) -> float:
         """When so many places are free, the first due first, at the full batch's rate."""

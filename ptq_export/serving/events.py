@@ -9,7 +9,10 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ptq_export.serving.answers import error_body, text_of
+from torch import Tensor
+
+from ptq_export.sampling import Step
+from ptq_export.serving.answers import cut_of, error_body, text_of
 from ptq_export.serving.batcher import Finished, Progress
 from ptq_export.serving.connection import while_connected
 from ptq_export.serving.guards import ClientGone
@@ -58,7 +61,7 @@ class EventStream(Response):
         failure: Exception | None = None
         while True:
             try:
-                async with asyncio.timeout(self.job.time_limit_s - self.job.seconds):
+                async with asyncio.timeout(self.job.seconds_left):
                     content = await anext(events, None)
             except (TimeoutError, JobFailed) as error:
                 failure, content = error, None
@@ -77,18 +80,31 @@ class EventStream(Response):
                 continue
             told = {"index": each.index, "step": each.step.index + 1, "steps": each.calls}
             yield event("image_generation.progress", told)
-            if is_due(each.step.index, each.calls, self.job.asked.partial_images):
+            if self._is_due(each) and not self._is_late(each):
                 count = previews[each.index] = previews.get(each.index, -1) + 1
-                small = await asyncio.to_thread(self._preview, each)
+                small = await self._preview(each)
                 shown = {**told, "partial_image_index": count, "b64_json": text_of(small)}
                 yield event("image_generation.partial_image", shown)
 
     async def _picture(self, done: Finished) -> dict[str, Any]:
-        content = await asyncio.to_thread(picture, done.sample[0], self.job.model.range)
-        seed = self.job.asked.pictures[done.index].seed
-        return {"index": done.index, "seed": seed, "b64_json": text_of(content), "created_at": int(time.time())}
+        [image] = await self.job.model.images([done.sample])
+        content = await asyncio.to_thread(picture, image[0], self.job.model.range)
+        told = {"index": done.index, "seed": self.job.asked.pictures[done.index].seed, **cut_of(self.job.asked)}
+        return {**told, "b64_json": text_of(content), "created_at": int(time.time())}
 
-    def _preview(self, progress: Progress) -> bytes:
-        model, step = self.job.model, progress.step
-        seen = model.clean_estimate(step) if self.job.asked.preview == "estimate" else step.previous
-        return preview(seen[0], model.range)
+    def _is_due(self, progress: Progress) -> bool:
+        return is_due(progress.step.index, progress.calls, self.job.asked.partial_images)
+
+    def _is_late(self, progress: Progress) -> bool:
+        """Whether the decoder would only hold up what is newer: the picture itself, or its next preview."""
+        if self.job.model.decoding is None:
+            return False
+        return progress.index in self.job.samples or any(map(self._is_due, self.job.untold(progress.index)))
+
+    async def _preview(self, progress: Progress) -> bytes:
+        model = self.job.model
+        [image] = await model.images([await asyncio.to_thread(self._seen, progress.step)])
+        return await asyncio.to_thread(preview, image[0], model.range)
+
+    def _seen(self, step: Step) -> Tensor:
+        return self.job.model.clean_estimate(step) if self.job.asked.preview == "estimate" else step.previous

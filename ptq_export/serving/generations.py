@@ -4,15 +4,17 @@ import asyncio
 import math
 import random
 import time
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ptq_export.serving.answers import encoded, error, no_body, refusal
 from ptq_export.serving.batcher import Busy, Closed
-from ptq_export.serving.body import Asked, FieldError, fields_of, parse
+from ptq_export.serving.body import Asked, fields_of, parse
 from ptq_export.serving.connection import while_connected
 from ptq_export.serving.events import EventStream
+from ptq_export.serving.fields import FieldError, Fields
 from ptq_export.serving.guards import BodyTooLarge, BodyTooSlow, ClientGone, read_body
 from ptq_export.serving.job import Job
 from ptq_export.serving.model import Model
@@ -38,15 +40,16 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 async def _answer(service: Service, request: Request) -> Response:
-    model_name = next(iter(service.models), "")
+    model_name, began = next(iter(service.models), ""), time.monotonic()
     try:
         content = await read_body(request.scope, request.receive, service.serving.max_body)
         if not service.ready:
             service.metrics.ended(model_name, "draining")
             told = "the service is ending" if service.draining else "the service is loading its engine"
             return error(503, "draining" if service.draining else "loading", told, retry_after_s=1, close=True)
-        model, asked = await asyncio.to_thread(_read, service, request, content)
-        job = Job(model, asked, service.serving.timeout)
+        model, fields = await asyncio.to_thread(_read, service, request, content)
+        asked = await _asked(service, model, fields, request)
+        job = Job(model, asked, service.serving.timeout, began)
     except (BodyTooLarge, BodyTooSlow) as found:
         service.metrics.ended(model_name, "refused")
         return no_body(found, service.serving.max_body)
@@ -60,14 +63,18 @@ async def _answer(service: Service, request: Request) -> Response:
         service.metrics.ended(model_name, "busy")
         told = f"{service.serving.queue} pictures are accepted already; try again in {math.ceil(busy.retry_after_s)} s"
         return error(429, "busy", told, retry_after_s=busy.retry_after_s)
+    except TimeoutError:
+        service.metrics.ended(model_name, "timed_out")
+        told = f"the prompt was not read within {service.serving.timeout:g} s: the service is busy"
+        return error(503, "queue_timeout", told)
     except Closed:
         service.metrics.ended(model_name, "draining")
         return error(503, "draining", "the service is ending", retry_after_s=1, close=True)
     return EventStream(service, job) if asked.stream else await _whole(service, job, request)
 
 
-def _read(service: Service, request: Request, content: bytes) -> tuple[Model, Asked]:
-    """Parsing checks shapes and samplers, and a large body takes its time: not for the event loop."""
+def _read(service: Service, request: Request, content: bytes) -> tuple[Model, Fields]:
+    """The fields of a body, and the model that they name. A large one takes its time: not for the event loop."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise FieldError("the body must be application/json", None, "unsupported_media_type", 415)
@@ -75,11 +82,22 @@ def _read(service: Service, request: Request, content: bytes) -> tuple[Model, As
     raw = RAW.get(request.headers.get("accept", "").partition(";")[0].strip().lower())
     if raw is not None:
         fields.setdefault("response_format", raw)
-    model = service.model(fields.get("model"))
-    asked = parse(fields, model.subject, random.randrange(DRAWN_SEEDS))
+    return service.model(fields.get("model")), fields
+
+
+async def _asked(service: Service, model: Model, fields: Fields, request: Request) -> Asked:
+    """Parsing checks shapes and samplers: not for the event loop. With a prompt it waits for the text encoder, while
+    there is room, time, and a client."""
+    read = partial(parse, fields, model.subject, random.randrange(DRAWN_SEEDS))
+    if (encoding := model.subject.encoding) is None:
+        asked = await asyncio.to_thread(read)
+    else:
+        model.batcher.require_room(1 + model.elsewhere)
+        async with asyncio.timeout(service.serving.timeout):
+            asked = await while_connected(request.receive, encoding.reading(read))
     if len(asked.pictures) > service.serving.queue:  # there will never be room
         raise FieldError(f"n is {len(asked.pictures)}, this service accepts {service.serving.queue} at a time", "n")
-    return model, asked
+    return asked
 
 
 async def _whole(service: Service, job: Job, request: Request) -> Response:
@@ -87,12 +105,12 @@ async def _whole(service: Service, job: Job, request: Request) -> Response:
     created = int(time.time())
     with job:
         try:
-            async with asyncio.timeout(job.time_limit_s):
-                samples = await while_connected(request.receive, job.finished())
+            async with asyncio.timeout(job.seconds_left):
+                images = await while_connected(request.receive, job.finished())
         except BaseException as failure:
             status, code, message = service.ended(job, failure)
             if not isinstance(failure, Exception):
                 raise
             return error(status, code, message)
     service.ended(job, None)
-    return await asyncio.to_thread(encoded, job.asked, samples, job.model.range, created)
+    return await asyncio.to_thread(encoded, job.asked, images, job.model.range, created)

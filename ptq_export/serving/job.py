@@ -35,8 +35,8 @@ class JobFailed(Exception):
 class Job:
     """An accepted request. Leaving the `with` block frees whatever it still holds, within one step."""
 
-    def __init__(self, model: Model, asked: Asked, time_limit_s: float) -> None:
-        """Submit it.
+    def __init__(self, model: Model, asked: Asked, time_limit_s: float, began: float | None = None) -> None:
+        """Submit it; its time began then, or begins now.
 
         Raises:
             Busy, Closed: see `Batcher.submit`.
@@ -47,8 +47,8 @@ class Job:
         self._events: deque[Progress] = deque(maxlen=KEPT)
         self._failed: Failed | None = None
         self._changed = asyncio.Event()
-        self.began = time.monotonic()
-        self._tickets = model.batcher.submit(asked.pictures, self._from_thread, watched=asked.stream)
+        self.began = time.monotonic() if began is None else began
+        self._tickets = model.batcher.submit(asked.pictures, self._from_thread, asked.stream, model.elsewhere)
 
     def __enter__(self) -> "Job":
         return self
@@ -63,6 +63,11 @@ class Job:
         return time.monotonic() - self.began
 
     @property
+    def seconds_left(self) -> float:
+        """Of its time limit."""
+        return self.time_limit_s - self.seconds
+
+    @property
     def begun(self) -> bool:
         """Whether the engine has taken up one of its pictures."""
         return any(ticket.slot is not None for ticket in self._tickets)
@@ -75,7 +80,11 @@ class Job:
         """
         async for _ in self.progress():
             pass
-        return [self.samples[index] for index in range(len(self.asked.pictures))]
+        return await self.model.images([self.samples[index] for index in range(len(self.asked.pictures))])
+
+    def untold(self, index: int) -> list[Progress]:
+        """Of one picture, the steps that were done and not told yet."""
+        return [each for each in self._events if each.index == index]
 
     async def progress(self) -> AsyncIterator[Progress | Finished]:
         """What happens, until all pictures are there.

@@ -23,6 +23,8 @@ class Metrics:
             "ptq_step_seconds", "A denoising step of a batch.", ["model"], buckets=SECONDS, registry=here
         )
         self._rows = Histogram("ptq_batch_rows", "Rows of a step's batch.", ["model"], buckets=ROWS, registry=here)
+        self._prompt = Histogram("ptq_prompt_seconds", "Encoding a prompt.", buckets=SECONDS, registry=here)
+        self._decode = Histogram("ptq_decode_seconds", "Decoding a picture.", buckets=SECONDS, registry=here)
         self._waiting = Gauge("ptq_queue_pictures", "Accepted pictures that have not begun.", ["model"], registry=here)
         self._running = Gauge("ptq_slots_in_use", "Pictures that have begun.", ["model"], registry=here)
         self._requests = Counter("ptq_requests", "Requests by outcome.", ["model", "outcome"], registry=here)
@@ -37,6 +39,14 @@ class Metrics:
         for outcome in OUTCOMES:
             self._requests.labels(model, outcome)
         return StepObserver(self._step.labels(model), self._rows.labels(model))
+
+    def encoded(self, seconds: float) -> None:
+        """A prompt was encoded."""
+        self._prompt.observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """A picture was decoded."""
+        self._decode.observe(seconds)
 
     def ended(self, model: str, outcome: str, seconds: float | None = None) -> None:
         """A request came to an end."""

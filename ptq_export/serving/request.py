@@ -17,6 +17,7 @@ from ptq_export.engines.feeds import check_names, checked
 from ptq_export.errors import InputError
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP
 from ptq_export.schedulers import visited_timesteps
+from ptq_export.serving.encoding import Encoding
 
 __all__ = ["Generation", "Subject"]
 
@@ -59,11 +60,30 @@ class Generation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What an engine draws, as far as requests are concerned."""
+    """What an engine draws, as far as requests are concerned.
+
+    Attributes:
+        examples: Of conditions that need not be given: they are drawn as `ptq-export sample` draws them.
+        encoding: From prompts to conditions; None where it takes none.
+        image_shape: Of a picture, where samples are latents.
+    """
 
     signature: Signature
     schedule: NoiseSchedule
     examples: Conditions = field(default_factory=dict)
+    encoding: Encoding | None = None
+    image_shape: tuple[int, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a picture, without the batch."""
+        return self.image_shape or self.signature.sample_shape
+
+    @property
+    def size(self) -> str:
+        """OpenAI's WIDTHxHEIGHT."""
+        _, *sides = self.shape
+        return "x".join(map(str, reversed(sides)))
 
     @property
     def classes(self) -> int | None:
@@ -82,25 +102,25 @@ class Subject:
     ) -> Generation:
         """A request; conditions are lists of numbers or arrays of one picture, without a batch.
 
-        A label that is not given is drawn as `ptq-export sample` draws it; all else must be given.
+        A label, and what there are examples of, is drawn as `ptq-export sample` draws it where it is not given; all
+        else must be given.
 
         Raises:
             InputError: the sampler cannot take so many steps; a condition is missing, unknown, or of another shape.
         """
         calls = _calls(self.schedule, steps, sampler)
-        given = dict(conditions)
-        if self.classes is not None and given.get(LABEL) is None:
-            given[LABEL] = self._drawn_label(seed)
-        found = self._row(given)
+        found = self._row({**self._drawn(conditions, seed), **conditions})
         if (guidance is None) != (unconditional is None):
             raise InputError("guidance wants both its scale and the unconditional side", "give both, or none")
         away = {} if guidance is None else self._unconditional(found, unconditional or {})
         return Generation(seed, steps, sampler, calls, found, guidance, away)
 
-    def _drawn_label(self, seed: int) -> int:
-        label = next(each for each in self.signature.conditions if each.name == LABEL)
-        examples = {LABEL: self.examples[LABEL]} if LABEL in self.examples else {}
-        return int(draw([label], examples, 1, seed)[LABEL].item())
+    def _drawn(self, given: Mapping[str, Any], seed: int) -> dict[str, NDArray[Any]]:
+        """What was not given and need not be, of one picture."""
+        known = {name: value for name, value in self.examples.items() if name not in given}
+        label = LABEL not in given and self.classes is not None
+        inputs = [each for each in self.signature.conditions if each.name in known or (label and each.name == LABEL)]
+        return {name: value[0].numpy() for name, value in draw(inputs, known, 1, seed).items()}
 
     def _unconditional(self, conditions: Row, given: Mapping[str, Any]) -> Row:
         if not given:

@@ -42,7 +42,7 @@ def serve(run: Path, serving: Serving, say: Callable[[str], object]) -> None:
 
     def close() -> None:
         for model in service.models.values():
-            model.batcher.close()
+            model.close()
 
     serve_app(make_app(service), Backend(service, load, close), serving, say)
 

@@ -5,7 +5,7 @@ import logging
 
 from ptq_export.command_options import Serving
 from ptq_export.errors import explained
-from ptq_export.serving.body import FieldError
+from ptq_export.serving.fields import FieldError
 from ptq_export.serving.guards import ClientGone
 from ptq_export.serving.job import Job, JobFailed
 from ptq_export.serving.metrics import Metrics

@@ -33,6 +33,7 @@ from ptq_export.schemas import MANIFEST, read_options, read_part
 from ptq_export.targets import find_target
 
 __all__ = [
+    "examples_known",
     "examples_of",
     "finished_manifest",
     "network_missing",
@@ -148,6 +149,14 @@ def examples_of(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
     found = {name: torch.from_numpy(arrays[name].read()) for name in names}
     kinds = {each.name: getattr(torch, each.dtype) for each in conditions}
     return {name: value.to(kinds[name]) for name, value in found.items()}
+
+
+def examples_known(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
+    """The same of a run; of a package those that it has."""
+    known = finished_manifest(run).get("package")
+    if known is not None:
+        conditions = [each for each in conditions if each.name in known.get("examples", {})]
+    return examples_of(run, conditions)
 
 
 def simulate(job: Job) -> nn.Module:
