@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ptq_export.engines.text_to_image import LatentDecoder
+from ptq_export.errors import InputError
 
 __all__ = ["Decoding"]
 
@@ -25,7 +26,11 @@ class Decoding:
 
     async def __call__(self, latents: Tensor) -> Tensor:
         """The picture `[1, C, H, W]`, in [-1, 1], of `latents` `[1, ...]`. Whoever leaves while it waits, leaves it
-        undone."""
+        undone.
+
+        Raises:
+            InputError: it holds NaN or infinite values.
+        """
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, latents)
@@ -40,4 +45,6 @@ class Decoding:
         began = time.perf_counter()
         found = torch.from_numpy(self._decoder(latents.numpy()))
         self._observe(time.perf_counter() - began)
+        if not bool(torch.isfinite(found).all()):
+            raise InputError("the picture became NaN or infinite in the decoder", "ask for less guidance")
         return found

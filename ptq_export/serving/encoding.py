@@ -44,6 +44,11 @@ class Encoding:
         """Its rows. It takes time: for `reading`, where a prompt that others ask for too is encoded once."""
         return self._kept(prompt)
 
+    @property
+    def tokens(self) -> int:
+        """How many a prompt may have before it is cut."""
+        return min(each.length for each in self._encoder.tokens)
+
     async def reading(self, read: Callable[[], Result]) -> Result:
         """What `read`, which encodes, answers on the thread; one at a time."""
         self.waiting += 1

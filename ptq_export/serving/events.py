@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-
 from torch import Tensor
 
 from ptq_export.sampling import Step
@@ -16,7 +15,7 @@ from ptq_export.serving.answers import cut_of, error_body, text_of
 from ptq_export.serving.batcher import Finished, Progress
 from ptq_export.serving.connection import while_connected
 from ptq_export.serving.guards import ClientGone
-from ptq_export.serving.job import Job, JobFailed
+from ptq_export.serving.job import Job
 from ptq_export.serving.pictures import picture, preview
 from ptq_export.serving.service import Service
 
@@ -63,7 +62,7 @@ class EventStream(Response):
             try:
                 async with asyncio.timeout(self.job.seconds_left):
                     content = await anext(events, None)
-            except (TimeoutError, JobFailed) as error:
+            except Exception as error:
                 failure, content = error, None
             if content is None:
                 break

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ptq_export.errors import InputError
 from ptq_export.serving.batcher import Failed, Finished, Progress
 from ptq_export.serving.body import Asked
 from ptq_export.serving.model import Model
@@ -25,11 +24,6 @@ class JobFailed(Exception):
     def __init__(self, event: Failed) -> None:
         super().__init__(str(event.error))
         self.error = event.error
-
-    @property
-    def by_input(self) -> bool:
-        """Whether the request is to blame."""
-        return isinstance(self.error, InputError)
 
 
 class Job:

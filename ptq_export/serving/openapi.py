@@ -8,8 +8,10 @@ import numpy as np
 from ptq_export.command_options import Serving
 from ptq_export.interface import LABEL, Input
 from ptq_export.schedulers import SAMPLERS
-from ptq_export.serving.body import IGNORED, MOST_GUIDANCE, MOST_PICTURES, MOST_SEED
-from ptq_export.serving.model import Model, Models
+from ptq_export.serving.body import IGNORED, MOST_PICTURES, MOST_SEED
+from ptq_export.serving.fields import MOST_GUIDANCE, MOST_PROMPT
+from ptq_export.serving.model import Models
+from ptq_export.serving.request import Subject
 
 __all__ = ["document"]
 
@@ -63,9 +65,7 @@ def document(models: Models, serving: Serving) -> dict[str, Any]:
 
 def _about(models: Models, serving: Serving) -> str:
     told = f"At most {serving.queue} pictures are accepted at a time, each finished within {serving.timeout:g} s."
-    drawn = [
-        f"{name}: {list(model.subject.signature.sample_shape)} by {model.target}" for name, model in models.items()
-    ]
+    drawn = [f"{name}: {list(model.subject.shape)} by {model.target}" for name, model in models.items()]
     return " ".join([told, *drawn])
 
 
@@ -96,18 +96,20 @@ def _request(models: Models) -> dict[str, Any]:
     steps = min((subject.schedule.num_train_timesteps for subject in subjects), default=1000)
     conditions = [*{each.name: each for subject in subjects for each in subject.signature.conditions}.values()]
     named = [each for each in conditions if each.name != LABEL]  # a class is given as `class`
+    takes_text = any(subject.encoding is not None for subject in subjects)
     needed = [it.name for it in named if all(it in subject.signature.conditions for subject in subjects)]
+    needed = [] if takes_text else needed
     properties: dict[str, Any] = {
         "model": {"enum": [*models, None]},
-        "prompt": {"enum": ["", None], "description": "The engine takes no text."},
+        **_words(subjects),
         "n": _integer(1, MOST_PICTURES, 1, "How many pictures; picture i has seed + i."),
         "seed": _integer(0, MOST_SEED, None, "Of the initial noise; drawn if absent."),
         "steps": _integer(1, steps, 20, "Denoising steps."),
         "sampler": {"enum": [*SAMPLERS], "description": "Not every sampler takes every number of steps."},
-        "guidance": {"type": "number", "minimum": -MOST_GUIDANCE, "maximum": MOST_GUIDANCE},
+        "guidance": {"type": "number", "minimum": -MOST_GUIDANCE, "maximum": MOST_GUIDANCE, **_scale(subjects)},
         "conditions": {**_conditions(named, "One picture's, as nested lists."), "required": needed},
         "unconditional": _conditions(conditions, "With guidance: what stands in their place in the second row."),
-        "size": {"enum": sorted({_size(model) for model in models.values()} | {"auto"})},
+        "size": {"enum": sorted({subject.size for subject in subjects} | {"auto"})},
         "response_format": {"enum": ["b64_json", "png", "npy"], "default": "b64_json"},
         "output_format": {"enum": ["png"]},
         "stream": {"type": "boolean", "default": False},
@@ -118,10 +120,36 @@ def _request(models: Models) -> dict[str, Any]:
     if any(subject.classes for subject in subjects):
         most = max(subject.classes or 1 for subject in subjects) - 1
         properties["class"] = _integer(0, most, None, "Drawn by the seed if absent.")
-    required = ["conditions"] if needed else []
+    return {"type": "object", "additionalProperties": False, "properties": properties, **_rules(takes_text, needed)}
+
+
+def _rules(takes_text: bool, needed: Sequence[str]) -> dict[str, Any]:
+    """Which fields there must be, and which go together."""
+    if takes_text:
+        either = [{"required": ["prompt"]}, {"required": ["conditions"]}]
+        return {"anyOf": either, "dependentRequired": {"unconditional": ["guidance", "conditions"]}}
     both = {"guidance": ["unconditional"], "unconditional": ["guidance"]}
-    rules = {"required": required, "dependentRequired": both}
-    return {"type": "object", "additionalProperties": False, "properties": properties, **rules}
+    return {"required": ["conditions"] if needed else [], "dependentRequired": both}
+
+
+def _words(subjects: Sequence[Subject]) -> dict[str, Any]:
+    encodings = [subject.encoding for subject in subjects if subject.encoding is not None]
+    if not encodings:
+        no = {"enum": ["", None], "description": "The engine takes no text."}
+        return {"prompt": no, "negative_prompt": no}
+    tokens = encodings[0].tokens
+    cut = f"Past {tokens} tokens it is cut, and `cut` says so."
+    text = {"type": "string", "maxLength": MOST_PROMPT}
+    beside = f"In place of {', '.join(encodings[0].parts.conditions)} in `conditions`."
+    return {
+        "prompt": {**text, "description": f"What the picture shows. {cut} {beside}"},
+        "negative_prompt": {**text, "default": "", "description": f"What guidance leads away from. {cut}"},
+    }
+
+
+def _scale(subjects: Sequence[Subject]) -> dict[str, Any]:
+    scale = next((subject.encoding.parts.scale for subject in subjects if subject.encoding is not None), None)
+    return {} if scale is None else {"description": f"1 for none; with a prompt {scale:g} if absent."}
 
 
 def _conditions(inputs: Sequence[Input], about: str) -> dict[str, Any]:
@@ -144,13 +172,9 @@ def _condition(wanted: Input) -> dict[str, Any]:
 def _answer() -> dict[str, Any]:
     fields = {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}
     picture = {"type": "object", "required": [*fields], "properties": fields}
-    properties = {"created": {"type": "integer"}, "data": {"type": "array", "items": picture}}
+    cut = {"type": "array", "items": {"type": "string"}, "description": "The fields whose text was cut."}
+    properties = {"created": {"type": "integer"}, "data": {"type": "array", "items": picture}, "cut": cut}
     return {"type": "object", "required": ["created", "data"], "properties": properties}
-
-
-def _size(model: Model) -> str:
-    _, *sides = model.subject.signature.sample_shape
-    return "x".join(map(str, reversed(sides)))
 
 
 def _integer(least: int, most: int, default: int | None, about: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from ptq_export.command_options import Serving
-from ptq_export.errors import explained
+from ptq_export.errors import InputError, explained
 from ptq_export.serving.fields import FieldError
 from ptq_export.serving.guards import ClientGone
 from ptq_export.serving.job import Job, JobFailed
@@ -62,8 +62,8 @@ def _outcome(job: Job, failure: BaseException | None) -> tuple[str, Told]:
             if job.begun:
                 return "timed_out", (504, "timeout", f"the pictures were not finished {limit}")
             return "timed_out", (503, "queue_timeout", f"the pictures were not begun {limit}: the service is busy")
-        case JobFailed() if failure.by_input:
-            return "refused", (422, "not_finite", str(failure.error).replace("\n", ": "))
+        case JobFailed(error=InputError() as wrong) | (InputError() as wrong):
+            return "refused", (422, "not_finite", str(wrong).replace("\n", ": "))
         case ClientGone() | asyncio.CancelledError() | OSError():
             return "disconnected", (499, "disconnected", "the client has gone")
     error = failure.error if isinstance(failure, JobFailed) else failure

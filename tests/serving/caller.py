@@ -12,7 +12,7 @@ from ptq_export.serving.service import Service
 
 __all__ = ["TOKENS", "Answer", "Caller", "Start", "until"]
 
-TOKENS = {"tokens": [[0.1, 0.2, 0.3]]}
+TOKENS: dict[str, Any] = {"tokens": [[0.1, 0.2, 0.3]]}
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Answer:
 
 
 class Caller:
-    """Calls 127.0.0.1:`port`; `conditions` that are not given are `TOKENS`."""
+    """Calls 127.0.0.1:`port`; `conditions` that are not given are its own."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
+        self.port, self.conditions = port, TOKENS
 
     def get(self, path: str) -> Answer:
         return self._ask("GET", path, None, {})
 
     def generate(self, accept: str = "*/*", **fields: Any) -> Answer:
-        return self.post(json.dumps({"conditions": TOKENS, **fields}).encode(), accept=accept)
+        return self.post(json.dumps({"conditions": self.conditions, **fields}).encode(), accept=accept)
 
     def post(self, body: bytes, **headers: str) -> Answer:
         return self._ask("POST", "/v1/images/generations", body, {"content-type": "application/json", **headers})
@@ -61,7 +61,7 @@ class Caller:
     def open(self, **fields: Any) -> HTTPConnection:
         """A connection on which a request was sent, its answer not read."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        body = json.dumps({"conditions": TOKENS, **fields}).encode()
+        body = json.dumps({"conditions": self.conditions, **fields}).encode()
         connection.request("POST", "/v1/images/generations", body, {"content-type": "application/json"})
         return connection
 

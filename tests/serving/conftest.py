@@ -3,8 +3,9 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import uvicorn
 from caller import Caller, Start
 from exported_net import inputs_of
 from onnx import TensorProto, helper, numpy_helper
+from worded_run import worded_run
 
 from ptq_export.clean_estimate import CleanEstimate
 from ptq_export.command_options import Serving
@@ -23,7 +25,7 @@ from ptq_export.interface import Input, inputs_to_json, label
 from ptq_export.serving.app import make_app
 from ptq_export.serving.batcher import Batcher, measured_times
 from ptq_export.serving.metrics import Metrics
-from ptq_export.serving.model import Model
+from ptq_export.serving.model import Model, load_models
 from ptq_export.serving.protocol import BoundedHeads
 from ptq_export.serving.request import Subject
 from ptq_export.serving.service import Service
@@ -88,9 +90,30 @@ def subject(engine: Engine) -> Subject:
 
 
 @pytest.fixture
-def start(subject: Subject) -> Iterator[Start]:
-    """Starts a service of an engine; returns it with a caller. It ends with the test."""
+def listen() -> Iterator[Callable[[Service], Caller]]:
+    """Has a service listen; returns a caller of it. It ends with the test."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def begin(service: Service) -> Caller:
+        config = uvicorn.Config(make_app(service), port=0, http=BoundedHeads, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            threading.Event().wait(0.01)
+        return Caller(server.servers[0].sockets[0].getsockname()[1])
+
+    yield begin
+    for server, _ in running:
+        server.should_exit = True
+    for _, thread in running:
+        thread.join()
+
+
+@pytest.fixture
+def start(subject: Subject, listen: Callable[[Service], Caller]) -> Start:
+    """Starts a service of an engine; returns it with a caller. It ends with the test."""
 
     def begin(engine: Engine, **limits: float) -> tuple[Service, Caller]:
         service = Service(Serving(**{"max_batch": 8, "timeout": 30.0, **limits}), Metrics())
@@ -100,17 +123,32 @@ def start(subject: Subject) -> Iterator[Start]:
         service.models = {
             "tiny": Model("tiny", "ort-fp32", subject, batcher, (-1.0, 1.0), CleanEstimate(subject.schedule))
         }
-        config = uvicorn.Config(make_app(service), port=0, http=BoundedHeads, lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-        thread.start()
-        running.append((server, thread))
-        while not server.started:
-            threading.Event().wait(0.01)
-        return service, Caller(server.servers[0].sockets[0].getsockname()[1])
+        return service, listen(service)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that takes prompts."""
+    return worded_run(tmp_path_factory.mktemp("runs") / "worded")
+
+
+@pytest.fixture
+def serve_run(listen: Callable[[Service], Caller]) -> Iterator[Start]:
+    """Starts a service of a run folder, as `ptq-export serve` does."""
+    begun: list[Service] = []
+
+    def begin(run: Path, **limits: Any) -> tuple[Service, Caller]:
+        serving = Serving(**{"max_batch": 4, "timeout": 30.0, **limits})
+        service = Service(serving, Metrics())
+        service.models = load_models(run, serving, service.metrics)
+        begun.append(service)
+        caller = listen(service)
+        caller.conditions = {}
+        return service, caller
 
     yield begin
-    for server, _ in running:
-        server.should_exit = True
-    for _, thread in running:
-        thread.join()
+    for service in begun:
+        for model in service.models.values():
+            model.close()
