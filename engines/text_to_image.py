@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export.artifacts import inside, sha256_file
+from ptq_export.artifacts import data_beside, inside, sha256_file
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.errors import InputError
 from ptq_export.machine import physical_cores
@@ -89,8 +89,11 @@ def open_part(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _whole(folder: Path, name: str) -> Path:
-    """A file of the run, whose digest is the manifest's."""
-    path, entry = inside(folder, name), read_part(folder, MANIFEST)["artefacts"].get(name)
+    """A file of the run, whose digest is the manifest's, and so is that of the data that lie beside it."""
+    artefacts = read_part(folder, MANIFEST)["artefacts"]
+    path, entry, data = inside(folder, name), artefacts.get(name), data_beside(Path(name)).name
+    if data in artefacts:
+        _whole(folder, data)
     if entry is None:
         raise InputError(f"{folder} has no {name} in its manifest", "make the run again, in a new folder")
     if not path.is_file() or sha256_file(path) != entry["sha256"]:

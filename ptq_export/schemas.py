@@ -84,7 +84,9 @@ MANIFEST_PARTS = _file(
         "artefacts": named(record({"sha256": TEXT, "size_bytes?": COUNT})),
         "timings_s": named(DURATION),
         "verdict": record(VERDICT),
-        "package?": record({"format": TEXT, "engine?": TEXT, "prompt?": ANY, "prompt_reads?": items(TEXT)}),
+        "package?": record(
+            {"format": TEXT, "engine?": TEXT, "prompt?": ANY, "prompt_reads?": items(TEXT), "examples?": named(ANY)}
+        ),
     }
 )
 REQUEST = _file({"options": named(ANY), "inputs?": named(ANY), "versions": named(TEXT), "machine?": named(ANY)})

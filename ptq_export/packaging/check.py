@@ -5,6 +5,8 @@ from typing import Any
 
 from ptq_export.engines.load import load_engine
 from ptq_export.engines.registry import find_runtime
+from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_encoder
+from ptq_export.errors import EnvironmentMissing
 from ptq_export.packaging.sums import SUMS, check_sums
 from ptq_export.schemas import MANIFEST, read_part
 from ptq_export.targets import find_target
@@ -33,5 +35,15 @@ def check_package(folder: Path) -> dict[str, Any]:
         facts["engine"] = "loaded" if missing is None else f"not loaded: {missing.in_one_line}"
         if missing is None:
             load_engine(folder)
+        facts |= _around(folder)
     told = "that the engine computes what was calibrated: a package has no network; verify the run of it"
     return facts | {"not_proved": told}
+
+
+def _around(folder: Path) -> dict[str, Any]:
+    """Whether what makes conditions of prompts, and pictures of latents, can be loaded, where it is there."""
+    load_latent_decoder(folder)
+    try:
+        return {} if load_prompt_encoder(folder) is None else {"prompts": "loaded"}
+    except EnvironmentMissing as missing:
+        return {"prompts": f"not loaded: {missing.in_one_line}"}

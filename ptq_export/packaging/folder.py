@@ -3,12 +3,17 @@
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from ptq_export.command_options import Packaging
 from ptq_export.errors import InputError
 from ptq_export.packaging.parts import Parts
+from ptq_export.pipeline.commands.reopened import examples_known
+from ptq_export.text_to_image import DECODER
 
 __all__ = ["FILES", "fill", "write_folder"]
+
+MOST_NUMBERS = 1024
 
 FILES = Path(__file__).parent / "files"
 PAGE = {"README.md": "folder.md"}
@@ -16,7 +21,8 @@ CONTAINER = {"Dockerfile": "Dockerfile", ".dockerignore": "dockerignore"}
 
 
 def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
-    """Write the graph, its manifest, a page on how to load it, and for an engine on the CPU a Dockerfile.
+    """Write the graph, what lies around it, its manifest, a page on how to load it, and for an engine on the CPU a
+    Dockerfile.
 
     Raises:
         InputError: the engine is delivered in another form, or an option is for another format.
@@ -27,8 +33,8 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
         raise InputError(
             "a run for a Jetson is delivered as its folder jetson/", f"copy {parts.run / 'jetson'} to the device"
         )
-    parts.copy(parts.names, folder)
-    parts.write_manifest(folder, format=packaging.format)
+    parts.copy((*parts.names, *parts.around), folder)
+    parts.write_manifest(folder, format=packaging.format, **_examples(parts))
     inputs = "\n".join(
         f"| `{it.name}` | {it.dtype} | {', '.join(map(str, ('N', *it.shape)))} |" for it in parts.signature.inputs
     )
@@ -41,9 +47,31 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
         "inputs": inputs,
         "calls": "".join(f", {it.name}=..." for it in parts.signature.conditions),
         "shape": ", ".join(map(str, parts.signature.sample_shape)),
+        "extras": "serve" if parts.text is None else "serve,text",
+        "around": _told_around(parts),
     }
     for name, source in (PAGE | (CONTAINER if parts.runtime.device == "cpu" else {})).items():
         (folder / name).write_text(fill(FILES / source, values), encoding="utf-8")
+
+
+def _examples(parts: Parts) -> dict[str, Any]:
+    """Of conditions that stand beside a prompt and were the same for every one (SDXL's sizes): that value, by name."""
+    if parts.text is None:
+        return {}
+    beside = [each for each in parts.signature.conditions if each.name not in parts.text.conditions]
+    found = examples_known(parts.run, beside)
+    same = {name: rows[0] for name, rows in found.items() if bool((rows == rows[0]).all())}
+    told = {name: value.tolist() for name, value in same.items() if value.numel() <= MOST_NUMBERS}
+    return {"examples": told} if told else {}
+
+
+def _told_around(parts: Parts) -> str:
+    """The page's words on prompts and latents."""
+    return "".join(
+        fill(FILES / source, {"extras": "serve,text", "version": version("ptq-export")}) + "\n"
+        for source, holds in (("prompts.md", parts.text is not None), ("latents.md", DECODER in parts.around))
+        if holds
+    )
 
 
 def fill(file: Path, values: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ from ptq_export.interface import Input, inputs_from_json
 from ptq_export.pipeline.commands.reopened import finished_manifest
 from ptq_export.schemas import MANIFEST
 from ptq_export.targets import Target, find_target
+from ptq_export.text_to_image import DECODER, TEXT_ENCODER, TextParts, tokenizer_file
 
 __all__ = ["Parts", "read_parts"]
 
@@ -30,6 +31,7 @@ class Parts:
 
     Attributes:
         names: The graph, and what belongs to it: the data of its weights, its prompt graph and the data of that.
+        around: What lies around it: the text encoder and its tokenizers, the decoder of latents.
     """
 
     run: Path
@@ -37,6 +39,12 @@ class Parts:
     target: Target
     signature: Signature
     names: tuple[str, ...]
+    around: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> TextParts | None:
+        """How it takes prompts; None where it takes none."""
+        return TextParts.from_json(self.manifest)
 
     @property
     def runtime(self) -> Runtime:
@@ -82,7 +90,8 @@ class Parts:
         denoiser = dict(found["denoiser"])
         if Path(denoiser["spec"]).is_absolute():
             denoiser["spec"] = Path(denoiser["spec"]).name
-        artefacts = {name: describe_file(folder / name) for name in self.names if (folder / name).is_file()}
+        there = [name for name in (*self.names, *self.around) if (folder / name).is_file()]
+        artefacts = {name: describe_file(folder / name) for name in there}
         away = {"command": "", "environment": {}, "timings_s": {}}
         cut = {"options": options, "denoiser": denoiser, "artefacts": artefacts, "package": package}
         write_json(folder / MANIFEST, {**found, **away, **cut})
@@ -106,14 +115,25 @@ def read_parts(run: Path) -> Parts:
     names = tuple(path.name for path in belonging if path.name in manifest["artefacts"])
     if target.onnx not in names:
         raise InputError(f"{run} has no {target.onnx} in its manifest", "make the run again, in a new folder")
-    for name in names:
+    around = _around(manifest, run)
+    for name in (*names, *around):
         _require_whole(inside(run, name), name, manifest)
     signature = read_signature(run / target.onnx)
     if signature.prompt is not None:
         require_prompt(run / target.onnx, signature.prompt)
     if inputs_from_json(manifest["denoiser"]["inputs"], str(run / MANIFEST)) != signature.inputs:
         raise InputError(f"{run / MANIFEST} tells other inputs than {target.onnx} has", "copy the run folder again")
-    return Parts(run, manifest, target, signature, names)
+    return Parts(run, manifest, target, signature, names, around)
+
+
+def _around(manifest: Mapping[str, Any], run: Path) -> tuple[str, ...]:
+    text = TextParts.from_json(manifest)
+    needed = [] if text is None else [TEXT_ENCODER, *(tokenizer_file(index) for index in range(text.tokenizers))]
+    if absent := [name for name in needed if name not in manifest["artefacts"]]:
+        raise InputError(f"{run} has no {absent[0]} in its manifest", "make the run again, in a new folder")
+    graphs = [*needed, DECODER]
+    known = [name for graph in graphs for name in (graph, data_beside(Path(graph)).name)]
+    return tuple(name for name in known if name in manifest["artefacts"])
 
 
 def _require_whole(path: Path, name: str, manifest: Mapping[str, Any]) -> None:

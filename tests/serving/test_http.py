@@ -116,9 +116,9 @@ def test_metrics_count_steps_rows_slots_and_outcomes(engine: Engine, start: Star
     _, caller = start(engine)
     caller.generate(steps=7)
     caller.generate(steps=-1)
+    assert until(lambda: b'ptq_batch_rows_sum{model="tiny"} 7.0' in caller.get("/metrics").body)  # after the answer
     text = caller.get("/metrics").body.decode()
     assert 'ptq_step_seconds_count{model="tiny"} 7.0' in text
-    assert 'ptq_batch_rows_sum{model="tiny"} 7.0' in text
     assert 'ptq_slots_in_use{model="tiny"} 0.0' in text and 'ptq_queue_pictures{model="tiny"} 0.0' in text
     assert outcomes(caller) == dict.fromkeys(outcomes(caller), 0) | {"finished": 1, "refused": 1}
 

@@ -44,11 +44,14 @@ def write_repository(parts: Parts, folder: Path, packaging: Packaging) -> None:
     """Write the repository of an engine.
 
     Raises:
-        InputError: no backend of Triton runs it, or its graph is for one batch size alone.
+        InputError: no backend of Triton runs it, its graph is for one batch size alone, or it takes prompts.
         EnvironmentMissing: its TensorRT plan was not built yet.
     """
     if parts.target.engine == "jetson":
         raise InputError("a run for a Jetson has no engine yet", f"copy {parts.run / 'jetson'} to the device")
+    if parts.text is not None:
+        told = "the run takes prompts, and a repository has no model yet that encodes them or decodes what is drawn"
+        raise InputError(told, "--format folder, and `ptq-export serve` on it")
     taken = {each.name for each in _settings()} & {each.name for each in parts.signature.conditions}
     if taken:
         told = f"the network has a condition {', '.join(sorted(taken))}, and so is called a setting of the sampler"

@@ -16,6 +16,7 @@ from ptq_export.calibrators.arrays import read_arrays
 from ptq_export.calibrators.quantise import restore
 from ptq_export.checkpoints import runs_code
 from ptq_export.checkpoints.told import recorded_scheduler
+from ptq_export.conditions import check_examples
 from ptq_export.denoiser import Absent, Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, inputs_from_json
@@ -142,13 +143,24 @@ def examples_of(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
     names = [each.name for each in conditions if each.limit is None or each.open_sizes]
     if not names:
         return {}
-    if "package" in finished_manifest(run):
-        told = f"{run} is a package, which has no examples of {', '.join(names)}"
-        raise InputError(told, "sample from the run that it was made from, or from Python with your own")
+    if (package := finished_manifest(run).get("package")) is not None:
+        return _packaged_examples(run, package.get("examples", {}), [it for it in conditions if it.name in names])
     arrays = read_arrays(run / PAIRS, names, "copy the run folder again")
     found = {name: torch.from_numpy(arrays[name].read()) for name in names}
     kinds = {each.name: getattr(torch, each.dtype) for each in conditions}
     return {name: value.to(kinds[name]) for name, value in found.items()}
+
+
+def _packaged_examples(run: Path, known: Mapping[str, Any], wanted: Sequence[Input]) -> dict[str, Tensor]:
+    if absent := [each.name for each in wanted if each.name not in known]:
+        told = f"{run} is a package, which has no examples of {', '.join(absent)}"
+        raise InputError(told, "sample from the run that it was made from, or from Python with your own")
+    try:
+        found = {it.name: torch.tensor([known[it.name]], dtype=getattr(torch, it.dtype)) for it in wanted}
+    except UNFIT as error:
+        raise InputError(f"{run / MANIFEST}: package.examples cannot be used: {error}", "copy it again") from error
+    check_examples(wanted, found)
+    return found
 
 
 def examples_known(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
