@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import GRAPH, labelled_run, prompted_run
+from worded_run import worded_run
 
 from ptq_export.graph import model_file
 
@@ -18,6 +19,12 @@ def labelled(tmp_path: Path) -> Path:
 def prompted(tmp_path: Path) -> Path:
     """A run whose engine takes a prompt, of which a graph of its own computes keys, and a shift."""
     return prompted_run(tmp_path / "prompted")
+
+
+@pytest.fixture
+def worded(tmp_path: Path) -> Path:
+    """A text-to-image run: prompts in, pictures out."""
+    return worded_run(tmp_path / "worded")
 
 
 @pytest.fixture

@@ -74,17 +74,17 @@ def test_examples_that_differ_stay_in_the_run(worded: Path, tmp_path: Path) -> N
     model.close()
 
 
-@pytest.mark.parametrize("value", ["a", [1], [1, [2]], [10**400, 1], {"a": 1}, None])
+@pytest.mark.parametrize("value", ["a", [1], [1, [2]], [1e39, 1], {"a": 1}, None])
 def test_examples_that_are_none_are_refused(worded: Path, tmp_path: Path, value: object) -> None:
     out = to_folder(worded)
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["package"]["examples"] = {"sizes": value}
     (out / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="sizes|package.examples"):
+    with pytest.raises(InputError, match=r"sizes|package\.examples"):
         drawn(out, tmp_path / "package.png")
 
 
 def test_a_repository_of_triton_is_refused_with_the_remedy(worded: Path) -> None:
-    with pytest.raises(InputError, match="takes prompts[^$]*--format folder"):
+    with pytest.raises(InputError, match=r"takes prompts[^$]*--format folder"):
         package(worded, Packaging(worded.parent / "out", "triton"))
     assert not (worded.parent / "out").exists()
