@@ -13,6 +13,7 @@
 #include "ptq_export/files.h"
 #include "ptq_export/sampling.h"
 #include "ptq_export/schedule.h"
+#include "ptq_export/text_to_image.h"
 
 namespace {
 
@@ -56,6 +57,14 @@ void require_class(Denoiser const& denoiser, Arguments const& asked) {
                      "this engine knows the classes 0.." + std::to_string(*label->limit - 1));
 }
 
+// What a prompt decides can be given as arrays alone.
+void require_prompted(Arguments const& asked, std::vector<std::string> const& of_prompt) {
+  for (std::string const& name : of_prompt)
+    if (asked.conditions.find(name) == asked.conditions.end())
+      throw InputError("this run takes prompts, and sample_images has no way to give one yet: " + name + " is missing",
+                       "ptq-export sample --prompt TEXT, or give --condition " + name + "=FILE.npy");
+}
+
 Tensor noise_of(Denoiser const& denoiser, Arguments const& asked) {
   Shape shape = denoiser.signature().sample_shape();
   shape.insert(shape.begin(), asked.count);
@@ -83,6 +92,8 @@ void sample(Arguments const& asked) {
   for (std::string const& note : ptq_export::sampler_notes(schedule, asked.sampler, asked.steps))
     std::cerr << note << '\n';
   auto const denoiser = ptq_export::open_run(asked.run, asked.engine);
+  auto const around = ptq_export::TextToImage::of_run(asked.run);
+  require_prompted(asked, around.conditions);
   require_class(*denoiser, asked);
   Tensor const noise = noise_of(*denoiser, asked);
   Kept kept;
@@ -93,6 +104,7 @@ void sample(Arguments const& asked) {
   bool const whole = denoiser->signature().inputs[1].dtype == ptq_export::DType::int64;
   Tensor const samples = ptq_export::sample_loop(model, *sampler, noise, conditions, whole);
   if (!asked.samples.empty()) ptq_export::write_npy(asked.samples, samples);
+  if (around.latents) std::cerr << "latents are drawn as they are: decoder.onnx makes pictures of them\n";
   ptq_export::write_grid(asked.picture, samples, schedule.sample_range());
   std::cout << asked.picture.string() << '\n';
 }
