@@ -149,7 +149,7 @@ def _words(subjects: Sequence[Subject]) -> dict[str, Any]:
 
 def _scale(subjects: Sequence[Subject]) -> dict[str, Any]:
     scale = next((subject.encoding.parts.scale for subject in subjects if subject.encoding is not None), None)
-    return {} if scale is None else {"description": f"1 for none; with a prompt {scale:g} if absent."}
+    return {} if scale is None else {"default": scale, "description": "1 for none. The default is a prompt's."}
 
 
 def _conditions(inputs: Sequence[Input], about: str) -> dict[str, Any]:

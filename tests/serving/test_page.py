@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from caller import TOKENS, Caller, Start, until
+from worded_run import SCALE
 
 from ptq_export.engines.base import Engine
 from ptq_export.serving.batcher import Batcher, measured_times
@@ -134,6 +135,32 @@ def test_engines_stand_side_by_side_from_one_seed(
     assert images.nth(0).get_attribute("src") == images.nth(1).get_attribute("src"), "one network, one seed"
     slow, quick = (float(text.split(", ")[1].split()[0]) for text in captions)
     assert slow > 20 > quick, captions
+    page.close()
+
+
+def test_a_prompt_is_drawn_and_stands_below_its_picture(browser: Any, worded: Path, serve_run: Start) -> None:
+    caller = serve_run(worded)[1]
+    page = browser.new_page(viewport=PHONE)
+    page.goto(f"http://127.0.0.1:{caller.port}/")
+    page.locator("#draw:enabled").wait_for()
+    assert page.get_by_label("Guidance").get_attribute("placeholder") == f"{SCALE:g}"
+    assert not page.get_by_label("Conditions").is_visible()
+    words = {"prompt": "a red apple a green dog", "negative_prompt": "a dog"}
+    page.get_by_label("Prompt", exact=True).fill(words["prompt"])
+    for name, value in {
+        "Negative prompt": words["negative_prompt"],
+        "Seed": "3",
+        "Steps": "5",
+        "Guidance": "4",
+    }.items():
+        page.get_by_label(name).fill(value)
+    page.get_by_role("button", name="Draw").click()
+    finished(page)
+    wanted = caller.generate(**words, seed=3, steps=5, guidance=4, response_format="png").body
+    assert base64.b64decode(page.locator("img").get_attribute("src").partition(",")[2]) == wanted
+    caption = page.locator("figcaption").inner_text()
+    assert "“a red apple a green dog”" in caption and "Too long, and cut: prompt" in caption
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.close()
 
 
