@@ -40,13 +40,14 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 async def _answer(service: Service, request: Request) -> Response:
-    model_name, began = next(iter(service.models), ""), time.monotonic()
+    model_name = next(iter(service.models), "")
     try:
         content = await read_body(request.scope, request.receive, service.serving.max_body)
         if not service.ready:
             service.metrics.ended(model_name, "draining")
             told = "the service is ending" if service.draining else "the service is loading its engine"
             return error(503, "draining" if service.draining else "loading", told, retry_after_s=1, close=True)
+        began = time.monotonic()
         model, fields = await asyncio.to_thread(_read, service, request, content)
         asked = await _asked(service, model, fields, request)
         job = Job(model, asked, service.serving.timeout, began)

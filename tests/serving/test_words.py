@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 from worded_run import SCALE, TOKENS
 
 from ptq_export.command_options import Sampling
-from ptq_export.engines.text_to_image import load_latent_decoder
+from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_encoder
 from ptq_export.pipeline import sample
 from ptq_export.pipeline.progress import SILENT
 
@@ -180,3 +180,50 @@ def test_a_decoder_that_is_slow_holds_up_neither_steps_nor_health(
     connection.close()
     assert until(lambda: decoding.waiting == 0 and service.answering == 0, 1)
     assert caller.generate(**APPLE, n=10).error["code"] == "timeout"
+
+
+def test_prompts_that_wait_take_up_room_and_leave_with_their_client(
+    worded: Path, serve_run: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, caller = serve_run(worded, queue=2, timeout=1.0)
+    encoding, encoder = service.models["worded"].subject.encoding, load_prompt_encoder(worded)
+    assert encoding is not None and encoder is not None
+
+    class Slow:
+        tokens = encoder.tokens
+
+        def __call__(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+            assert not until(lambda: False, 0.6)
+            return encoder(prompts)
+
+    monkeypatch.setattr(encoding, "_encoder", Slow())
+    first = caller.open(prompt="a red dog", steps=2)
+    assert until(lambda: encoding.waiting == 1)
+    second = caller.open(prompt="a green dog", steps=2)
+    assert until(lambda: encoding.waiting == 2)
+    assert caller.generate(**APPLE).error["code"] == "busy" and caller.get("/healthz").status == 200
+    second.close()
+    assert until(lambda: encoding.waiting < 2, 0.3)
+    assert first.getresponse().status == 200
+    late = caller.generate(prompt="red", negative_prompt="green", steps=2)
+    assert (late.status, late.error["code"]) == (503, "queue_timeout")
+    first.close()
+
+
+@pytest.mark.parametrize(("fault", "status", "code"), [(None, 422, "not_finite"), (OSError(), 500, "fault")])
+def test_a_picture_that_cannot_be_decoded_is_told(
+    worded: Path, serve_run: Start, monkeypatch: pytest.MonkeyPatch, fault: Exception | None, status: int, code: str
+) -> None:
+    service, caller = serve_run(worded)
+
+    def broken(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        if fault is not None:
+            raise RuntimeError("no memory") from fault
+        return np.full((len(latents), 3, 8, 8), np.nan, np.float32)
+
+    monkeypatch.setattr(service.models["worded"].decoding, "_decoder", broken)
+    answer = caller.generate(**APPLE)
+    assert (answer.status, answer.error["code"]) == (status, code)
+    *_, last = caller.events(**APPLE)
+    assert (last["type"], last["error"]["code"]) == ("error", code)
+    assert until(lambda: service.answering == 0)
