@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_export.conditions import Conditions, check_examples, draw, move
+from ptq_export.conditions import Conditions, check_examples, draw, drawn_rows, move
 from ptq_export.errors import InputError
 from ptq_export.guidance import Guidance, under
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
@@ -208,6 +208,11 @@ class Denoiser:
     def draw(self, count: int, seed: int) -> dict[str, Tensor]:
         """Conditions of `count` samples; see `conditions.draw`."""
         return draw(self.conditions, self.examples, count, seed)
+
+    def drawn_prompts(self, count: int, seed: int) -> tuple[str, ...]:
+        """The prompts that `draw` takes, one per sample; none where it has none."""
+        known = self.text.prompts if self.text is not None else ()
+        return tuple(known[index] for index in drawn_rows(len(known), count, seed)) if known else ()
 
 
 class Absent(nn.Module):

@@ -120,6 +120,7 @@ LATENCY = _file(
         "size_bytes": named(SIZE),
         "peak_memory_bytes": named(null_or(COUNT)),
         "gpu?": items(record(GPU_STEP)),
+        "once?": record({"text_encoder_ms?": DURATION, "decoder_ms?": DURATION}),
     }
 )
 TIMED = _file(
@@ -142,6 +143,8 @@ FIDELITY = _file(
         "timesteps": items(TIMESTEP, 1, MOST_TIMESTEPS),
         "curves": named(record(CURVE), 1),
         "psnr": record(PSNR | {"values": DECIBELS, "latents?": DECIBELS}),
+        "guidance?": null_or(NUMBER),
+        "prompts?": items(TEXT),
         "fid?": null_or(record(FID)),
     }
 )
