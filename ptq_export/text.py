@@ -20,11 +20,13 @@ class Text:
             `[N, ...]` float32, one per condition. It exports to ONNX.
         tokens: The tokenizers.
         conditions: What of the denoiser's conditions the encoder makes.
+        scale: Of the guidance, where the user gives none; 1 for nets that are sampled without.
     """
 
     encoder: nn.Module
     tokens: tuple[Tokens, ...]
     conditions: tuple[str, ...]
+    scale: float = 7.5
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
