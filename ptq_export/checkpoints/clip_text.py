@@ -74,6 +74,8 @@ def build_clip(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: s
     layers = config.get("num_hidden_layers", 12)
     if not isinstance(layers, int) or layers < 1:
         raise InputError(f"{path} has {layers!r:.40} layers in its configuration", "copy its config.json again")
+    if not isinstance(config.get("eos_token_id", 2), int):
+        raise InputError(f"{path} has several tokens that end a prompt", "give CLIP's text encoder")
     require_enough_layers(layers, tensors, path)
     known = {each.name for each in fields(CLIPTextConfig)} & CLIPTextConfig.__annotations__.keys()
     plain = {key: value for key, value in config.items() if key in known}

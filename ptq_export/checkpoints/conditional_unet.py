@@ -128,8 +128,9 @@ def conditions_of(config: Mapping[str, Any], tokens: int, pooled: int | None, pa
     found = [Input(STATES, "float32", (tokens, config["cross_attention_dim"])), *label_of(config)]
     if config["addition_embed_type"] == "text_time":
         width, each = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
-        sizes = next((count for count in _COUNTS_OF_SIZES if width == (pooled or 0) + count * each), None)
-        if sizes is None or pooled is None:
+        plain = pooled is not None and isinstance(each, int)
+        sizes = next((count for count in _COUNTS_OF_SIZES if plain and width == pooled + count * each), None)
+        if sizes is None:
             takes = f"the net takes {width} numbers of a prompt as a whole and of sizes, each {each}"
             raise InputError(f"{path}: {takes}, and the text encoder makes {pooled}", "give the encoder it came with")
         found += [Input(POOLED, "float32", (pooled,)), Input(SIZES, "float32", (sizes,))]

@@ -14,7 +14,7 @@ from ptq_export.errors import InputError
 
 __all__ = ["VaeDecoder", "build_decoder"]
 
-_KINDS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_KINDS = (AutoencoderKL, AutoencoderTiny)
 _UNREAD = ("encoder.", "quant_conv.")
 _LEVELS = ("block_out_channels", "decoder_block_out_channels")
 
@@ -51,12 +51,14 @@ def build_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path
     Raises:
         InputError: another kind of autoencoder, or the tensors do not fit it.
     """
-    kind = config.get("_class_name", "AutoencoderKL")
-    if kind not in _KINDS:
-        raise InputError(f"{path}: a decoder of latents {kind!r:.60} is not supported", f"known: {', '.join(_KINDS)}")
+    told = config.get("_class_name", AutoencoderKL.__name__)
+    kind = next((each for each in _KINDS if each.__name__ == told), None)
+    if kind is None:
+        known = ", ".join(each.__name__ for each in _KINDS)
+        raise InputError(f"{path}: a decoder of latents {told!r:.60} is not supported", f"known: {known}")
     require_enough_layers(_layers(config), tensors, path)
-    known, _ = known_keys(config, _KINDS[kind])
-    vae = lay_out(kind, lambda: _KINDS[kind](**known), path)
+    known, _ = known_keys(config, kind)
+    vae = lay_out(kind.__name__, lambda: kind(**known), path)
     vae.encoder = vae.quant_conv = None
     own = {name: value for name, value in tensors.items() if not name.startswith(_UNREAD)}
     fit(vae, own, path, names_in(own))

@@ -143,7 +143,7 @@ def _drawn(wanted: Input, generator: torch.Generator) -> Tensor:
     if wanted.name != MASK:
         return torch.randn(shape, generator=generator)
     *_, height, width = shape
-    ends = torch.rand(_DRAWN, 2, 2, generator=generator).sort(dim=-1).values  # of rows, of columns
+    ends = (torch.rand(_DRAWN, 2, 2, generator=generator) + torch.tensor([0.0, 1.0])) / 2  # around the middle
     inside = [
         (ends[:, axis, :1] <= at) & (at <= ends[:, axis, 1:])
         for axis, at in enumerate((torch.linspace(0, 1, height), torch.linspace(0, 1, width)))

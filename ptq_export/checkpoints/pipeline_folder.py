@@ -52,6 +52,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         raise InputError(
             f"{folder} lacks scheduler/, a part of the pipeline", "add it, or name --scheduler-config FILE"
         )
+    schedule = noise_schedule(weights.scheduler, path)
     module = build_conditional_unet(config, weights.tensors, path)
     prompts = [_read_prompts(folder, name, pooled and name == encoders[-1]) for name in encoders]
     zeros = pooled and index.get("force_zeros_for_empty_prompt", True) is True
@@ -64,7 +65,6 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     sha256 = digest([["unet", source.sha256], ["vae", vae.sha256()], *digests])
     whole = prompts[-1].model.config.projection_dim if pooled else None
     around = Around(decoder.channels, decoder.factor, text.tokens[0].length, whole, text, decoder)
-    schedule = noise_schedule(weights.scheduler, path)
     return latent_denoiser(module, around, schedule, resolution, replace(source, sha256=sha256))
 
 

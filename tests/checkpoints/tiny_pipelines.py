@@ -11,13 +11,13 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-__all__ = ["BUILDERS", "PROMPTS", "autoencoder", "save_vocabulary", "text_config", "tokenizer", "unet_config"]
+__all__ = ["BUILDERS", "PROMPTS", "autoencoder", "save_vocabulary", "saved", "text_config", "tokenizer", "unet_config"]
 
 PROMPTS = ["a Red  apple", "", "é 日本 \U0001f34e it's 12!", "apple " * 40, "red<|endoftext|>"]
 """Ordinary, empty, unicode, too long, and a special token."""
 
 MERGES = ["a p", "ap p", "l e</w>", "app le</w>", "r e", "re d</w>"]
-LENGTH = 16
+LENGTH = 24
 
 
 def save_vocabulary(folder: Path, **settings: Any) -> Path:
@@ -131,7 +131,11 @@ def extra_large(folder: Path, **further: Any) -> DiffusionPipeline:
             )
         ),
         scheduler=diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
         ),
         **further,
     )
@@ -144,3 +148,11 @@ BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "inpaint": inpainting,
     "lcm": consistency,
 }
+
+
+def saved(kind: str, folder: Path) -> Path:
+    """The folder of such a pipeline; its weights are drawn from a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BUILDERS[kind](folder).save_pretrained(folder / kind)
+    return folder / kind
