@@ -19,10 +19,7 @@ from ptq_export.interface import Input
 
 __all__ = [
     "CLASS",
-    "DEPTH",
-    "IMAGE_LATENTS",
     "MASK",
-    "MASKED_IMAGE",
     "POOLED",
     "SCALE",
     "SIZES",
@@ -35,8 +32,11 @@ __all__ = [
 ]
 
 CLASS = "UNet2DConditionModel"
-STATES, POOLED, SIZES, SCALE = "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"
-MASK, MASKED_IMAGE, IMAGE_LATENTS, DEPTH = "mask", "masked_image_latents", "image_latents", "depth"
+STATES = "encoder_hidden_states"
+POOLED = "text_embeds"
+SIZES = "time_ids"
+SCALE = "timestep_cond"
+MASK = "mask"
 """The names that diffusers' pipelines have for them."""
 
 _DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
@@ -147,9 +147,9 @@ def images_of(config: Mapping[str, Any], channels: int, size: tuple[int, int], p
     """
     kinds = {
         0: {},
-        1 + channels: {MASK: 1, MASKED_IMAGE: channels},
-        channels: {IMAGE_LATENTS: channels},
-        1: {DEPTH: 1},
+        1 + channels: {MASK: 1, "masked_image_latents": channels},
+        channels: {"image_latents": channels},
+        1: {"depth": 1},
     }
     inputs, outputs = config["in_channels"], config["out_channels"]
     if outputs != channels or inputs - channels not in kinds:
