@@ -22,7 +22,7 @@ from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.text import Text
 from ptq_export.tokens import Tokens
 
-__all__ = ["TextEncoder", "build_clip", "quiet_transformers", "require_text_packages", "text_of"]
+__all__ = ["TextEncoder", "build_clip", "quiet_transformers", "require_text_packages", "require_width", "text_of"]
 
 _KIND = "clip_text_model"
 _PROJECTION = "text_projection.weight"
@@ -118,6 +118,18 @@ def require_text_packages() -> None:
     for name in ("transformers", "tokenizers"):
         if find_spec(name) is None:
             raise EnvironmentMissing(f"prompts want the package {name}", "pip install 'ptq-export[text]'")
+
+
+def require_width(models: Sequence[nn.Module], wanted: int, path: str) -> None:
+    """Refuse text encoders that together make other hidden states than the net takes.
+
+    Raises:
+        InputError: with both widths.
+    """
+    width = sum(model.config.hidden_size for model in models)
+    if width != wanted:
+        cause = f"{path}: the text encoder makes {width} numbers per token, and the U-Net takes {wanted}"
+        raise InputError(cause, "give the text encoder that the U-Net was trained with")
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _size(
     notes = []
     if asked is None:
         asked = _LATENTS
-        notes.append(f"latents of {_LATENTS} assumed, config.json has no sample_size; --resolution sets another")
+        notes.append(f"latents of {_LATENTS} assumed, for config.json has no sample_size")
     sides = tuple(asked) if isinstance(asked, list | tuple) else (asked, asked)
     if len(sides) != 2 or not all(isinstance(side, int | float) and side > 0 and side % step == 0 for side in sides):
         cause = f"{path}: latents have 1/{factor} of an image's size, and the net halves them down to 1/{step}"
@@ -112,7 +112,7 @@ def _size(
     height, width = (int(side) for side in sides)
     require_memory(config["block_out_channels"][0] * height * width, path)
     pixels = f"{height * factor}x{width * factor}"
-    notes.append(f"images of {pixels}, latents of {height}x{width}; --resolution counts pixels of the image")
+    notes.append(f"images of {pixels}, latents of {height}x{width}; --resolution sets another size, in pixels")
     return (height, width), notes
 
 

@@ -3,7 +3,7 @@
 A pipeline's folder has each part in a folder of its own, and names them in `model_index.json`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from ptq_export.artifacts import digest
-from ptq_export.checkpoints.clip_text import build_clip, text_of
+from ptq_export.checkpoints.clip_text import build_clip, require_width, text_of
 from ptq_export.checkpoints.clip_tokens import read_tokens
 from ptq_export.checkpoints.conditional_unet import CLASS, build_conditional_unet
 from ptq_export.checkpoints.latent_decoder import build_decoder
@@ -57,7 +57,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     prompts = [_read_prompts(folder, name, pooled and name == encoders[-1]) for name in encoders]
     zeros = pooled and index.get("force_zeros_for_empty_prompt", True) is True
     text = text_of([each.model for each in prompts], [each.tokens for each in prompts], pooled, zeros)
-    _require_width(prompts, module.unet.config["cross_attention_dim"], folder)
+    require_width([each.model for each in prompts], module.unet.config["cross_attention_dim"], str(folder))
     vae, vae_config = _read_part(folder / "vae", weights.spec)
     decoder = build_decoder(vae_config, vae.tensors, str(vae.path))
     source = weights.source(_NAME, config, *notes, *schedule_notes(weights.scheduler))
@@ -115,10 +115,3 @@ def _read_part(folder: Path, spec: str) -> tuple[Weights, dict[str, Any]]:
     weights = replace(weights, config=read_settings(folder / "config.json"))
     refuse_strangers(weights)
     return weights, dict(weights.config)
-
-
-def _require_width(prompts: Sequence[_Prompts], wanted: int, folder: Path) -> None:
-    width = sum(each.model.config.hidden_size for each in prompts)
-    if width != wanted:
-        cause = f"{folder}: the text encoder makes {width} numbers per token, and the U-Net takes {wanted}"
-        raise InputError(cause, "give the text encoder that the U-Net was trained with")

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from diffusers import UNet2DModel
@@ -16,9 +16,17 @@ from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, label
 
-__all__ = ["build_unet", "known_keys", "label_of", "lay_out", "names_in", "sample_shape", "with_variance"]
+__all__ = ["HasUNet", "build_unet", "known_keys", "label_of", "lay_out", "names_in", "sample_shape", "with_variance"]
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class HasUNet(Protocol):
+    """A wrapper of one of diffusers' U-Nets."""
+
+    unet: nn.Module
+
+
 _BEFORE_0_11 = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
 
@@ -83,7 +91,7 @@ def names_in(tensors: Mapping[str, Tensor]) -> Callable[[str], str]:
     return before_0_11
 
 
-def sample_shape(module: UNetEps, resolution: int | None, path: str) -> tuple[int, int, int]:
+def sample_shape(module: HasUNet, resolution: int | None, path: str) -> tuple[int, int, int]:
     """(C, H, W): `resolution` if given, else the `sample_size` (a number or a pair) of the net's configuration.
 
     Raises:

@@ -131,7 +131,7 @@ def test_resolution_that_cannot_be_halved_is_refused(resolution: int, pipeline: 
 def test_resolution_counts_pixels(pipeline: Path) -> None:
     denoiser = load_checkpoint(str(pipeline), resolution=48)
     assert denoiser.sample_shape == (4, 12, 12)
-    assert any("--resolution counts pixels" in note for note in denoiser.source.notes)
+    assert any("--resolution sets another size, in pixels" in note for note in denoiser.source.notes)
 
 
 @pytest.mark.parametrize("package", ["transformers", "tokenizers"])
