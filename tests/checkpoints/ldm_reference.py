@@ -1,7 +1,7 @@
 """Weights of latent diffusion's own nets, drawn from numpy's frozen generator, and what those nets answered.
 
-`tests/data/latent_diffusion.npz` holds shapes, inputs and outputs, and its README whose code made them. The
-weights are drawn here from the shapes, in the order of the names.
+`tests/data/latent_diffusion.npz` holds shapes, inputs and outputs (its README tells whose code made them); the weights
+are drawn here from the shapes, in the order of the names.
 """
 
 import json

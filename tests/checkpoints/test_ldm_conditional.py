@@ -187,6 +187,34 @@ def answer(state: State, share: float) -> None:
     state[f"{NET}out.2.weight"][channels, channels, 1, 1] = share
 
 
+def test_stable_diffusion_xl_answers_as_its_authors_code(words: int, tmp_path: Path) -> None:
+    """Both encoders before their last layer, the second one's projection of the token that ends the prompt."""
+    torch.manual_seed(0)
+    clip = CLIPTextModel(text_config(words, 64, num_attention_heads=1, eos_token_id=2)).eval()
+    other = OpenClip(words, 128, 3).eval()
+    net, told = golden(DATA, "vector")
+    parts = [
+        under(NET, net),
+        under("conditioner.embedders.0.transformer.text_model.", clip.state_dict()),
+        under("conditioner.embedders.1.model.", other.state_dict()),
+        under("first_stage_model.", golden(DATA, "decoder")[0]),
+    ]
+    denoiser = load_checkpoint(save(tmp_path, *parts), resolution=32)
+    given = {name: told[name] for name in ("text_embeds", "time_ids")} | {"encoder_hidden_states": told["context"]}
+    assert off(denoiser(told["sample"], told["timestep"], **given), told["output"]) < CLOSE
+    prompts = [each for each in PROMPTS if each]
+    ids = [torch.from_numpy(tokens.ids(prompts)) for tokens in denoiser.text.tokens]
+    with torch.no_grad():
+        states = [clip(ids[0], output_hidden_states=True).hidden_states[-2], other.states(ids[1], left_out=1)]
+        last = other.ln_final(other.states(ids[1], left_out=0))
+        whole = last[torch.arange(len(prompts)), ids[1].argmax(-1)] @ other.text_projection
+    found = denoiser.text.encode(prompts)
+    assert off(found["encoder_hidden_states"], torch.cat(states, -1)) < CLOSE
+    assert off(found["text_embeds"], whole) < CLOSE
+    assert denoiser.text.encode([""])["text_embeds"].abs().max() == 0
+    assert (denoiser.schedule.prediction_type, denoiser.sample_shape) == ("epsilon", (4, 16, 16))
+
+
 def test_net_that_sees_classes_answers_as_its_authors_code(tmp_path: Path) -> None:
     net, told = golden(DATA, "classes")
     table = torch.randn(7, 16)
