@@ -129,7 +129,7 @@ def test_attention_names_of_early_diffusers_are_understood(folder: Path, unet: U
         ({"out_channels": 2}, "has the shape [1, 32, 3, 3], the net needs [2, 32, 3, 3]"),
         ({"out_channels": 3}, "3 output channels for 1 input"),
         ({"time_embedding_type": "fourier"}, "fourier time embedding"),
-        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, which is not supported"),
+        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel without its text encoder"),
         ({"down_block_types": ["DownBlock2D", "NoSuchBlock"]}, "NoSuchBlock"),
         ({"block_out_channels": [32]}, "does not describe a UNet2DModel"),
         ({"block_out_channels": [64, 64]}, "has the shape"),

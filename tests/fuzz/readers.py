@@ -6,6 +6,7 @@ are made once, in a folder of their own, and `read` gets a folder with the seeds
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from exported_net import inputs_of
 from safetensors.torch import save_file
+from tiny_pipelines import saved  # from the tests of checkpoints
 
 from ptq_export.artifacts import prompt_beside, sha256_file, write_json
 from ptq_export.calibrators.pairs import load_pairs
@@ -45,6 +47,11 @@ __all__ = ["READERS", "Reader"]
 
 TESTS = Path(__file__).parents[1]
 SHAPE = (1, 4, 4)
+PIPELINE = [
+    "model_index.json",
+    *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
+    *(f"tokenizer/{name}.json" for name in ("tokenizer", "tokenizer_config")),
+]
 
 
 @dataclass(frozen=True)
@@ -247,6 +254,11 @@ def _diffusers(folder: Path) -> None:
     DDPMScheduler().save_config(folder)
 
 
+def _pipeline(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(saved("sd1", Path(place)), folder, dirs_exist_ok=True)
+
+
 def _tiny_unet() -> UNet2DModel:
     blocks = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "add_attention": False}
     return UNet2DModel(4, 1, 1, block_out_channels=(4,), layers_per_block=1, norm_num_groups=2, **blocks)
@@ -269,6 +281,7 @@ READERS = {
     "checkpoint": Reader(_copy("ddim_tiny.pt"), ["ddim_tiny.pt"], _check("ddim_tiny.pt")),
     "safetensors": Reader(_safetensors, ["net.safetensors"], _check("net.safetensors")),
     "net-config": Reader(_diffusers, ["config.json"], _check("")),
+    "pipeline": Reader(_pipeline, PIPELINE, _check("")),
     "scheduler-config": Reader(_diffusers, ["scheduler_config.json"], _check("")),
     "manifest": Reader(_manifest, [MANIFEST], _read_manifest),
     "schedule": Reader(_manifest, [MANIFEST], _read_schedule),
