@@ -19,7 +19,7 @@ from emoji.parts import TOKENS, autoencoder, denoiser, scheduler, text_encoder, 
 from emoji.pictures import SIDE, Pictures, load_pictures
 from emoji.training import train
 
-CROP, BATCH = 32, 64
+CROP, CROPS, BATCH = 32, 32, 64
 DROPPED = 0.1
 KL = 1e-5
 
@@ -43,7 +43,7 @@ def train_autoencoder(out: Path, pictures: Pictures, steps: int) -> nn.Module:
     vae = autoencoder()
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(pictures.prompts), (BATCH,), generator=generator)
+        index = torch.randint(len(pictures.prompts), (CROPS,), generator=generator)
         top, left = torch.randint(SIDE - CROP + 1, (2,), generator=generator).tolist()
         real = pictures.floats(index)[:, :, top : top + CROP, left : left + CROP]
         with torch.autocast("cpu", torch.bfloat16):
