@@ -3,15 +3,19 @@
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name
+from ptq_export.engines.bound import BoundStep, require_in_place
+from ptq_export.engines.feeds import check_names, check_shape, check_values, checked, is_tensor, type_name, zeros
+from ptq_export.engines.lifetime import Resident
+from ptq_export.engines.output import device_output, host_output
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE, TIMESTEP, Input, Prompt
 from ptq_export.machine import physical_cores, require_threads
@@ -27,6 +31,8 @@ __all__ = ["DeviceTiming", "Engine", "EngineOptions", "Feeds", "GpuEngine", "Gpu
 
 Values: TypeAlias = "float | NDArray[Any] | Tensor"
 """`[N, ...]`; where one number per sample is wanted, also one for the whole batch."""
+
+Out = TypeVar("Out", "NDArray[np.float32]", "Tensor")
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 """Every input by name, checked: contiguous, of its type, `[N, ...]`."""
@@ -70,9 +76,8 @@ class Signature:
         return (batch, self.channels, *self.sample_shape[1:])
 
     def nothing(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Zeros for every input of a step, to have everything allocated; open sizes are 1."""
-        sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in self.step_inputs}
-        return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in self.step_inputs}
+        """Zeros for every input of a step's graph, to have everything allocated."""
+        return zeros(self.step_inputs, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +143,12 @@ class DeviceTiming:
     by_events: bool = True
 
 
-class Engine(ABC):
+class Engine(Resident, ABC):
     """A built denoiser with its `signature`.
+
+    It may be called from several threads at once, each with feeds of its own: every answer is the one that the call
+    gets alone, bit for bit. On a CPU the calls run side by side, on a GPU they take turns. It belongs to the process
+    that loaded it (`Resident`), until it is closed, by `close()` or at the end of a `with` block.
 
     The kinds that the registry (`ptq_export.engines.registry`) builds are called with
     `(source, cache, options, sha256)`: the ONNX file, the folder for what can be kept of the build, `EngineOptions`,
@@ -155,7 +164,9 @@ class Engine(ABC):
         if signature.prompt is not None and not self.takes_values:
             told = "the graph takes values of a prompt graph, and engines on a GPU are built from the whole network"
             raise InputError(told, "make a run for a target on a GPU")
+        super().__init__()
         self.signature, self.prompt = signature, prompt
+        self._turn = threading.Lock()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -164,24 +175,36 @@ class Engine(ABC):
 
     @overload
     def __call__(
-        self, sample: NDArray[Any], timestep: Values, **conditions: "Values | None"
+        self, sample: NDArray[Any], timestep: Values, *, out: None = None, **conditions: "Values | None"
     ) -> NDArray[np.float32]: ...
 
     @overload
-    def __call__(self, sample: "Tensor", timestep: Values, **conditions: "Values | None") -> "Tensor": ...
+    def __call__(
+        self, sample: "Tensor", timestep: Values, *, out: None = None, **conditions: "Values | None"
+    ) -> "Tensor": ...
 
-    def __call__(self, sample: Any, timestep: Values, **conditions: "Values | None") -> Any:
+    @overload
+    def __call__(self, sample: Any, timestep: Values, *, out: Out, **conditions: "Values | None") -> Out: ...
+
+    def __call__(self, sample: Any, timestep: Values, *, out: Any = None, **conditions: "Values | None") -> Any:
         """eps `[N, C, H, W]` of a float32 sample `[N, C, H, W]` at time-steps `[N]`, or one for the whole batch.
 
         Conditions are given by name: `label=3`, `encoder_hidden_states=...`. Where the signature has 2 C channels, the
-        answer has them.
+        answer has them. It is written to `out`, and that returned, where the caller gives a contiguous float32 array or
+        tensor of its shape.
 
         Raises:
-            InputError: a condition is missing or not known, the shape or type of an input is not what the engine was
-                built for, or it holds NaN or infinite values, which int8 cannot.
+            InputError: a condition is missing or not known, the shape or type of an input or of `out` is not what the
+                engine was built for, or an input holds NaN or infinite values, which int8 cannot; or the engine is
+                closed, or another process's.
         """
+        self.require_alive()
         check_names(self.signature.inputs, conditions)
-        eps = self.run(self._checked({SAMPLE: sample, TIMESTEP: timestep, **conditions}))
+        feeds = self._checked({SAMPLE: sample, TIMESTEP: timestep, **conditions})
+        if out is not None:
+            self.run(feeds, host_output(out, self.signature.output_shape(len(feeds[SAMPLE])), feeds))
+            return out
+        eps = self.run(feeds)
         if not is_tensor(sample):
             return eps
         import torch
@@ -189,8 +212,29 @@ class Engine(ABC):
         return torch.from_numpy(eps).to(sample.device)
 
     @abstractmethod
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """eps `[N, C, H, W]` of inputs that were checked."""
+    def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """eps `[N, C, H, W]` of inputs that were checked: in `out`, contiguous and apart from them, if given."""
+
+    def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
+        """What computes the step of these inputs into `out`, as it is then; both stay where they are."""
+        return lambda: self.run(feeds, out)
+
+    def bind(self, sample: Any, timestep: Any, out: Out, **conditions: Any) -> BoundStep[Out]:
+        """A step on memory of the caller, who writes the next inputs into these arrays, or tensors of the host, and
+        calls it: nothing is copied, and shapes and types are checked here, once.
+
+        Every input is an array of its own type and whole batch: `timestep` int64 `[N]`.
+
+        Raises:
+            InputError: as a call does, or an input would have to be copied.
+        """
+        self.require_alive()
+        check_names(self.signature.inputs, conditions)
+        given = {SAMPLE: sample, TIMESTEP: timestep, **conditions}
+        feeds = self._checked({each.name: given[each.name] for each in self.signature.inputs})
+        require_in_place(given, feeds)
+        answer = host_output(out, self.signature.output_shape(len(feeds[SAMPLE])), feeds)
+        return BoundStep(self, self.signature, feeds, out, self.bound_run(feeds, answer))
 
     @abstractmethod
     def executed_layers(self, expected: Mapping[str, str]) -> "list[LayerRecord]":
@@ -229,7 +273,8 @@ class GpuEngine(Engine):
     A step of CUDA tensors is put on torch's current stream (`with torch.cuda.stream(...)` gives another) and not
     waited for. Inputs that are on the device already are not checked for their values: that would wait for them.
 
-    Its graph is the whole network: a prompt graph is computed on the CPU.
+    Its graph is the whole network: a prompt graph is computed on the CPU. Threads take turns: buffers on the device
+    and the engine's stream are for one step at a time.
     """
 
     takes_values = False
@@ -239,9 +284,10 @@ class GpuEngine(Engine):
     def gpu_bytes(self) -> int:
         """Device memory that it holds: weights, activations, buffers."""
 
-    def __call__(self, sample: Any, timestep: Values, **conditions: "Values | None") -> Any:
+    def __call__(self, sample: Any, timestep: Values, *, out: Any = None, **conditions: "Values | None") -> Any:
         if not (is_tensor(sample) and sample.is_cuda):
-            return super().__call__(sample, timestep, **conditions)
+            return super().__call__(sample, timestep, out=out, **conditions)
+        self.require_alive()
         check_names(self.signature.inputs, conditions)
         if type_name(sample) != "float32":
             raise InputError(f"the sample is {type_name(sample)}, this engine takes float32", "convert it first")
@@ -250,11 +296,15 @@ class GpuEngine(Engine):
         given, steps = {TIMESTEP: timestep, **conditions}, self.signature.num_train_timesteps
         sizes: dict[str, int] = {}
         found = {each.name: _on_device(each, given[each.name], sample, steps, sizes) for each in rest}
-        return self.run_tensors({SAMPLE: sample.detach().contiguous(), **found})
+        feeds = {SAMPLE: sample.detach().contiguous(), **found}
+        if out is None:
+            return self.run_tensors(feeds)
+        self.run_tensors(feeds, device_output(out, self.signature.output_shape(len(sample)), feeds))
+        return out
 
     @abstractmethod
-    def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
-        """eps `[N, C, H, W]` of checked inputs on the device, contiguous."""
+    def run_tensors(self, feeds: "Mapping[str, Tensor]", out: "Tensor | None" = None) -> "Tensor":
+        """eps `[N, C, H, W]` of checked inputs on the device, contiguous: in `out` where that is given."""
 
     @abstractmethod
     def timed_step(self, graph: bool, feeds: Feeds) -> Callable[[], DeviceTiming]:

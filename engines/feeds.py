@@ -3,6 +3,7 @@
 torch is never imported here: a server that feeds numpy arrays starts without it.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE, TIMESTEP, Input
 
-__all__ = ["check_names", "check_shape", "check_values", "checked", "is_tensor", "type_name"]
+__all__ = ["check_names", "check_shape", "check_values", "checked", "is_tensor", "require_values", "type_name", "zeros"]
 
 TOLD = {TIMESTEP: "time-step"}
 
@@ -64,6 +65,28 @@ def check_values(wanted: Input, timesteps: int | None, given: Any) -> NDArray[An
     return values
 
 
+def require_values(inputs: Sequence[Input], timesteps: int | None, feeds: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse values that arrays of the right types and shapes may not hold.
+
+    Raises:
+        InputError: integers or time-steps out of range, NaN or infinite floats.
+    """
+    for each in inputs:
+        values = feeds[each.name]
+        if each.name != TIMESTEP and each.dtype == "float32":
+            _require_finite(each, values)
+            continue
+        limit = timesteps if each.name == TIMESTEP else each.limit
+        if not (values.min() >= 0 and (limit is None or values.max() < limit)):
+            check_values(each, timesteps, values)
+
+
+def zeros(inputs: Sequence[Input], batch: int) -> dict[str, NDArray[Any]]:
+    """Zeros for each of these inputs; open sizes are 1."""
+    sizes = {it.name: [1 if isinstance(size, str) else size for size in it.shape] for it in inputs}
+    return {it.name: np.zeros((batch, *sizes[it.name]), it.dtype) for it in inputs}
+
+
 def check_shape(wanted: Input, found: tuple[int, ...], batch: int | None) -> None:
     """Refuse a sample of another shape, or another batch than the engine was compiled for.
 
@@ -82,7 +105,7 @@ def check_shape(wanted: Input, found: tuple[int, ...], batch: int | None) -> Non
 
 def _rows(wanted: Input, value: NDArray[Any], batch: int, sizes: dict[str, int]) -> NDArray[Any]:
     """`value` `[N, ...]`; one value of no shape serves the whole batch."""
-    if not wanted.shape and value.shape in ((), (1,)):
+    if not wanted.shape and value.shape in ((), (1,)) and value.shape != (batch,):
         return np.full(batch, value, value.dtype)
     if not wanted.fits(value.shape, sizes):
         known = "".join(f", {name} is {size} elsewhere" for name, size in sizes.items() if name in wanted.shape)
@@ -107,7 +130,7 @@ def _integers(wanted: Input, given: Any, limit: int | None) -> NDArray[np.int64]
     if values.size == 0 or values.min() < 0 or values.max() >= (2**63 if limit is None else limit):
         known = "0 and up" if limit is None else f"0..{limit - 1}"
         raise InputError(f"{_told(wanted)} {_shown(values)} is out of range", f"known: {known}")
-    return values.astype(np.int64)
+    return values.astype(np.int64, copy=False)
 
 
 def _times(wanted: Input, given: Any, timesteps: int | None) -> NDArray[np.float32]:
@@ -117,7 +140,7 @@ def _times(wanted: Input, given: Any, timesteps: int | None) -> NDArray[np.float
         raise InputError(f"the time-step {_shown(values)} is no number", "give one, or one per sample")
     if values.min() < 0 or (timesteps is not None and values.max() > timesteps):
         raise InputError(f"the time-step {_shown(values)} is out of range", f"known: 0..{timesteps}")
-    return values.astype(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 def _require_finite(wanted: Input, array: NDArray[np.float32]) -> None:
@@ -127,7 +150,7 @@ def _require_finite(wanted: Input, array: NDArray[np.float32]) -> None:
     """
     row = np.ascontiguousarray(array).reshape(-1)
     with np.errstate(all="ignore"):
-        finite = np.isfinite(np.dot(row, row)) or np.isfinite(row).all()
+        finite = math.isfinite(np.dot(row, row)) or np.isfinite(row).all()
     if not finite:
         told = "a step before this one, or its input, made them"
         raise InputError(f"{_told(wanted)} holds NaN or infinite values", told if wanted.name == SAMPLE else "")

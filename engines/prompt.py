@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,9 +25,28 @@ from ptq_export.interface import Prompt
 __all__ = ["PromptSession", "open_prompt"]
 
 
+KEPT = 8
+KEPT_BYTES = 256 << 20
+"""Of the last prompts, with their values: fewer are kept where they are larger, the last one always."""
+
+
+class _Known(NamedTuple):
+    """Conditions, and the values that were computed of them: never changed, so no thread sees half of another's."""
+
+    given: Feeds
+    values: Feeds
+
+    def serves(self, given: Feeds) -> bool:
+        return all(np.array_equal(value, given[name]) for name, value in self.given.items())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(array.nbytes for part in self for array in part.values())
+
+
 class PromptSession:
-    """Feeds of the step graph from feeds of the denoiser; what conditions alone decide is kept for as long as they are
-    the same numbers. It may be called from several threads at once.
+    """Feeds of the step graph from feeds of the denoiser; what conditions alone decide is kept for the last prompts,
+    the most recently used ones first. It may be called from several threads at once.
     """
 
     def __init__(self, path: Path, signature: Signature, prompt: Prompt, options: EngineOptions) -> None:
@@ -40,16 +60,19 @@ class PromptSession:
         self._values = prompt.values
         self._reads = _require_stated(read_proto(path), signature, prompt, path)
         self.session = open_session(path, session_settings(options.threads, Level.ORT_ENABLE_ALL), [CPU])
-        self._known: tuple[Feeds, Feeds] | None = None
+        self._known: tuple[_Known, ...] = ()
+        self._changing = Lock()
 
     def step_feeds(self, feeds: Feeds) -> Feeds:
         """What the step graph takes: `feeds` with the values of this graph in place of conditions."""
-        known, given = self._known, {name: feeds[name] for name in self._reads}
-        if known is None or not all(np.array_equal(value, given[name]) for name, value in known[0].items()):
+        given = {name: feeds[name] for name in self._reads}
+        known = next((each for each in self._known if each.serves(given)), None)
+        if known is None:
             # Copies: the caller may write the next prompt into the same array.
-            known = {name: value.copy() for name, value in given.items()}, self.compute(feeds)
-            self._known = known
-        return {**{name: feeds[name] for name in self._direct}, **known[1]}
+            known = _Known({name: value.copy() for name, value in given.items()}, self.compute(feeds))
+        if not (self._known and self._known[0] is known):
+            self._remember(known)
+        return {**{name: feeds[name] for name in self._direct}, **known.values}
 
     def compute(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """The values of these conditions, computed anew.
@@ -65,6 +88,14 @@ class PromptSession:
                 made = f"{self.path.name} makes {each.name} {list(found[each.name].shape)}"
                 raise InputError(f"{made}, and its step graph takes {each}", "export it again")
         return found
+
+    def _remember(self, known: _Known) -> None:
+        """Put it first, and forget the least recently used ones past the bounds."""
+        with self._changing:
+            kept = [known, *(each for each in self._known if each is not known)][:KEPT]
+            while len(kept) > 1 and sum(each.size_bytes for each in kept) > KEPT_BYTES:
+                kept.pop()
+            self._known = tuple(kept)
 
     def median_ms(self, feeds: Feeds) -> float:
         """Milliseconds that the values of a prompt take."""

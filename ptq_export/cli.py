@@ -15,12 +15,14 @@ import typer
 from typer.core import TyperGroup
 
 from ptq_export import __version__
+from ptq_export.command_options import Fleet, Packaging, Sampling, Serving
 from ptq_export.console import Output, Screen
 from ptq_export.engines import availability
 from ptq_export.engines.registry import check_target, find_runtime
 from ptq_export.errors import InputError, PtqExportError, explained
 from ptq_export.flags import flags_from_dataclasses
-from ptq_export.options import Options, Sampling
+from ptq_export.options import Options
+from ptq_export.run_tables import show_run, step_tables
 from ptq_export.schemas import read_part
 from ptq_export.scratch import find_room
 from ptq_export.signals import Interrupted, announce, interrupted_note
@@ -33,9 +35,11 @@ __all__ = [
     "compare",
     "inspect",
     "main",
+    "package",
     "quantise",
     "sample",
     "sensitivity",
+    "serve",
     "targets",
     "verify",
 ]
@@ -120,7 +124,7 @@ def quantise(
         screen.note(_estimate_line(pipeline.estimate(options)))
         with screen.progress() as progress:
             result = pipeline.try_run(options, progress)
-        _show_run(screen, result.path)
+        show_run(screen, result.path)
         result.folder()
 
 
@@ -145,13 +149,10 @@ def bench(run: RunFolder, output: Output) -> None:
     """Measure the latency per denoising step of a run again, on this machine."""
     with _screen(output) as screen:
         from ptq_export import pipeline
-        from ptq_export.report import tables
 
         with screen.progress() as progress:
             latency = pipeline.bench(run, progress)
-        shown = {"Latency per denoising step": tables.latency_table(latency)} | _prompt(tables.prompt_line(latency))
-        shown |= {"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}
-        screen.result(latency, shown)
+        screen.result(latency, step_tables(latency))
 
 
 @app.command()
@@ -190,6 +191,40 @@ def sample(run: RunFolder, sampling: Sampling, output: Output) -> None:
 
 @app.command()
 @flags_from_dataclasses
+def serve(run: RunFolder, serving: Serving, fleet: Fleet, output: Output) -> None:
+    """Serve pictures of a run's engine over HTTP, in OpenAI's form.
+
+    SIGTERM or Ctrl-C ends it with exit code 0 after the requests that it has accepted; a second signal at once.
+    """
+    with _screen(output, "interrupted; accepted requests were not finished") as screen:
+        from ptq_export.serving import require_packages
+
+        require_packages()
+        if fleet.ray:
+            from ptq_export.serving.fleet import require_ray
+
+            require_ray()
+            from ptq_export.serving.fleet.server import serve_fleet
+
+            serve_fleet(run, serving, fleet, screen.note)
+            return
+        from ptq_export.serving.server import serve as serve_run
+
+        serve_run(run, serving, screen.note)
+
+
+@app.command()
+@flags_from_dataclasses
+def package(run: RunFolder, packaging: Packaging, output: Output) -> None:
+    """Write the engine of a run as what a service takes over: a folder, or a model repository of Triton."""
+    with _screen(output) as screen:
+        from ptq_export import packaging as formats
+
+        screen.facts(formats.package(run, packaging))
+
+
+@app.command()
+@flags_from_dataclasses
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="FILE|RUN", help="A checkpoint, an ONNX file or a run folder.")],
     output: Output,
@@ -204,9 +239,13 @@ def inspect(
 @app.command()
 @flags_from_dataclasses
 def verify(run: RunFolder, output: Output, ckpt: Checkpoint = None) -> None:
-    """Prove a run again on the machine that will serve it: identity, hashes and parity."""
+    """Prove a run again on the machine that will serve it: identity, hashes and parity; of a package, its hashes."""
     with _screen(output) as screen:
-        from ptq_export import pipeline
+        from ptq_export import packaging, pipeline
+
+        if packaging.is_package(run):
+            screen.facts(packaging.check_package(run))
+            return
 
         with screen.progress() as progress:
             facts = pipeline.verify(run, progress, ckpt)
@@ -315,53 +354,3 @@ def _estimate_line(estimate: Any) -> str:
 
     memory, disk = size(estimate.memory_bytes), size(estimate.disk_bytes)
     return f"estimate: {duration(estimate.seconds)}, {memory} of memory, {disk} of disk"
-
-
-def _show_run(screen: Screen, folder: Path) -> None:
-    from ptq_export.report import tables
-    from ptq_export.report.verdict import judge
-
-    names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
-    files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
-    latency = files.get("latency")
-    verdict = judge(files["manifest"], latency)
-    timed = (
-        {
-            "The sampling loop": tables.loop_table(latency),
-            "Latency per denoising step": tables.latency_table(latency),
-            **_prompt(tables.prompt_line(latency)),
-            **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
-        }
-        if latency
-        else {}
-    )
-    built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
-    tuned = {"Tuning": [["", tables.tuning_line(files["tuning"])]]} if "tuning" in files else {}
-    screen.result(
-        {"run": str(folder), **files},
-        {
-            "Layers": tables.layers_summary(files["layers"]),
-            **_kernels(tables.kernels_table(files["layers"])),
-            "Fidelity": tables.fidelity_table(files["fidelity"]),
-            **timed,
-            **built,
-            **tuned,
-            "Verdict": [[verdict.badge, verdict.sentence], *(["", reason] for reason in verdict.reasons)],
-            "Run folder": [["report", str(folder / "report.html")], *_bundle_row(folder)],
-        },
-    )
-
-
-def _prompt(line: str) -> dict[str, list[list[str]]]:
-    """What is computed once per prompt, where something is."""
-    return {"Prompt": [["", line]]} if line else {}
-
-
-def _kernels(rows: list[list[str]]) -> dict[str, list[list[str]]]:
-    """What the engine made of the layers, where it tells."""
-    return {"The engine's operators": rows} if len(rows) > 1 else {}
-
-
-def _bundle_row(folder: Path) -> list[list[str]]:
-    bundle = folder / "jetson"
-    return [["bundle", f"{bundle}: copy it to the Jetson and run there: python3 build.py"]] if bundle.is_dir() else []

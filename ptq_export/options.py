@@ -12,7 +12,7 @@ from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "PRESETS", "Flag", "Options", "Sampling"]
+__all__ = ["CAPABILITIES", "LONGEST_S", "MOST", "MOST_GUIDANCE", "PRESETS", "Flag", "Options"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -20,8 +20,11 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
 DEFAULT_TUNE_LOSS_DB = 0.1
-MOST, LONGEST_S = 2**31 - 1, 1e7
-"""What a count and a time may be at most, whatever this machine can hold."""
+MOST = 2**31 - 1
+"""What a count may be at most, whatever this machine can hold."""
+LONGEST_S = 1e7
+"""What a time may be at most."""
+MOST_GUIDANCE = 100.0
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """For which TensorRT for RTX builds on request
@@ -140,6 +143,22 @@ class Options:
             "Layers to keep in float: patterns of names with commas between them, e.g. `*.to_q,*.to_k`, or auto:DB, as "
             "few as reach that median SQNR. `ptq-export sensitivity` ranks them.",
             {"metavar": "PATTERN,...|auto:DB", "show_default": False},
+        ),
+    ] = None
+    prompts: Annotated[
+        Path | None,
+        Flag(
+            _CALIBRATION,
+            "Text-to-image: prompts to calibrate and measure with, a text file with one per line.",
+            {"metavar": "FILE", "show_default": "some of our own"},
+        ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        Flag(
+            _CALIBRATION,
+            "Text-to-image: scale of the guidance under which it is calibrated and measured; 1 for none.",
+            {"min": 0.0, "max": MOST_GUIDANCE, "metavar": "SCALE", "show_default": "by the model's kind"},
         ),
     ] = None
     calibration_data: Annotated[
@@ -272,7 +291,7 @@ class Options:
     ] = None
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "tune", "tune_loss"):
+        for name in ("seconds", "tune", "tune_loss", "guidance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} {value} is no number", "give one that is finite")
@@ -421,25 +440,3 @@ class Options:
             return self.out
         name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", Path(self.ckpt).name)
         return Path("runs", f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{self.target}")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What `ptq-export sample` draws."""
-
-    picture: Annotated[Path, Flag("Sampling", "Picture to write.", {}, ("--output", "-o"))] = Path("samples.png")
-    count: Annotated[int, Flag("Sampling", "How many samples.", {"min": 1, "max": MOST, "metavar": "N"})] = 16
-    steps: Annotated[int, Flag("Sampling", "Denoising steps.", {"min": 1, "max": MOST, "metavar": "N"})] = 20
-    sampler: Annotated[str, Flag("Sampling", "ddim, ddpm, dpm-solver++, euler, pndm or unipc.")] = "ddim"
-    label: Annotated[
-        int | None,
-        Flag(
-            "Sampling",
-            "Class of all samples.",
-            {"min": 0, "max": MOST, "metavar": "N", "show_default": "drawn"},
-            ("--class",),
-        ),
-    ] = None
-    seed: Annotated[
-        int, Flag("Sampling", "Seed of the initial noise, and of what else is drawn.", {"min": 0, "max": MOST})
-    ] = 0

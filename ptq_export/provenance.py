@@ -16,10 +16,10 @@ from ptq_export.artifacts import atomic_path, digest
 from ptq_export.errors import InputError
 from ptq_export.user_cache import user_cache
 
-__all__ = ["note_build", "private_name", "sidecar_path", "was_built_here"]
+__all__ = ["note_build", "note_operators", "private_name", "sidecar_path", "was_built_here"]
 
 logger = logging.getLogger(__name__)
-_NOTES, _TOKEN = "built", "token"
+_NOTES, _OPERATORS, _TOKEN = "built", "operators", "token"
 
 
 def sidecar_path(engine_file: Path) -> Path:
@@ -42,6 +42,18 @@ def was_built_here(identity: Mapping[str, Any], file_sha256: str) -> bool:
         return _note(identity, file_sha256).is_file()
     except InputError:
         return False
+
+
+def note_operators(library: Path, sha256: str) -> None:
+    """Remember where the compiled operators of that digest are: the C++ library (`engines/cpp`), which shares these
+    notes, loads them from there for engines that were built with them."""
+    try:
+        note, place = user_cache() / _OPERATORS / sha256, str(library.resolve())
+        if not (note.is_file() and note.read_text(encoding="utf-8") == place):
+            with atomic_path(note) as path:
+                path.write_text(place, encoding="utf-8")
+    except (InputError, OSError, UnicodeError) as error:
+        logger.debug("no note of the operators can be kept: %s", error)
 
 
 def private_name(identity: Mapping[str, Any]) -> str:

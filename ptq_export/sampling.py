@@ -16,7 +16,7 @@ from torch import Tensor
 from ptq_export.conditions import UNCONDITIONAL, Conditions
 from ptq_export.schedulers import FlowEuler
 
-__all__ = ["EpsModel", "Step", "eps_of", "initial_noise", "sample_loop"]
+__all__ = ["EpsModel", "Step", "Trajectory", "eps_of", "initial_noise", "sample_loop"]
 
 EpsModel = Callable[..., Tensor]
 """`(sample, timestep, **conditions)` on tensors: a denoiser, its module, an engine."""
@@ -44,6 +44,57 @@ def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+class Trajectory:
+    """One sampling loop, taken apart: what the model is asked next, and what its answer makes of the sample.
+
+    Whoever holds several of them may answer all in one batch, each at its own time-step.
+    """
+
+    def __init__(self, scheduler: Any, noise: Tensor, steps: int, seed: int = 0) -> None:
+        """Begin at `noise` `[N, C, H, W]` with `steps` steps; `seed` feeds stochastic samplers only."""
+        scheduler.set_timesteps(steps)
+        self.scheduler = scheduler
+        self.times: list[float] = scheduler.timesteps.tolist()
+        self.sample: Tensor = noise * scheduler.init_noise_sigma
+        self.index = 0
+        self._reads_variance = getattr(scheduler, "kind", type(scheduler)) is DDPMScheduler
+        draws = "generator" in signature(scheduler.step).parameters
+        self._options = {"generator": torch.Generator().manual_seed(seed)} if draws else {}
+        is_flow = isinstance(scheduler, FlowEuler)
+        self._dtype = torch.float32 if is_flow else torch.int64
+        self._as_time: Callable[[float], float] = float if is_flow else round
+        self._look()
+
+    @property
+    def done(self) -> bool:
+        """Whether `sample` is x_0."""
+        return self.index == len(self.times)
+
+    @property
+    def timestep(self) -> float:
+        """The model time of the next call."""
+        return self._as_time(self.times[self.index])
+
+    def timesteps(self) -> Tensor:
+        """The same for every sample, `[N]`."""
+        return torch.full((len(self.sample),), self.timestep, dtype=self._dtype)
+
+    def advance(self, output: Tensor) -> Step:
+        """Take the model's answer to (`seen`, `timesteps()`)."""
+        used = output if self._reads_variance else eps_of(output, self.sample)
+        t, at = self.times[self.index], self.timestep
+        previous = self.scheduler.step(used, t, self.sample, return_dict=False, **self._options)[0]
+        step = Step(self.index, at, self.seen, output, previous)
+        self.index, self.sample = self.index + 1, previous
+        self._look()
+        return step
+
+    def _look(self) -> None:
+        """Once per call: some schedulers count how often they are asked to scale."""
+        if not self.done:
+            self.seen: Tensor = self.scheduler.scale_model_input(self.sample, self.times[self.index])
+
+
 @torch.no_grad()
 def sample_loop(
     model: EpsModel,
@@ -59,19 +110,9 @@ def sample_loop(
 
     `conditions` `[N, ...]` go to the model at every step. `seed` feeds stochastic samplers only.
     """
-    scheduler.set_timesteps(steps)
-    reads_variance = getattr(scheduler, "kind", type(scheduler)) is DDPMScheduler
-    draws = "generator" in signature(scheduler.step).parameters
-    options = {"generator": torch.Generator().manual_seed(seed)} if draws else {}
-    dtype, as_time = (torch.float32, float) if isinstance(scheduler, FlowEuler) else (torch.int64, round)
-    sample: Tensor = noise * scheduler.init_noise_sigma
-    for index, t in enumerate(scheduler.timesteps.tolist()[:stop]):
-        seen = scheduler.scale_model_input(sample, t)
-        timestep = torch.full((len(sample),), as_time(t), dtype=dtype)
-        output = model(seen, timestep, **conditions)
-        used = output if reads_variance else eps_of(output, sample)
-        previous = scheduler.step(used, t, sample, return_dict=False, **options)[0]
+    path = Trajectory(scheduler, noise, steps, seed)
+    for _ in path.times[:stop]:
+        step = path.advance(model(path.seen, path.timesteps(), **conditions))
         if callback is not None:
-            callback(Step(index, as_time(t), seen, output, previous))
-        sample = previous
-    return sample
+            callback(step)
+    return path.sample

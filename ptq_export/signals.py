@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["Interrupted", "announce", "at_forced_end", "ends_on_signals", "interrupted_note"]
+__all__ = ["SIGNALS", "Interrupted", "announce", "at_forced_end", "end_now", "ends_on_signals", "interrupted_note"]
 
 GRACE_S = 1.0
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -76,7 +76,7 @@ def ends_on_signals() -> Iterator[None]:
     finally:
         _let_signals_kill()
         if _State.number:  # taking the interpreter down after all those imports takes seconds
-            _end_now(_State.number)
+            end_now(_State.number)
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
@@ -96,10 +96,10 @@ def _watch(reader: int) -> None:
     while number not in SIGNALS:  # others that have a handler come through the pipe, too
         number = os.read(reader, 1)[0]
     select.select([reader], [], [], GRACE_S)
-    _end_now(number)
+    end_now(number)
 
 
-def _end_now(number: int) -> NoReturn:
+def end_now(number: int) -> NoReturn:
     """End the process, and those that it started."""
     for child in _children():
         with suppress(OSError):

@@ -12,7 +12,11 @@ HOMES = {
 }
 LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmarks")
 ON_DEVICE = ("ptq_export.engines.jetson.on_device",)
-TOP = ("ptq_export.pipeline", "ptq_export.cli", "ptq_export.__main__", "ptq_export.benchmarks.peers")
+TOP = (
+    *("ptq_export.pipeline", "ptq_export.packaging", "ptq_export.serving", "ptq_export.cli", "ptq_export.__main__"),
+    *("ptq_export.benchmarks.peers", "ptq_export.benchmarks.serving"),
+)
+DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 ABSOLUTE = re.compile(r"^(/(home|root|work|tmp|usr|opt|mnt|data|Users|content)/|[A-Z]:\\)")
 
 
@@ -110,7 +114,7 @@ def faults(name: str, tree: ast.Module) -> list[str]:
     names = declared(tree)
     if names is None:
         return [*found, "no __all__"]
-    public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    public = {node.name for node in tree.body if isinstance(node, DEFINITIONS)}
     missing = {text for text in public if not text.startswith("_")} - {*names, "main"}
     found += [f"__all__ names {text}, which is not there" for text in sorted(set(names) - defined(tree))]
     return found + [f"{text} is public, but not in __all__" for text in sorted(missing)]
@@ -129,7 +133,7 @@ def defined(tree: ast.Module) -> set[str]:
     blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
     names: set[str] = set()
     for node in (node for block in blocks for node in block):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, DEFINITIONS):
             names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}

@@ -11,14 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"ptq_export": "ptq_export", **{n: f"ptq_export/{n}" for n in ("calibrators", "engines", "benchmarks")}}
 ABSENT = (".sh", ".so")  # run in a clone, compiled here
-IMPORT_ALL = """
+EXTRAS = ("ray",)
+"""Packages that the development extras do not bring."""
+IMPORT_ALL = f"""
 import importlib, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
+EXTRAS = {EXTRAS}
 import ptq_export
 assert ptq_export.__file__.startswith(sys.argv[1]), ptq_export.__file__
 for module in pkgutil.walk_packages(ptq_export.__path__, "ptq_export."):
-    if not module.name.endswith("__main__"):
+    if module.name.endswith("__main__"):
+        continue
+    try:
         importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(module.name, "needs", error.name)
+    else:
         print(module.name)
 """
 

@@ -39,7 +39,8 @@ class ChannelsLast(ir.passes.InPlacePass):
     2. From a convolution's codes, or from floats, through a group norm (with a SiLU, with a time embedding added
        before) to QuantizeLinear: one operator. From floats straight to QuantizeLinear: one operator. Pixels are
        repeated, where they are, after that.
-    3. A residual addition of a convolution's codes: one operator. Concat and other additions: channels-last.
+    3. A residual addition of a convolution's codes: one operator. Concat and other additions: channels-last; what
+       reads a Concat of two takes both instead.
     4. The transposes and reshapes around attention: one reshape.
 
     Whatever else reads a result gets it channels-first, by a Transpose. A graph without such a convolution stays.
@@ -173,17 +174,25 @@ def _normalised(
     unshifted, shift = shifted(source)
     codes = twins.codes(unshifted)
     if codes is None:
-        inputs = [twins.last(source), gamma, beta, gains]
+        floats, *more = _floats(source, twins)
+        inputs = [floats, gamma, beta, gains, *more]
         return twins.node("GroupNormQuantize", inputs, name, UINT8, OURS, **attributes)
     inputs = [*codes, gamma, beta, gains, *([] if shift is None else [shift])]
     return twins.node("DequantizeGroupNormQuantize", inputs, name, UINT8, OURS, **attributes)
 
 
 def _plain(source: ir.Value, gains: ir.Value, zero_point: int, name: str, twins: Twins) -> ir.Value | None:
-    floats = twins.known(source)
-    if floats is None:
+    if twins.known(source) is None:
         return None
-    return twins.node("QuantizeChannels", [floats, gains], name, UINT8, OURS, zero_point=zero_point)
+    floats, *more = _floats(source, twins)
+    return twins.node("QuantizeChannels", [floats, gains, *more], name, UINT8, OURS, zero_point=zero_point)
+
+
+def _floats(source: ir.Value, twins: Twins) -> list[ir.Value]:
+    """What an operator reads as floats: two tensors in place of their concatenation, which is not computed then."""
+    concat = producer(source, "Concat")
+    parts = [] if concat is None or source not in twins else [part for part in concat.inputs if part is not None]
+    return [twins.last(part) for part in parts] if len(parts) == 2 else [twins.last(source)]
 
 
 def _sum(node: ir.Node, twins: Twins) -> ir.Value | None:

@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from ptq_export.artifacts import data_beside
 from ptq_export.engines.base import EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
 from ptq_export.engines.exported_layers import LayerRecord
+from ptq_export.engines.ort.bound import bound_run
 from ptq_export.engines.ort.layers import executed_layers, layer_of_nodes
 from ptq_export.engines.ort.operators import library_version, register, serialised, with_operators
 from ptq_export.engines.ort.options import OrtOptions
@@ -63,6 +64,9 @@ class OrtEngine(SessionEngine):
         trusted = self.options.trusted
         self.optimised_path = build_or_reuse(self._path, identity, self._optimise, doing, done, self, trusted)
         self.session = self._open(self._settings(Level.ORT_DISABLE_ALL))
+
+    def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
+        return super().bound_run(feeds, out) if self.prompt else bound_run(self.session, feeds, out)
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         return executed_layers(self.source, self.optimised_path, expected)

@@ -102,7 +102,8 @@ class Twins:
                 twin = self._twins[value]
                 value.replace_all_uses_with(self._first(value, twin), replace_graph_outputs=True)
         model.graph.opset_imports.update({OURS: 1, CONTRIB: 1})
-        RemoveUnusedNodesPass()(model)
+        while RemoveUnusedNodesPass()(model).modified:  # a twin may stand behind a reader of its value that goes
+            pass
 
     def _first(self, value: ir.Value, twin: ir.Value) -> ir.Value:
         first = self._transpose(twin, FIRST, f"{value.name}_first")

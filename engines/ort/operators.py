@@ -18,8 +18,10 @@ import onnxruntime
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.engines.ort.channels_last import ChannelsLast
+from ptq_export.engines.ort.idle_transposes import IdleTransposes
 from ptq_export.engines.ort.winograd import Choice, Winograd
 from ptq_export.errors import InputError
+from ptq_export.provenance import note_operators
 
 __all__ = ["compiler", "library", "library_version", "missing_operators", "register", "serialised", "with_operators"]
 
@@ -54,7 +56,11 @@ def library() -> Path | None:
 def library_version() -> str:
     """What an engine that was built with the operators depends on: their digest; `none` without them."""
     found = library()
-    return "none" if found is None else sha256_file(found)
+    if found is None:
+        return "none"
+    sha256 = sha256_file(found)
+    note_operators(found, sha256)
+    return sha256
 
 
 def compiler() -> str | None:
@@ -87,6 +93,7 @@ def with_operators(graph: ir.Model, choice: Choice) -> ir.Model | None:
     if library() is None or not ChannelsLast()(graph).modified:
         return None
     Winograd(choice)(graph)
+    IdleTransposes()(graph)
     return graph
 
 

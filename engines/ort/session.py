@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.base import Engine, Feeds
 from ptq_export.engines.ort.operators import register
+from ptq_export.engines.output import written
 from ptq_export.errors import EnvironmentMissing, InputError
 
 __all__ = ["CPU", "Level", "Provider", "SessionEngine", "as_written", "open_session", "session_settings"]
@@ -32,9 +33,9 @@ class SessionEngine(Engine):
     providers: ClassVar[tuple[Provider, ...]] = (CPU,)
     session: onnxruntime.InferenceSession
 
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+    def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         eps: NDArray[np.float32] = self.session.run(None, dict(self.step_feeds(feeds)))[0]
-        return eps
+        return written(eps, out)
 
     @classmethod
     def run_graph(

@@ -6,10 +6,11 @@ six. Floats are float32, or bfloat16 where the processor has it, which OpenVINO 
 
 import io
 import mmap
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
 from ptq_export.graph.model_file import model_bytes
+from ptq_export.interface import OUTPUT, SAMPLE
 from ptq_export.machine import total_memory_bytes
 
 __all__ = ["OpenVinoBf16Engine", "OpenVinoEngine"]
@@ -38,12 +40,36 @@ Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class _Compiled:
-    """The graph for inputs of certain shapes. OpenVINO reads constants in the mapped file whenever it wants, and does
-    not keep it mapped: that must be let go last."""
+    """The graph for inputs of certain shapes, and requests that no thread computes with: one serves one at a time.
+    OpenVINO reads constants in the mapped file whenever it wants, and does not keep it mapped: that must be let go
+    last."""
 
-    request: openvino.InferRequest
+    idle: deque[openvino.InferRequest]
     model: openvino.CompiledModel
     file: mmap.mmap
+
+    def infer(self, feeds: Feeds, out: NDArray[np.float32]) -> None:
+        """One step from contiguous `feeds` into contiguous `out`."""
+        try:
+            request = self.idle.pop()
+        except IndexError:  # each has one that is at work
+            request = self.model.create_infer_request()
+        try:
+            request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
+            request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+        finally:
+            self.idle.append(request)
+
+    def bound(self, arrays: Feeds) -> Callable[[], object]:
+        """A request of its own on inputs and output where they lie."""
+        request = self.model.create_infer_request()
+        for name, array in arrays.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+        def compute() -> object:
+            return request.infer(share_outputs=True)
+
+        return compute
 
 
 class OpenVinoEngine(Engine):
@@ -68,20 +94,26 @@ class OpenVinoEngine(Engine):
         super().__init__(signature, open_prompt(source, signature, self.options))
         self._core = openvino.Core()
         self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
+        self._looking = Lock()
         self._shapes_kept = max(1, min(SHAPES_KEPT, int(MEMORY_KEPT * total_memory_bytes() / model_bytes(source))))
         if not any(each.open_sizes for each in self.signature.step_inputs):
-            self._request(self._least)
+            self._ready(self._least)
 
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+    def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        if out is None:
+            out = np.empty(self.signature.output_shape(len(feeds[SAMPLE])), np.float32)
         feeds = self.step_feeds(feeds)
-        request = self._request(self._shapes(feeds))
-        eps: NDArray[np.float32] = request.infer(dict(feeds), share_inputs=True)[0]
-        return eps
+        self._ready(self._shapes(feeds)).infer(feeds, out)
+        return out
+
+    def bound_run(self, feeds: Feeds, out: NDArray[np.float32]) -> Callable[[], object]:
+        if self.prompt:
+            return super().bound_run(feeds, out)
+        return self._ready(self._shapes(feeds)).bound({**feeds, OUTPUT: out})
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
-        shapes = next(iter(self._compiled), self._least)
-        self._request(shapes)
-        return executed_layers(self.source, self._compiled[shapes].model.get_runtime_model(), expected)
+        ready = self._ready(next(iter(self._compiled), self._least))
+        return executed_layers(self.source, ready.model.get_runtime_model(), expected)
 
     def layer_times_ms(self, feeds: Feeds) -> dict[str, float]:
         feeds, settings = self.step_feeds(feeds), self._settings() | {"PERF_COUNT": True}
@@ -124,14 +156,27 @@ class OpenVinoEngine(Engine):
     def _named(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
         return {each.name: shape for each, shape in zip(self.signature.step_inputs, shapes, strict=True)}
 
-    def _request(self, shapes: Shapes) -> openvino.InferRequest:
-        """The request of inputs of these shapes; the least recently used ones are forgotten."""
-        if shapes not in self._compiled:
-            while len(self._compiled) >= self._shapes_kept:
-                self._compiled.popitem(last=False)
-            self._compiled[shapes] = self._import(self._blob(shapes))
-        self._compiled.move_to_end(shapes)
-        return self._compiled[shapes].request
+    def _ready(self, shapes: Shapes) -> _Compiled:
+        """The graph of inputs of these shapes; the least recently used ones are forgotten. While one is compiled, the
+        others serve."""
+        if (found := self._found(shapes)) is not None:
+            return found
+        with self._turn:
+            if (found := self._found(shapes)) is not None:  # compiled by another thread meanwhile
+                return found
+            with self._looking:
+                while len(self._compiled) >= self._shapes_kept:
+                    self._compiled.popitem(last=False)
+            made = self._import(self._blob(shapes))
+            with self._looking:
+                self._compiled[shapes] = made
+            return made
+
+    def _found(self, shapes: Shapes) -> _Compiled | None:
+        with self._looking:
+            if shapes in self._compiled:
+                self._compiled.move_to_end(shapes)
+            return self._compiled.get(shapes)
 
     def _import(self, blob: Path) -> _Compiled:
         with blob.open("rb") as file:
@@ -139,10 +184,10 @@ class OpenVinoEngine(Engine):
         content = np.frombuffer(mapped, np.uint8)
         tensor = openvino.Tensor(content, content.shape, openvino.Type.u8)  # no copy
         model = self._core.import_model(tensor, DEVICE, self._settings())
-        request = model.create_infer_request()
+        idle = deque([model.create_infer_request()])
         if hasattr(mmap, "MADV_DONTNEED"):  # weights are laid out anew elsewhere: their pages have been read
             mapped.madvise(mmap.MADV_DONTNEED)
-        return _Compiled(request, model, mapped)
+        return _Compiled(idle, model, mapped)
 
     def _blob(self, shapes: Shapes) -> Path:
         """The file of the graph compiled for inputs of these shapes, in the cache where that can be written."""

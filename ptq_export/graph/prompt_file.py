@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from ptq_export.artifacts import data_beside, prompt_beside, require_regular, sha256_file
 from ptq_export.errors import InputError
-from ptq_export.graph.model_file import load_model, save_model
+from ptq_export.graph.model_file import load_model, read_proto, save_model
 from ptq_export.graph.passes.split_conditions import join_conditions, split_conditions
 from ptq_export.graph.passes.strip_metadata import OWN_PREFIX
 from ptq_export.interface import (
@@ -24,11 +24,25 @@ from ptq_export.interface import (
     inputs_to_json,
     prompt_from_json,
     prompt_to_json,
+    values_from_json,
 )
 
-__all__ = ["load_whole", "require_prompt", "save_split", "stated_prompt", "whole_file"]
+__all__ = ["load_whole", "prompt_inputs", "require_prompt", "save_split", "stated_prompt", "whole_file"]
 
 REMEDY = "copy both files again, or export it again"
+
+
+def prompt_inputs(path: Path) -> tuple[Input, ...]:
+    """The conditions that a prompt graph reads, as its file states them.
+
+    Raises:
+        InputError: it is no ONNX file, or does not say.
+    """
+    stated = {item.key: item.value for item in read_proto(path).metadata_props}
+    try:
+        return values_from_json(json.loads(stated[INPUTS]), path.name)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} does not say what its inputs are: {error!r}", "export it again") from error
 
 
 def save_split(model: ir.Model, path: Path) -> Path:

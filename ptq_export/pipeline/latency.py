@@ -20,7 +20,7 @@ from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.job import Job
-from ptq_export.pipeline.proofs import build, one_call
+from ptq_export.pipeline.proofs import any_batch, build, one_call
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
@@ -29,6 +29,8 @@ __all__ = ["measure_latency", "timing_verdict"]
 
 Json: TypeAlias = dict[str, Any]
 BATCHES, GPU_BATCHES = (1, 16), (1, 4, 16)
+GUIDED_BATCHES = (2, 16)
+"""Two rows per picture."""
 LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
 MAX_SECONDS = 120.0
 
@@ -162,7 +164,9 @@ def _batches(job: Job) -> tuple[int, ...]:
         return (job.options.fixed_batch,)
     if job.options.batch_range is not None:
         return tuple(sorted(set(job.options.batch_range)))
-    return GPU_BATCHES if job.runtime.device == "gpu" else BATCHES
+    if job.runtime.device == "gpu":
+        return GPU_BATCHES
+    return BATCHES if job.denoiser.guidance is None else GUIDED_BATCHES
 
 
 def _step(job: Job, engines: Mapping[str, Engine], protocol: Protocol, batch: int) -> StepLatency:
@@ -189,16 +193,18 @@ def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, ba
 
 
 def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[Json]:
-    """Whole sampling loops of the engine and its first baseline, from noise in the host's memory."""
-    schedule = job.denoiser.schedule
+    """Whole sampling loops of the engine and its first baseline, from noise in the host's memory; guided ones make a
+    picture of two rows."""
+    denoiser, schedule = job.denoiser, job.denoiser.schedule
     brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0, max_seconds=MAX_SECONDS, fewest=1)
-    conditions = job.denoiser.draw(batch, 0)
+    count = batch if denoiser.guidance is None else max(1, batch // 2)
+    models = {name: denoiser.guided(any_batch(engine)) for name, engine in engines.items()}
+    conditions, shape = denoiser.draw(count, 0), (count, *denoiser.sample_shape)
     loops = []
-    for sampler, count in FLOW_LOOPS if schedule.is_flow else LOOPS:
+    for sampler, asked in FLOW_LOOPS if schedule.is_flow else LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
-            shape = (batch, *job.denoiser.sample_shape)
-            steps = allowed_steps(schedule, count, sampler)
-            loops.append(measure_loop(engines, sampler, schedule, steps, shape, brief, conditions, share).to_json())
+            steps = allowed_steps(schedule, asked, sampler)
+            loops.append(measure_loop(models, sampler, schedule, steps, shape, brief, conditions, share).to_json())
     return loops
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from ptq_export.artifacts import atomic_path
 from ptq_export.errors import InputError
 
-__all__ = ["Gallery", "Pair", "load_gallery", "png_uri", "sample_grid"]
+__all__ = ["Gallery", "Pair", "load_gallery", "png_bytes", "png_uri", "sample_grid"]
 
 Array = npt.NDArray[np.float64]
 SHOWN = 16
@@ -92,10 +92,13 @@ def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
 
 def png_uri(image: Array) -> str:
     """An image `[C, H, W]` in [0, 1] as a PNG data URI."""
-    pixels = _pixels(image)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(_png(image, optimize=True)).decode()}"
+
+
+def png_bytes(sample: Array, low: float = -1.0, high: float = 1.0) -> bytes:
+    """One sample `[C, H, W]`, or a sequence `[C, L]`, between `low` and `high` as PNG, a pixel a number."""
+    [image] = _as_images(sample[None])
+    return _png((image - low) / max(high - low, np.finfo(np.float32).tiny))
 
 
 def sample_grid(images: Array, path: Path, low: float = -1.0, high: float = 1.0) -> None:
@@ -114,6 +117,12 @@ def sample_grid(images: Array, path: Path, low: float = -1.0, high: float = 1.0)
     with atomic_path(path) as temporary:
         size = (picture.width * scale, picture.height * scale)
         picture.resize(size, Image.Resampling.NEAREST).save(temporary, format="PNG")
+
+
+def _png(image: Array, optimize: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(_pixels(image)).save(buffer, "PNG", optimize=optimize)
+    return buffer.getvalue()
 
 
 def _as_images(samples: Array) -> Array:

@@ -10,9 +10,9 @@ from operator_nets import CONSTANTS, FLOAT_RESULT, Array
 __all__ = ["Case", "make_case"]
 
 INPUTS = {
-    "GroupNormQuantize": ("x", "per_image", "per_image", "vector"),
+    "GroupNormQuantize": ("x", "per_image", "per_image", "vector", "more"),
     "DequantizeGroupNormQuantize": ("codes", "vector", "vector", "per_image", "per_image", "vector", "shift"),
-    "QuantizeChannels": ("x", "vector"),
+    "QuantizeChannels": ("x", "vector", "more"),
     "RepeatPixels": ("codes",),
     "DequantizeChannels": ("codes", "vector", "vector"),
     "DequantizeAdd": ("codes", "vector", "vector", "x"),
@@ -52,11 +52,20 @@ def make_case(rng: np.random.Generator) -> Case:
         shape[1:3] = np.maximum(shape[1:3], 3).tolist()
     groups = int(rng.choice([divisor for divisor in range(1, shape[-1] + 1) if shape[-1] % divisor == 0]))
     inputs: dict[str, Array | None] = {f"i{at}": _input(kind, shape, rng) for at, kind in enumerate(INPUTS[op])}
+    if "more" in INPUTS[op] and shape[-1] > 1 and rng.random() < 0.5:
+        _share_channels(inputs, int(rng.integers(1, shape[-1])))
     case = Case(op, inputs, _attributes(op, groups, rng), int(rng.choice([1, 2])))
     for change, chance in CHANGES:
         if rng.random() < chance:
             change(case, rng)
     return case
+
+
+def _share_channels(inputs: dict[str, Array | None], first: int) -> None:
+    """The first input keeps so many channels, the last one has the others."""
+    x = inputs["i0"]
+    assert x is not None
+    inputs["i0"], inputs[list(inputs)[-1]] = x[..., :first].copy(), x[..., first:].copy()
 
 
 def _input(kind: str, shape: list[int], rng: np.random.Generator) -> Array | None:
@@ -66,7 +75,7 @@ def _input(kind: str, shape: list[int], rng: np.random.Generator) -> Array | Non
         return rng.standard_normal(shape).astype(np.float32)
     if kind == "vector" or (kind == "per_image" and rng.random() < 0.5):
         return rng.standard_normal(shape[-1]).astype(np.float32)
-    if kind in ("shift", "bias") and rng.random() < 0.5:
+    if kind == "more" or (kind in ("shift", "bias") and rng.random() < 0.5):
         return None
     if kind in CONSTANT_INPUTS:
         return np.asarray(CONSTANT_INPUTS[kind](rng, shape[-1], shape[-1] // 2 + 1))

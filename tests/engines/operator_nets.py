@@ -46,15 +46,16 @@ def exact(op: str, inputs: Mapping[str, Array | None], attributes: Mapping[str, 
     x, *vectors = (None if value is None else value.astype(np.float64) for value in inputs.values())
     assert x is not None
     match op, vectors:
-        case "GroupNormQuantize", [gamma, beta, gain]:
+        case "GroupNormQuantize", [gamma, beta, gain, *more]:
+            x = _joined(x, more)
             return _normalised(x, gamma, beta, attributes) * gain.reshape(-1) + attributes["zero_point"]
         case "DequantizeGroupNormQuantize", [x_gain, x_offset, gamma, beta, gain, *shift]:
             numbers = x * _spread(x_gain, x) + _spread(x_offset, x)
             for each in shift:
                 numbers += 0 if each is None else _spread(each, x)
             return _normalised(numbers, gamma, beta, attributes) * gain.reshape(-1) + attributes["zero_point"]
-        case "QuantizeChannels", [gain]:
-            return x * gain.reshape(-1) + attributes["zero_point"]
+        case "QuantizeChannels", [gain, *more]:
+            return _joined(x, more) * gain.reshape(-1) + attributes["zero_point"]
         case "RepeatPixels", []:
             return x.repeat(attributes["height"], 1).repeat(attributes["width"], 2)
         case "DequantizeChannels", [gain, offset]:
@@ -77,6 +78,11 @@ def sums_of_products(x: Array, weight: Array, pads: list[int]) -> Array:
     taps = ((row, column) for row in range(3) for column in range(3))
     parts = (padded[:, r : r + height, c : c + width] @ weight[:, :, r, c].T.astype(np.float64) for r, c in taps)
     return np.add.reduce(list(parts))
+
+
+def _joined(x: Array, more: list[Array | None]) -> Array:
+    """All channels: those of x, and more where they are given."""
+    return np.concatenate([x, *(each for each in more if each is not None)], axis=-1)
 
 
 def _normalised(x: Array, gamma: Array, beta: Array, attributes: Mapping[str, Any]) -> Array:

@@ -88,6 +88,29 @@ def test_quantise(run: Run, shape: tuple[int, ...]) -> None:
     agree(found, exact("QuantizeChannels", inputs, {"zero_point": 128}))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("others", [1, 3, 20])
+def test_channels_of_two_tensors_are_those_of_their_concatenation(
+    run: Run, shape: tuple[int, ...], others: int
+) -> None:
+    x, more, channels = 3 * numbers(*shape) + 5, numbers(*shape[:-1], others), shape[-1] + others
+    groups = {"groups": 2 if channels % 2 == 0 else 1, "epsilon": 1e-5, "silu": 1, "zero_point": 100}
+    vectors = {"gamma": numbers(channels), "beta": numbers(channels), "gain": 20 + 10 * numbers(channels)}
+    cases = {"GroupNormQuantize": (vectors, groups), "QuantizeChannels": ({"gain": vectors["gain"]}, {"zero_point": 9})}
+    for op, (given, attributes) in cases.items():
+        apart = run(op, {"x": x, **given, "more": more}, **attributes)
+        whole = run(op, {"x": np.concatenate([x, more], -1), **given}, **attributes)
+        assert np.array_equal(apart, whole)
+        agree(apart, exact(op, {"x": x, **given, "more": more}, attributes))
+
+
+def test_more_channels_of_other_pixels_are_refused(run: Run) -> None:
+    for shape in ((2, 3, 4), (3, 3, 8, 1), (8,), ()):
+        with pytest.raises(Exception, match="not those of the same pixels"):
+            inputs = {"x": numbers(2, 4, 8), "gain": numbers(12), "more": np.zeros(shape, np.float32)}
+            run("QuantizeChannels", inputs, zero_point=0)
+
+
 @pytest.mark.parametrize("zero_point", [0, 1])
 def test_ties_go_to_the_even_number_before_the_zero_point_and_the_range_ends_at_0_and_255(
     run: Run, zero_point: int

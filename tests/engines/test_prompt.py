@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from cpu_kinds import CPU_KINDS, built
 from exported_net import inputs_of
+from nets_by_hand import PROMPT_CONDITIONS, PROMPTED, net_by_hand
 
 from ptq_export.artifacts import prompt_beside, sha256_file
 from ptq_export.engines.base import Engine, EngineOptions, GpuEngine
@@ -19,22 +19,8 @@ from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
 from ptq_export.graph.prompt_file import load_whole, save_split
-from ptq_export.interface import INPUTS, PROMPT, Input, inputs_to_json
+from ptq_export.interface import PROMPT, Input
 
-NET = """
-<ir_version: 10, opset_import: ["": 18]>
-net (float[batch,2,4] sample, int64[batch] timestep, float[batch,tokens,3] text, float[batch,2,4] shift)
- => (float[batch,2,4] eps)
-<float[3,4] w = {1,0,2,1, 0,1,-1,2, 3,1,0,-1}>
-{
-    k = MatMul(text, w)
-    t = Transpose <perm = [0, 2, 1]> (k)
-    scores = MatMul(sample, t)
-    seen = MatMul(scores, k)
-    eps = Add(seen, shift)
-}
-"""
-CONDITIONS = (Input("text", "float32", ("tokens", 3)), Input("shift", "float32", (2, 4)))
 ONE = EngineOptions(threads=1)
 SAMPLE, SHIFT = np.ones((2, 2, 4), np.float32), np.zeros((2, 2, 4), np.float32)
 
@@ -42,11 +28,7 @@ SAMPLE, SHIFT = np.ones((2, 2, 4), np.float32), np.zeros((2, 2, 4), np.float32)
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """The step graph, its prompt graph beside it."""
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(NET)))
-    model.metadata_props[INPUTS] = json.dumps(inputs_to_json(inputs_of((2, 4), *CONDITIONS)))
-    for node in model.graph:
-        node.name = f"node_{node.outputs[0].name}"
-    return save_split(model, tmp_path / "denoiser.onnx")
+    return save_split(net_by_hand(PROMPTED, (2, 4), *PROMPT_CONDITIONS), tmp_path / "denoiser.onnx")
 
 
 class Counted:
@@ -128,9 +110,9 @@ def test_threads_with_prompts_of_their_own_get_their_own(source: Path) -> None:
 
 def test_the_signature_is_the_denoisers_and_the_graph_takes_values(source: Path) -> None:
     signature = read_signature(source)
-    assert signature.inputs == inputs_of((2, 4), *CONDITIONS)
+    assert signature.inputs == inputs_of((2, 4), *PROMPT_CONDITIONS)
     values = [Input("prompt_node_k", "float32", ("tokens", 4)), Input("prompt_node_k_2", "float32", (4, "tokens"))]
-    assert [*signature.step_inputs] == [*inputs_of((2, 4)), CONDITIONS[1], *values]
+    assert [*signature.step_inputs] == [*inputs_of((2, 4)), PROMPT_CONDITIONS[1], *values]
 
 
 def gone(beside: Path) -> None:

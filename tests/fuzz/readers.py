@@ -31,8 +31,10 @@ from ptq_export.engines.signature import read_signature
 from ptq_export.graph import model_file
 from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole, save_split
-from ptq_export.interface import INPUTS, PROMPT, Input, inputs_to_json
+from ptq_export.interface import INPUTS, PROMPT, Input, Prompt, inputs_to_json, prompt_to_json
 from ptq_export.options import Options
+from ptq_export.packaging.sums import SUMS, check_sums, write_sums
+from ptq_export.packaging.triton.drawing import Drawer
 from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.report import build_report
@@ -125,6 +127,19 @@ def _reopen_folder(folder: Path) -> object:
     with RunFolder.open(folder) as run:
         run.keep("pairs.safetensors")
         return [run.load_json("kept.json"), run.load_tensors("pairs.safetensors"), run.names]
+
+
+def _package(folder: Path) -> None:
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt").write_text("b")
+    write_sums(folder)
+
+
+def _sampler(folder: Path) -> None:
+    _manifest(folder)
+    value = json.loads((folder / MANIFEST).read_text())
+    prompt = prompt_to_json(Prompt((Input("prompt_k", "float32", (2,)),), ("text",), "00"))
+    write_json(folder / MANIFEST, value | {"package": {"format": "triton", "prompt": prompt, "prompt_reads": ["text"]}})
 
 
 def _sidecar(folder: Path) -> None:
@@ -261,6 +276,8 @@ READERS = {
     "ledger": Reader(_run_folder, ["ledger.json", "pairs.safetensors"], _reopen_folder),
     "request": Reader(_run_folder, ["request.json"], _reopen_folder),
     "sidecar": Reader(_sidecar, ["a.identity.json"], lambda folder: read_identity(folder / "a.int8.plan")),
+    "sums": Reader(_package, [SUMS, "a.txt"], check_sums),
+    "sampler": Reader(_sampler, [MANIFEST], lambda folder: Drawer(folder).wish({})),
     "npz": Reader(_pairs("pairs.npz"), ["pairs.npz"], _load_pairs("pairs.npz")),
     "pairs": Reader(_pairs("pairs.safetensors"), ["pairs.safetensors"], _load_pairs("pairs.safetensors")),
     "onnx": Reader(_onnx, ["denoiser.onnx"], _read_onnx),

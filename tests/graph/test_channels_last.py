@@ -24,7 +24,9 @@ int32[{C}] bias = {{76677, 89298, 102092, 78594, 91512, 104602, 80511, 93726}},
 float[{C},1,1] gain = {{1, 2, 1, 1.5, 1, 1, 0.5, 1}}, float[{C},1,1] gamma = {{1, 2, 3, 1, 2, 3, 1, 2}},
 float[{C},1,1] beta = {{0, 1, -1, 0, 1, -1, 0, 1}}, int64[3] groups = {{0, 2, -1}},
 int64[4] image = {{-1, {C}, 4, 4}}, int64[3] row = {{0, {C}, 16}}, int64[2] rows = {{-1, {C}}},
-int64[3] tokens = {{-1, 16, {C}}}, float[2] ones = {{1, 1}}, float[2] zeros = {{0, 0}},
+int64[3] tokens = {{-1, 16, {C}}}, int64[4] twofold = {{-1, {2 * C}, 4, 4}},
+float[{2 * C},1,1] gains = {{1, 2, 1, 1.5, 1, 1, 0.5, 1, 1, 2, 1, 1.5, 1, 1, 0.5, 1}},
+float[2] ones = {{1, 1}}, float[2] zeros = {{0, 0}},
 float[4] twice = {{1, 1, 2, 2}}
 """
 CONV = """
@@ -165,6 +167,28 @@ def test_concat_of_codes_and_floats_stays_last() -> None:
     model = rewritten(body)
     assert [node.attributes.get_int("axis") for node in model.graph if node.op_type == "Concat"] == [3]
     same(model, net(body), 1)
+
+
+def test_both_parts_of_a_concat_are_read_in_its_place() -> None:
+    """As a decoder's blocks have it: a group norm and a shortcut read what was concatenated."""
+    reads = quantise("q1", "n_r") + quantise("q2", "both")
+    body = f"""{FIRST} both = Concat<axis = 1>(c0, x)
+     n_a = Reshape(both, groups) n_n = InstanceNormalization(n_a, ones, zeros) n_r = Reshape(n_n, twofold)
+     {reads.replace("gain)", "gains)")}
+     d1 = DequantizeLinear(q1, step, middle) d2 = DequantizeLinear(q2, step, middle) e = Add(d1, d2)
+     y0, y1 = Split<axis = 1, num_outputs = 2>(e) y = Add(y0, y1)"""
+    model = rewritten(body)
+    assert "Concat" not in ops(model)
+    assert {"GroupNormQuantize", "QuantizeChannels"} <= {*ops(model)}
+    same(model, net(body), 2)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nothing_is_computed_for_nobody(name: str) -> None:
+    """A twin may be made behind a reader that goes: its transpose must go, too."""
+    model = rewritten(NETS[name])
+    read = {value for node in model.graph for value in node.inputs} | {*model.graph.outputs}
+    assert [node.name for node in model.graph if not {*node.outputs} & read] == []
 
 
 def test_a_result_that_a_float_layer_reads_too_is_there_channels_first() -> None:

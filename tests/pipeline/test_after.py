@@ -15,9 +15,9 @@ from PIL import Image
 from watcher import Watcher
 
 from ptq_export.artifacts import read_json, sha256_file, write_json
+from ptq_export.command_options import Sampling
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.errors import GateFailed, InputError
-from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, compare, inspect, load_engine, sample, verify
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler, visited_timesteps

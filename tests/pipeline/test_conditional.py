@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from watcher import Watcher
 
+from ptq_export.command_options import Sampling
 from ptq_export.denoiser import Denoiser
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import Signature
 from ptq_export.errors import InputError
-from ptq_export.options import Sampling
 from ptq_export.pipeline import run, sample, verify
 from ptq_export.sampling import initial_noise
 

@@ -18,6 +18,7 @@ import torch
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks.peers.subject import open_subject
 from ptq_export.benchmarks.second_opinion import RunFiles
+from ptq_export.command_options import Sampling
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.prompt import PromptSession
 from ptq_export.errors import GateFailed, InputError
@@ -25,7 +26,6 @@ from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole
 from ptq_export.guidance import Guided
 from ptq_export.nn.probe import noise
-from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, verify
 from ptq_export.pipeline.graphs import export_graph
 from ptq_export.pipeline.progress import SILENT

@@ -10,10 +10,10 @@ import pytest
 import tiny
 
 from ptq_export.benchmarks.environment import package_versions
+from ptq_export.command_options import Sampling
 from ptq_export.engines import availability
 from ptq_export.errors import EnvironmentMissing
 from ptq_export.graph.model_file import load_model
-from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, verify
 from ptq_export.pipeline.progress import SILENT
 

@@ -14,9 +14,9 @@ import tiny
 from watcher import Watcher
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.command_options import Sampling
 from ptq_export.engines.base import EngineOptions
 from ptq_export.errors import InputError
-from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, compare, inspect, load_engine, sample, sensitivity, verify
 from ptq_export.report import build_report
 from ptq_export.sampling import initial_noise

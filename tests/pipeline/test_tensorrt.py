@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.command_options import Sampling
 from ptq_export.engines import runtime
 from ptq_export.engines.registry import availability
 from ptq_export.engines.trt import checks
@@ -20,7 +21,6 @@ from ptq_export.engines.trt.plan_weights import StoredWeights
 from ptq_export.errors import EnvironmentMissing, GateFailed, InputError
 from ptq_export.graph.model_file import load_model
 from ptq_export.graph.passes import half_precision
-from ptq_export.options import Sampling
 from ptq_export.pipeline import bench, load_engine, run, sample, verify
 from ptq_export.pipeline.progress import SILENT
 

@@ -21,14 +21,15 @@ struct Moments {
 };
 
 template <class Sum, class Number>
-Moments moments_of(const Call& call, const Layout& layout, const Number* x) {
+Moments moments_of(const Call& call, const Layout& layout, const Parts<Number>& parts) {
   const size_t channels = layout.channels;
   std::vector<Sum> partial(layout.tasks() * 2 * channels);
   call.parallel(layout.tasks(), [&](size_t task) {
-    Sum* sums = partial.data() + task * 2 * channels;
-    vectorised([&]() INLINED {
-      add_moments(x + layout.first(task), layout.task_rows(task), channels, sums, sums + channels);
-    });
+    for (const Part<Number>& part : parts) {
+      const Number* x = part.x + layout.first_row(task) * part.channels;
+      Sum* sums = partial.data() + task * 2 * channels + part.first;
+      vectorised([&]() INLINED { add_moments(x, layout.task_rows(task), part.channels, sums, sums + channels); });
+    }
   });
   Moments total{std::vector<double>(layout.images * channels), std::vector<double>(layout.images * channels)};
   for (size_t task = 0; task < layout.tasks(); ++task) {
@@ -86,16 +87,15 @@ class GroupNorm {
 
   // The codes of x normalised; inputs `first` to `first` + 2 are gamma, beta and the gain of what is quantised.
   template <class Sum, class Number>
-  void compute(const Call& call, const Layout& layout, const Tensor<Number>& x, const Numbers& numbers,
-               size_t first) const {
-    uint8_t* y = call.output<uint8_t>(x.shape);
-    if (x.size == 0) return;
+  void compute(const Call& call, const Layout& layout, const Parts<Number>& x, const Numbers& numbers, size_t first,
+               uint8_t* y) const {
+    if (layout.tasks() == 0) return;
     const Vector gamma(call, first, layout), beta(call, first + 1, layout);
     const float* gain = call.channel_input(first + 2, layout.channels);
-    const auto moments = moments_of<Sum>(call, layout, x.data);
+    const auto moments = moments_of<Sum>(call, layout, x);
     const auto normalised = normalisation(call, layout, moments, numbers, gamma, beta);
-    if (silu_) return quantise<true>(call, layout, x.data, normalised, gain, y);
-    quantise<false>(call, layout, x.data, normalised, gain, y);
+    if (silu_) return quantise<true>(call, layout, x, normalised, gain, y);
+    quantise<false>(call, layout, x, normalised, gain, y);
   }
 
  private:
@@ -126,13 +126,13 @@ class GroupNorm {
   }
 
   template <bool kSilu, class Number>
-  void quantise(const Call& call, const Layout& layout, const Number* x, const Normalisation& normalised,
+  void quantise(const Call& call, const Layout& layout, const Parts<Number>& x, const Normalisation& normalised,
                 const float* gain, uint8_t* y) const {
-    fill_images(call, layout, y, [&](size_t image) {
+    map_images(call, layout, x, y, [&](size_t image) {
       const float* slope = normalised.slope.data() + image * layout.channels;
       const float* intercept = normalised.intercept.data() + image * layout.channels;
-      return [=, zero_point = zero_point_](size_t i, size_t c) INLINED {
-        const float value = static_cast<float>(x[i]) * slope[c] + intercept[c];
+      return [=, zero_point = zero_point_](Number x, size_t c) INLINED {
+        const float value = static_cast<float>(x) * slope[c] + intercept[c];
         return code_of((kSilu ? silu(value) : value) * gain[c], zero_point);
       };
     });

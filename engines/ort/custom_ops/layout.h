@@ -29,25 +29,45 @@ struct Layout {
   size_t tasks() const { return images * blocks; }
   size_t image(size_t task) const { return task / blocks; }
   size_t task_rows(size_t task) const { return std::min(block_rows, rows - task % blocks * block_rows); }
-  // The first value of a task.
-  size_t first(size_t task) const { return (image(task) * rows + task % blocks * block_rows) * channels; }
+  // The first row of a task, of all images' rows.
+  size_t first_row(size_t task) const { return image(task) * rows + task % blocks * block_rows; }
 
   size_t images = 0, rows = 0, channels = 0, block_rows = 0, blocks = 0;
 };
 
-// y[i] = of(i, c) for every value i, c being its channel; `of_image` gives the function for an image.
+// A tensor of `channels` channels, which are those from `first` on of a layout.
+template <class Number>
+struct Part {
+  const Number* x;
+  size_t channels, first;
+};
+
+// What a layout's values are read from: one tensor, or two whose channels follow each other in every row.
+template <class Number>
+using Parts = std::vector<Part<Number>>;
+
+// y = of(x, c) for every value x, c being its channel; `of_image` gives the function for an image.
 template <class Number, class OfImage>
-void fill_images(const Call& call, const Layout& layout, Number* y, const OfImage& of_image) {
+void map_images(const Call& call, const Layout& layout, const Parts<Number>& parts, uint8_t* y,
+                const OfImage& of_image) {
   call.parallel(layout.tasks(), [&](size_t task) {
     const auto of = of_image(layout.image(task));
-    vectorised([&]() INLINED { fill_rows(layout.first(task), layout.task_rows(task), layout.channels, y, of); });
+    const size_t row = layout.first_row(task), rows = layout.task_rows(task);
+    for (const Part<Number>& part : parts) {
+      const Number* x = part.x + row * part.channels;
+      uint8_t* codes = y + row * layout.channels;
+      vectorised([&]() INLINED { map_rows(x, rows, part.channels, part.first, codes, layout.channels, of); });
+    }
   });
 }
 
 // y[i] = of(i, c) for every value i, c being its channel.
 template <class Number, class Of>
 void fill(const Call& call, const Layout& layout, Number* y, const Of& of) {
-  fill_images(call, layout, y, [&](size_t) { return of; });
+  call.parallel(layout.tasks(), [&](size_t task) {
+    const size_t first = layout.first_row(task) * layout.channels;
+    vectorised([&]() INLINED { fill_rows(first, layout.task_rows(task), layout.channels, y, of); });
+  });
 }
 
 }  // namespace channels_last

@@ -59,6 +59,16 @@ INLINED inline void add_moments(const Number* __restrict x, std::size_t rows, st
   }
 }
 
+// y[c] = of(x, c) for the values x of `rows` pixels, whose channels c begin with `first` of the `stride` that y has.
+template <class Number, class Code, class Of>
+INLINED inline void map_rows(const Number* __restrict x, std::size_t rows, std::size_t channels, std::size_t first,
+                             Code* __restrict y, std::size_t stride, Of of) {
+  y += first;
+  for (std::size_t row = 0; row < rows; ++row, x += channels, y += stride) {
+    for (std::size_t c = 0; c < channels; ++c) y[c] = of(x[c], first + c);
+  }
+}
+
 // y[i] = of(i, c) for the values i of `rows` pixels, the first of them `i`; c is their channel.
 template <class Number, class Of>
 INLINED inline void fill_rows(std::size_t i, std::size_t rows, std::size_t channels, Number* __restrict y, Of of) {

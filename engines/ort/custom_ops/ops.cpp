@@ -1,8 +1,8 @@
 // ONNX Runtime's custom operators of the domain `ptq_export`, over channels-last tensors [N, ..., C].
 //
-// GroupNormQuantize            x f32, gamma, beta, gain                                  -> u8
+// GroupNormQuantize            x f32, gamma, beta, gain, more f32 (or none)              -> u8
 // DequantizeGroupNormQuantize  x u8, x_gain, x_offset, gamma, beta, gain, shift (or none) -> u8
-// QuantizeChannels             x f32, gain                                               -> u8
+// QuantizeChannels             x f32, gain, more f32 (or none)                           -> u8
 // RepeatPixels                 x u8 [N, H, W, C]                                         -> u8
 // DequantizeChannels           x u8, x_gain, x_offset                                    -> f32
 // DequantizeAdd                x u8, x_gain, x_offset, summand f32                       -> f32
@@ -10,14 +10,17 @@
 // WinogradConv                 x u8 [N, H, W, C], and the other inputs of QLinearConv    -> u8
 //
 // Vectors hold a number per channel; gamma, beta and shift perhaps one per image and channel. A group norm is that of
-// x * x_gain + x_offset + shift. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group
-// norm; height and width, how often a pixel is repeated.
+// x * x_gain + x_offset + shift. With `more`, the channels of x and those of more stand one behind the other in every
+// row. Attributes: zero_point of what is quantised; groups, epsilon, silu (0 or 1) of a group norm; height and width,
+// how often a pixel is repeated.
 //
 // A graph whose types, ranks, sizes or attributes do not fit is refused with a message, when it is loaded or run.
 // Not a number and infinity are no error, and end at the next quantiser, as they do at ONNX Runtime's QuantizeLinear:
 // NaN becomes code 0, infinities the ends of the range. One of them in a float group norm makes its whole group NaN,
 // and so 0. Floats that are not quantised (DequantizeAdd's summand) keep them.
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,18 +36,40 @@
 namespace channels_last {
 namespace {
 
+// Floats x, and perhaps more channels of the same pixels, as one tensor of `shape`.
+struct Floats {
+  std::vector<int64_t> shape;
+  Layout layout;
+  Parts<float> parts;
+};
+
+Floats floats_of(const Call& call, size_t more_index) {
+  const auto x = call.input<float>(0);
+  const Layout alone(call, x.shape);
+  if (!call.has_input(more_index)) return {x.shape, alone, {{x.data, alone.channels, 0}}};
+  const auto more = call.input<float>(more_index);
+  auto shape = more.shape;
+  const bool same_rank = shape.size() == x.shape.size();
+  if (!same_rank || !std::equal(shape.begin(), shape.end() - 1, x.shape.begin()) ||
+      shape.back() > std::numeric_limits<int64_t>::max() - x.shape.back()) {
+    call.fail("the channels to add are not those of the same pixels");
+  }
+  shape.back() += x.shape.back();
+  const auto others = static_cast<size_t>(more.shape.back());
+  return {shape, Layout(call, shape), {{x.data, alone.channels, 0}, {more.data, others, alone.channels}}};
+}
+
 struct GroupNormQuantize {
   static constexpr const char* kName = "GroupNormQuantize";
-  static constexpr const char* kInputs = "ffff";
+  static constexpr const char* kInputs = "ffffF";
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
   explicit GroupNormQuantize(const Node& node) : norm(node) {}
 
   void compute(const Call& call) const {
-    const auto x = call.input<float>(0);
-    const Layout layout(call, x.shape);
+    const auto x = floats_of(call, 4);
     const Vector one(1.0), zero(0.0);
-    norm.compute<float>(call, layout, x, {one, zero, zero}, 1);
+    norm.compute<float>(call, x.layout, x.parts, {one, zero, zero}, 1, call.output<uint8_t>(x.shape));
   }
 
   GroupNorm norm;
@@ -61,7 +86,8 @@ struct DequantizeGroupNormQuantize {
     const auto x = call.input<uint8_t>(0);
     const Layout layout(call, x.shape);
     const Vector gain(call, 1, layout), offset(call, 2, layout), shift(call, 6, layout);
-    norm.compute<std::uint32_t>(call, layout, x, {gain, offset, shift}, 3);
+    const Parts<uint8_t> whole{{x.data, layout.channels, 0}};
+    norm.compute<std::uint32_t>(call, layout, whole, {gain, offset, shift}, 3, call.output<uint8_t>(x.shape));
   }
 
   GroupNorm norm;
@@ -69,20 +95,18 @@ struct DequantizeGroupNormQuantize {
 
 struct QuantizeChannels {
   static constexpr const char* kName = "QuantizeChannels";
-  static constexpr const char* kInputs = "ff";
+  static constexpr const char* kInputs = "ffF";
   static constexpr ort::ElementType kOutput = ort::ElementType::kUint8;
 
   explicit QuantizeChannels(const Node& node) : zero_point(static_cast<float>(node.integer("zero_point", 0, 255))) {}
 
   void compute(const Call& call) const {
-    const auto x = call.input<float>(0);
-    const Layout layout(call, x.shape);
-    const float* gain = call.channel_input(1, layout.channels);
-    uint8_t* y = call.output<uint8_t>(x.shape);
-    const auto code = [x = x.data, gain, zero_point = zero_point](size_t i, size_t c) INLINED {
-      return code_of(x[i] * gain[c], zero_point);
+    const auto x = floats_of(call, 2);
+    const float* gain = call.channel_input(1, x.layout.channels);
+    const auto code = [gain, zero_point = zero_point](float x, size_t c) INLINED {
+      return code_of(x * gain[c], zero_point);
     };
-    fill(call, layout, y, code);
+    map_images(call, x.layout, x.parts, call.output<uint8_t>(x.shape), [&](size_t) { return code; });
   }
 
   float zero_point;

@@ -30,6 +30,7 @@ from ptq_export.engines.ort.session import (
     open_session,
     session_settings,
 )
+from ptq_export.engines.output import written
 from ptq_export.engines.signature import read_signature
 from ptq_export.engines.trt.options import TrtOptions
 from ptq_export.engines.trt.reuse import fitted
@@ -54,6 +55,7 @@ class OrtCudaEngine(OrtGpuEngine, OrtEngine):
     options_type = OrtCudaOptions
     options: OrtCudaOptions
     suffix: ClassVar[str] = "cuda.onnx"
+    bound_run = SessionEngine.bound_run  # arrays of the host are copied to the device and back: nothing is bound
 
     def __init__(
         self, source: Path, cache: Path, options: EngineOptions | None = None, sha256: str | None = None
@@ -132,14 +134,14 @@ class OrtTrtEngine(OrtGpuEngine, SessionEngine):
         else:
             logger.warning("TensorRT did not take all of %s: there is no context model, its engines are cached", source)
 
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+    def run(self, feeds: Feeds, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """In parts, where there are more samples than the engine's largest batch; fewer than its least are made as
         many."""
         rows, parts = fitted(feeds, self._batches)
         eps = np.empty(self.signature.output_shape(len(rows[SAMPLE])), np.float32)
         for part in parts:
             eps[part] = SessionEngine.run(self, {name: value[part] for name, value in rows.items()})
-        return eps[: len(feeds[SAMPLE])]
+        return written(eps[: len(feeds[SAMPLE])], out)
 
     def executed_layers(self, expected: Mapping[str, str]) -> list[LayerRecord]:
         """Every conv and linear, int8 where its Q/DQ asks for that and TensorRT took it.

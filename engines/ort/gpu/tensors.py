@@ -10,6 +10,7 @@ import onnxruntime
 from ptq_export.engines.base import DeviceTiming, Feeds, GpuEngine, GpuOptions
 from ptq_export.engines.cuda.runtime import free_bytes
 from ptq_export.engines.ort.gpu.bound import BoundModel, Region
+from ptq_export.engines.output import written
 from ptq_export.errors import InputError
 from ptq_export.interface import OUTPUT, SAMPLE
 
@@ -29,7 +30,7 @@ class OrtGpuEngine(GpuEngine):
 
     options: GpuOptions
 
-    def run_tensors(self, feeds: "Mapping[str, Tensor]") -> "Tensor":
+    def run_tensors(self, feeds: "Mapping[str, Tensor]", out: "Tensor | None" = None) -> "Tensor":
         import torch
 
         device = feeds[SAMPLE].device
@@ -38,9 +39,10 @@ class OrtGpuEngine(GpuEngine):
         rows, parts = self._parts(feeds)
         stream = torch.cuda.current_stream(device).cuda_stream
         eps = torch.empty(self.signature.output_shape(len(rows[SAMPLE])), dtype=torch.float32, device=device)
-        for part in parts:
-            eps[part] = self._step_of_tensors(stream, {name: value[part] for name, value in rows.items()})
-        return eps[: len(feeds[SAMPLE])]
+        with self._turn:
+            for part in parts:
+                eps[part] = self._step_of_tensors(stream, {name: value[part] for name, value in rows.items()})
+        return written(eps[: len(feeds[SAMPLE])], out)
 
     def timed_step(self, graph: bool, feeds: Feeds) -> Callable[[], DeviceTiming]:
         return self._bound.timed_step(feeds, OUTPUT, self.signature.output_shape(len(feeds[SAMPLE])), graph)

@@ -136,11 +136,14 @@ def examples_of(run: Path, conditions: Sequence[Input]) -> dict[str, Tensor]:
     """The conditions that a run was calibrated with, those that cannot be drawn.
 
     Raises:
-        InputError: the file with them is damaged or gone.
+        InputError: the file with them is damaged or gone, or the folder is a package.
     """
     names = [each.name for each in conditions if each.limit is None or each.open_sizes]
     if not names:
         return {}
+    if "package" in finished_manifest(run):
+        told = f"{run} is a package, which has no examples of {', '.join(names)}"
+        raise InputError(told, "sample from the run that it was made from, or from Python with your own")
     arrays = read_arrays(run / PAIRS, names, "copy the run folder again")
     found = {name: torch.from_numpy(arrays[name].read()) for name in names}
     kinds = {each.name: getattr(torch, each.dtype) for each in conditions}
@@ -167,7 +170,8 @@ def simulate(job: Job) -> nn.Module:
 
 def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
     """The locked folder with what a killed process left put right, and then its manifest and options."""
-    finished_manifest(run)
+    if "package" in finished_manifest(run):
+        raise InputError(f"{run} is a package: an engine, and not the run of it", "give the run that it was made from")
     folder = RunFolder.open(run)
     if folder.was_amended:
         build_report(run)
@@ -175,11 +179,20 @@ def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
     return folder, manifest, replace(read_options(manifest, run / MANIFEST), out=run)
 
 
+def _recorded_prompts(inputs: Mapping[str, Any], run: Path) -> tuple[str, ...]:
+    found = inputs.get("prompts", [])
+    if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+        raise InputError(f"{run / 'request.json'}: inputs.prompts is no list of texts", "make the run again")
+    return tuple(found)
+
+
 def _load(run: Path, options: Options, sha256: str, ckpt: str | None) -> Denoiser:
     remedy = "put the original file back, or name it: --ckpt"
-    scheduler = recorded_scheduler(read_part(run, "request.json").get("inputs", {}).get("scheduler_config"))
+    inputs = read_part(run, "request.json").get("inputs", {})
+    scheduler = recorded_scheduler(inputs.get("scheduler_config"))
     try:
-        denoiser = load_denoiser(options if ckpt is None else replace(options, ckpt=ckpt), scheduler)
+        named = options if ckpt is None else replace(options, ckpt=ckpt)
+        denoiser = load_denoiser(named, scheduler, _recorded_prompts(inputs, run))
     except InputError as error:
         if ckpt is not None:
             raise

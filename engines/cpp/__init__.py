@@ -1,0 +1,1 @@
+"""The C++ library's sources (docs/serving/cpp.md), and the way to compile them against an installed ONNX Runtime."""

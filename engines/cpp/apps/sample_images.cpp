@@ -1,0 +1,119 @@
+// Draws samples with the engine of a run folder and writes them as one PNG picture: `ptq-export sample` without Python.
+#include <algorithm>
+#include <csignal>
+#include <exception>
+#include <iostream>
+#include <list>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "arguments.h"
+#include "ptq_export/error.h"
+#include "ptq_export/files.h"
+#include "ptq_export/sampling.h"
+#include "ptq_export/schedule.h"
+
+namespace {
+
+using ptq_export::Array;
+using ptq_export::Denoiser;
+using ptq_export::Feeds;
+using ptq_export::Input;
+using ptq_export::InputError;
+using ptq_export::Shape;
+using ptq_export::Tensor;
+
+constexpr int kFault = 70;
+
+// Arrays that feeds refer to.
+using Kept = std::list<Array>;
+
+bool is_integer(std::string const& text) {
+  return !text.empty() && text.size() < 19 && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+Feeds feeds_of(std::map<std::string, std::string> const& given, std::int64_t rows, Kept& kept) {
+  Feeds feeds;
+  for (auto const& [name, text] : given) {
+    auto const many = static_cast<std::size_t>(rows);
+    kept.push_back(is_integer(text) ? Array{{rows}, std::vector<std::int64_t>(many, std::stoll(text))}
+                                    : ptq_export::read_npy(text));
+    feeds[name] = kept.back().view();
+  }
+  return feeds;
+}
+
+void require_class(Denoiser const& denoiser, Arguments const& asked) {
+  auto const given = asked.conditions.find("label");
+  if (given == asked.conditions.end() || !is_integer(given->second)) return;
+  auto const& inputs = denoiser.signature().inputs;
+  auto const label =
+      std::find_if(inputs.begin(), inputs.end(), [](Input const& input) { return input.name == "label"; });
+  if (label == inputs.end()) throw InputError("this engine has no classes", "leave out --class");
+  if (label->limit && std::stoll(given->second) >= *label->limit)
+    throw InputError("class " + given->second + " is out of range",
+                     "this engine knows the classes 0.." + std::to_string(*label->limit - 1));
+}
+
+Tensor noise_of(Denoiser const& denoiser, Arguments const& asked) {
+  Shape shape = denoiser.signature().sample_shape();
+  shape.insert(shape.begin(), asked.count);
+  if (asked.noise.empty()) return ptq_export::initial_noise(shape, static_cast<std::uint64_t>(asked.seed));
+  Array array = ptq_export::read_npy(asked.noise);
+  auto* values = std::get_if<std::vector<float>>(&array.values);
+  if (values == nullptr) throw InputError("the noise is int64, not float32", "convert it first");
+  if (array.shape.empty()) throw InputError("the noise is one number, not [N, C, ...]");
+  return {array.shape, std::move(*values)};
+}
+
+void require_picture(std::filesystem::path const& file) {
+  if (file.has_extension() && file.extension() != ".png" && file.extension() != ".PNG")
+    throw InputError(file.string() + " would hold a PNG picture under another name",
+                     "give -o a name that ends in .png");
+  if (std::filesystem::exists(file) && !std::filesystem::is_regular_file(file))
+    throw InputError(file.string() + " is not a regular file", "give -o another name");
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
+}
+
+void sample(Arguments const& asked) {
+  require_picture(asked.picture);
+  auto const schedule = ptq_export::NoiseSchedule::of_run(asked.run);
+  auto const sampler = ptq_export::make_sampler(schedule, asked.sampler, asked.steps);
+  for (std::string const& note : ptq_export::sampler_notes(schedule, asked.sampler, asked.steps))
+    std::cerr << note << '\n';
+  auto const denoiser = ptq_export::open_run(asked.run, asked.engine);
+  require_class(*denoiser, asked);
+  Tensor const noise = noise_of(*denoiser, asked);
+  Kept kept;
+  Feeds const conditions = feeds_of(asked.conditions, noise.shape().at(0), kept);
+  ptq_export::Model model = ptq_export::model_of(*denoiser);
+  if (asked.guidance != 1.0 || !asked.unconditional.empty())
+    model = ptq_export::guided(model, static_cast<float>(asked.guidance), feeds_of(asked.unconditional, 1, kept));
+  bool const whole = denoiser->signature().inputs[1].dtype == ptq_export::DType::int64;
+  Tensor const samples = ptq_export::sample_loop(model, *sampler, noise, conditions, whole);
+  if (!asked.samples.empty()) ptq_export::write_npy(asked.samples, samples);
+  ptq_export::write_grid(asked.picture, samples, schedule.sample_range());
+  std::cout << asked.picture.string() << '\n';
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    if (std::optional<Arguments> const asked = parse(count, words)) sample(*asked);
+    return 0;
+  } catch (ptq_export::Error const& error) {
+    std::cerr << error.what() << '\n';
+    return error.exit_code();
+  } catch (std::bad_alloc const&) {
+    std::cerr << "the memory does not suffice\nask for fewer or smaller samples, or a smaller batch\n";
+    return 2;
+  } catch (std::filesystem::filesystem_error const& error) {
+    std::cerr << error.what() << '\n';
+    return 2;
+  } catch (std::exception const& error) {
+    std::cerr << error.what() << "\nthis is a fault of ptq-export: please report it\n";
+    return kFault;
+  }
+}

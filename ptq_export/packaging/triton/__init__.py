@@ -1,0 +1,1 @@
+"""The format `triton`: a model repository of Triton Inference Server, and what its models compute."""

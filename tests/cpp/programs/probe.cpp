@@ -1,0 +1,110 @@
+// probe VERB ARGUMENTS: small parts of the library, as tests in Python ask for them.
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "canonical.h"
+#include "files.h"
+#include "identity.h"
+#include "machine.h"
+#include "manifest.h"
+#include "ptq_export/denoiser.h"
+#include "ptq_export/error.h"
+#include "ptq_export/files.h"
+#include "ptq_export/sampling.h"
+#include "sha256.h"
+
+using namespace ptq_export;
+using Words = std::vector<std::string>;
+
+namespace {
+
+void noise(Words const& words) {
+  Shape shape;
+  for (std::size_t index = 2; index < words.size(); ++index) shape.push_back(std::stoll(words[index]));
+  write_npy(words.at(0), initial_noise(shape, std::stoull(words.at(1))));
+}
+
+void json(Words const& words) { std::cout << canonical(Json::read(words.at(0))) << '\n'; }
+
+void identity(Words const& words) {
+  auto const [found, file_sha256] = read_identity(words.at(0));
+  std::cout << canonical(found) << '\n' << was_built_here(found, file_sha256) << '\n';
+  Identity wanted = identity_here("ort", found.onnx_sha256);
+  wanted.versions = {{"onnxruntime", "0"}};
+  for (std::string const& sentence : differences(found, wanted)) std::cout << sentence << '\n';
+}
+
+void machine(Words const&) {
+  std::cout << system_name() << ' ' << machine_name() << ' ' << physical_cores();
+  for (std::string const& name : instruction_sets()) std::cout << ' ' << name;
+  std::cout << '\n';
+}
+
+void target(Words const& words) {
+  Target const found = find_target(words.at(0));
+  std::cout << found.engine << ' ' << found.onnx << '\n';
+}
+
+// The prediction for NAME=FILE.npy..., three times with the same denoiser: run RUN OPERATORS OUT.npy FEEDS...
+void run(Words const& words) {
+  EngineOptions options;
+  options.operators = words.at(1);
+  options.threads = 1;
+  options.log = [](std::string_view line) { std::cerr << line << '\n'; };
+  auto const denoiser = open_run(words.at(0), options);
+  std::map<std::string, Array> arrays;
+  Feeds feeds;
+  for (std::size_t index = 3; index < words.size(); ++index) {
+    std::size_t const equals = words[index].find('=');
+    Array const& array = arrays[words[index].substr(0, equals)] = read_npy(words[index].substr(equals + 1));
+    feeds[words[index].substr(0, equals)] = array.view();
+  }
+  Tensor prediction;
+  for (int repeat = 0; repeat < 3; ++repeat) denoiser->run(feeds, prediction);
+  write_npy(words.at(2), prediction);
+}
+
+// Whether a prompt that is written into the same memory changes the prediction, the same one again does not, and the
+// first one gives the first prediction.
+void prompts(Words const& words) {
+  auto const denoiser = open_run(words.at(0), {});
+  Tensor const sample({1, 2, 4}, 1.0F);
+  Tensor const shift({1, 2, 4});
+  Tensor text({1, 3, 3}, 0.5F);
+  std::vector<std::int64_t> const timestep{0};
+  Feeds const feeds{{"sample", sample}, {"timestep", timestep}, {"text", text}, {"shift", shift}};
+  auto const predicted = [&](float value) {
+    text[4] = value;
+    Tensor const prediction = denoiser->run(feeds);
+    return std::vector<float>(prediction.data(), prediction.data() + prediction.size());
+  };
+  auto const first = predicted(0.5F);
+  auto const second = predicted(2.0F);
+  std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  std::map<std::string, std::function<void(Words const&)>> const verbs{
+      {"identity", identity},
+      {"json", json},
+      {"machine", machine},
+      {"noise", noise},
+      {"prompts", prompts},
+      {"run", run},
+      {"target", target},
+      {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
+      {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
+  };
+  try {
+    verbs.at(words[1])({words + 2, words + count});
+    return 0;
+  } catch (Error const& error) {
+    std::cerr << error.what() << '\n';
+    return error.exit_code();
+  }
+}
