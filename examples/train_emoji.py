@@ -1,6 +1,6 @@
 """Train the embedded text-to-image model: emoji of two styles, 64 x 64, in diffusers' own pipeline format.
 
-    pip install transformers tokenizers resvg-py
+    pip install 'ptq-export[text]' resvg-py
     python examples/train_emoji.py --out training/emoji
 
 An autoencoder, then a U-Net with its text encoder in the autoencoder's latents; prompts are dropped now and then, for
@@ -8,19 +8,20 @@ guidance. Seeded; saved every minute: the same command goes on where it stopped.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
-
 from emoji.parts import TOKENS, autoencoder, denoiser, scheduler, text_encoder, tokenizer
 from emoji.pictures import SIDE, Pictures, load_pictures
 from emoji.training import train
+from torch import Tensor, nn
 
 CROP, CROPS, BATCH = 32, 32, 64
-DROPPED = 0.1
+DROPPED, GUIDANCE = 0.1, 4.0
+CALIBRATED = 128
 KL = 1e-5
 
 
@@ -35,7 +36,16 @@ def main() -> None:
     pictures = load_pictures(options.out)
     vae = train_autoencoder(options.out, pictures, options.autoencoder_steps)
     pipeline = train_denoiser(options.out, pictures, vae, options.steps)
-    pipeline.to(torch.float16).save_pretrained(options.out / "pipeline", safe_serialization=True, variant=None)
+    folder = options.out / "pipeline"
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    (folder / "prompts.txt").write_text("\n".join(_some(pictures.prompts)) + "\n", encoding="utf-8")
+    stated = {"guidance": GUIDANCE, "steps": options.steps, "autoencoder_steps": options.autoencoder_steps, "ema": True}
+    (folder / "training.json").write_text(json.dumps(stated), encoding="utf-8")
+
+
+def _some(prompts: list[str]) -> list[str]:
+    """Prompts to calibrate with, of both styles and all groups."""
+    return [prompts[index] for index in torch.linspace(0, len(prompts) - 1, CALIBRATED).long().tolist()]
 
 
 def train_autoencoder(out: Path, pictures: Pictures, steps: int) -> nn.Module:
@@ -69,7 +79,10 @@ def train_denoiser(out: Path, pictures: Pictures, vae: nn.Module, steps: int) ->
     mean, std = _latents(out, pictures, vae)
     vae.register_to_config(scaling_factor=1 / mean.std().item())
     text, unet, schedule = text_encoder(tokens), denoiser(), scheduler()
-    averages = {name: EMAModel(part.parameters(), decay=0.999, use_ema_warmup=True) for name, part in (("text", text), ("unet", unet))}
+    averages = {
+        name: EMAModel(part.parameters(), decay=0.999, use_ema_warmup=True)
+        for name, part in (("text", text), ("unet", unet))
+    }
     ids = _ids(tokens, pictures.prompts)
     empty = _ids(tokens, [""])
 
@@ -93,7 +106,9 @@ def train_denoiser(out: Path, pictures: Pictures, vae: nn.Module, steps: int) ->
     train(out / "denoiser.pt", parts, loss_of, steps, 1e-3, average)
     averages["text"].copy_to(text.parameters())
     averages["unet"].copy_to(unet.parameters())
-    return StableDiffusionPipeline(vae, text.eval(), tokens, unet.eval(), schedule, None, None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae, text.eval(), tokens, unet.eval(), schedule, None, None, requires_safety_checker=False
+    )
 
 
 class _Kept(nn.Module):
@@ -120,7 +135,9 @@ def _latents(out: Path, pictures: Pictures, vae: nn.Module) -> tuple[Tensor, Ten
     """Mean and deviation of every picture's posterior `[N, 4, 16, 16]`, computed once."""
     path = out / "latents.pt"
     if not path.exists():
-        found = [vae.encode(pictures.floats(index)).latent_dist for index in torch.arange(len(pictures.prompts)).split(64)]
+        found = [
+            vae.encode(pictures.floats(index)).latent_dist for index in torch.arange(len(pictures.prompts)).split(64)
+        ]
         torch.save([torch.cat([it.mean for it in found]), torch.cat([it.std for it in found])], path)
     mean, std = torch.load(path)
     return mean, std

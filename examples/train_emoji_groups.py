@@ -11,16 +11,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
 from emoji.groups import held_out, train_classifier
 from emoji.pictures import GROUPS, load_pictures
+from safetensors.torch import save_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("training/emoji"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args()
     torch.manual_seed(0)
     pictures = load_pictures(options.out)

@@ -1,25 +1,18 @@
 """A classifier of the emoji's groups: whether a picture shows something of the kind that its prompt names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from emoji.pictures import GROUPS, Pictures
 from emoji.training import train
+from ptq_export.benchmarks.emoji import emoji_classifier
 
 __all__ = ["HELD_OUT", "held_out", "train_classifier"]
 
 HELD_OUT, BATCH, SHIFT = 0.15, 64, 6
-WIDTHS = (24, 48, 96, 128)
-
-
-def classifier() -> nn.Sequential:
-    """`[N, 3, 64, 64]` in [-1, 1] to scores of the groups `[N, 8]`."""
-    layers: list[nn.Module] = []
-    for before, width in zip((3, *WIDTHS), WIDTHS, strict=False):
-        layers += [nn.Conv2d(before, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(WIDTHS[-1], len(GROUPS)))
 
 
 def held_out(prompts: Sequence[str]) -> Tensor:
@@ -30,9 +23,9 @@ def held_out(prompts: Sequence[str]) -> Tensor:
     return torch.tensor([_name(prompt) in left_out for prompt in prompts])
 
 
-def train_classifier(path: object, pictures: Pictures, steps: int) -> tuple[nn.Sequential, float]:
+def train_classifier(path: Path, pictures: Pictures, steps: int) -> tuple[nn.Sequential, float]:
     """The classifier, and how often it is right on real pictures of names that it has not seen."""
-    net, out = classifier(), held_out(pictures.prompts)
+    net, out = emoji_classifier(len(GROUPS)), held_out(pictures.prompts)
     known = torch.nonzero(~out)[:, 0]
 
     def loss_of(generator: torch.Generator) -> Tensor:

@@ -77,7 +77,9 @@ def tokenizer(folder: Path, prompts: Sequence[str]) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     pairs.normalizer = normalizers.Lowercase()
-    pairs.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    pairs.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     special = ["<|startoftext|>", "<|endoftext|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(

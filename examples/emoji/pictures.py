@@ -1,7 +1,7 @@
 """The pictures and their prompts: two open sets of emoji, rendered at 64 x 64 on white.
 
-Pictures: `@iconify-json/noto` (Google's Noto Emoji, Apache-2.0) and `@iconify-json/fluent-emoji-flat` (Microsoft's Fluent
-Emoji, MIT). Names and groups: `emojibase-data` (MIT). Flags and variants of skin tone are left out.
+Pictures: `@iconify-json/noto` (Google's Noto Emoji, Apache-2.0) and `@iconify-json/fluent-emoji-flat` (Microsoft's
+Fluent Emoji, MIT). Names and groups: `emojibase-data` (MIT). Flags and variants of skin tone are left out.
 """
 
 import io
@@ -21,7 +21,10 @@ from torch import Tensor
 __all__ = ["GROUPS", "SIDE", "Pictures", "load_pictures"]
 
 REGISTRY = "https://registry.npmjs.org"
-STYLES = {"noto": "@iconify-json/noto/-/noto-1.2.9.tgz", "flat": "@iconify-json/fluent-emoji-flat/-/fluent-emoji-flat-1.2.6.tgz"}
+STYLES = {
+    "noto": "@iconify-json/noto/-/noto-1.2.9.tgz",
+    "flat": "@iconify-json/fluent-emoji-flat/-/fluent-emoji-flat-1.2.6.tgz",
+}
 NAMES = "emojibase-data/-/emojibase-data-17.0.0.tgz"
 GROUPS = {0: "smileys", 1: "people", 3: "animals", 4: "food", 5: "travel", 6: "activities", 7: "objects", 8: "symbols"}
 SIDE = 64
@@ -50,7 +53,11 @@ def load_pictures(folder: Path) -> Pictures:
     if not path.exists():
         found = list(_pictures(folder))
         images = torch.from_numpy(np.stack([image for image, _, _ in found])).permute(0, 3, 1, 2).contiguous()
-        kept = {"images": images, "prompts": [prompt for _, prompt, _ in found], "groups": [group for *_, group in found]}
+        kept = {
+            "images": images,
+            "prompts": [prompt for _, prompt, _ in found],
+            "groups": [group for *_, group in found],
+        }
         torch.save(kept, path)
     kept = torch.load(path)
     return Pictures(kept["images"], kept["prompts"], torch.tensor(kept["groups"]))
@@ -75,7 +82,9 @@ def _render(icons: dict, name: str) -> np.ndarray:
     icon = icons["icons"][name]
     sizes = [icon.get(key, icons[key]) for key in ("width", "height")]
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {sizes[0]} {sizes[1]}">{icon["body"]}</svg>'
-    png = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", width=4 * SIDE, height=4 * SIDE, skip_system_fonts=True)
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, background="#ffffff", width=4 * SIDE, height=4 * SIDE, skip_system_fonts=True
+    )
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
