@@ -144,7 +144,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     found = with_variance(schedule, module)
     if weights.scheduler and found != schedule:
         notes.append(_other_variance(schedule, found, shape[0], path))
-    images = image_of(module.unet.config, shape)
+    images = image_of(module, shape)
     if images:
         notes.append(f"{images[0]} stands behind the sample, as in diffusers' pipelines: its examples are drawn")
     source = weights.source(_NAME, config, *notes)

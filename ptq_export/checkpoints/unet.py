@@ -128,10 +128,10 @@ def label_of(config: Mapping[str, Any]) -> tuple[Input, ...]:
     return () if classes is None else (label(classes),)
 
 
-def image_of(config: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[Input, ...]:
-    """The image beside samples of `shape` that the net of `config` sees, if it takes more channels than it makes."""
+def image_of(module: HasUNet, shape: tuple[int, int, int]) -> tuple[Input, ...]:
+    """The image beside samples of `shape` that the net sees, if it takes more channels than it makes."""
     channels, *size = shape
-    beside = config["in_channels"] - channels
+    beside = int(cast(Mapping[str, Any], module.unet.config)["in_channels"]) - channels
     return (Input(IMAGE, "float32", (beside, *size)),) if beside else ()
 
 
