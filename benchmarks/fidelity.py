@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ptq_export.benchmarks.held_out import BATCH, HeldOut
 from ptq_export.denoiser import NoiseSchedule
+from ptq_export.guidance import under
 from ptq_export.pairs import Pairs
 from ptq_export.sampling import EpsModel, eps_of
 from ptq_export.schedulers import make_scheduler
@@ -95,13 +96,15 @@ def sqnr_per_timestep(
     held_out: HeldOut,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Curve]:
-    """The curve of every candidate on `held_out`, which has two samples per time-step or more."""
+    """The curve of every candidate on `held_out`, which has two samples per time-step or more; where it has a guidance,
+    of the guided prediction."""
     rows: dict[str, list[_Row]] = {name: [] for name in candidates}
     for index, (t, sample) in enumerate(held_out.pairs.items()):
         pairs = Pairs(sample, held_out.schedule.timesteps([t] * len(sample)), held_out.conditions)
-        eps = _eps(reference, pairs)
+        eps = _eps(under(held_out.guidance, reference), pairs)
         for name, candidate in candidates.items():
-            rows[name].append(_row(eps, _eps(candidate, pairs), sample, t, held_out))
+            found = _eps(under(held_out.guidance, candidate), pairs)
+            rows[name].append(_row(eps, found, sample, t, held_out))
         if progress is not None:
             progress((index + 1) / len(held_out.pairs))
     return {name: _curve(tuple(held_out.pairs), values) for name, values in rows.items()}

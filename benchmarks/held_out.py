@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptq_export.conditions import UNCONDITIONAL, Conditions, batched
 from ptq_export.denoiser import NoiseSchedule
+from ptq_export.guidance import Guidance, under
 from ptq_export.sampling import EpsModel, Step, initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler, visited_timesteps
 
@@ -19,12 +20,14 @@ HELD_OUT_SEEDS = 1 << 31  # torch's CPU generator reads 32 bits of a seed: calib
 
 @dataclass(frozen=True)
 class HeldOut:
-    """x_t `[N, *sample_shape]` at some of the time-steps t of an S-step loop, and their conditions `[N, ...]`."""
+    """x_t `[N, *sample_shape]` at some of the time-steps t of an S-step loop, their conditions `[N, ...]`, and the
+    guidance under which a model is asked."""
 
     schedule: NoiseSchedule
     steps: int
     pairs: Mapping[float, Tensor]
     conditions: Conditions = field(default_factory=dict)
+    guidance: Guidance | None = None
 
 
 def held_out_noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -48,9 +51,10 @@ def held_out_pairs(
     count: int,
     seed: int,
     conditions: Conditions = UNCONDITIONAL,
+    guidance: Guidance | None = None,
 ) -> HeldOut:
     """x_t `[count, *sample_shape]` at that many `timesteps` of the reference's own `steps`-step loop, its `conditions`
-    `[count, ...]` given."""
+    `[count, ...]` given, under `guidance`."""
     noise = held_out_noise((count, *sample_shape), seed)
     chunks: dict[float, list[Tensor]] = {t: [] for t in sampler_timesteps(schedule, steps, timesteps)}
 
@@ -59,5 +63,5 @@ def held_out_pairs(
             chunks[step.timestep].append(step.sample)
 
     for chunk, given in zip(torch.split(noise, BATCH), batched(conditions, BATCH, count), strict=True):
-        sample_loop(reference, make_scheduler(schedule), chunk, steps, given, callback=record)
-    return HeldOut(schedule, steps, {t: torch.cat(samples) for t, samples in chunks.items()}, conditions)
+        sample_loop(under(guidance, reference), make_scheduler(schedule), chunk, steps, given, callback=record)
+    return HeldOut(schedule, steps, {t: torch.cat(samples) for t, samples in chunks.items()}, conditions, guidance)

@@ -12,6 +12,7 @@ from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.held_out import BATCH
 from ptq_export.conditions import UNCONDITIONAL, Conditions, batched
 from ptq_export.denoiser import Decoder, NoiseSchedule
+from ptq_export.guidance import Guidance, under
 from ptq_export.sampling import EpsModel, Step, sample_loop
 from ptq_export.schedulers import make_scheduler, visited_timesteps
 
@@ -23,7 +24,7 @@ DECODED_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class SameNoise:
-    """Final samples `[N, ...]` of the reference and of every candidate from one noise; images, where latents were
+    """Final samples `[N, ...]` of the reference and of every candidate from one noise; images, where `latents` were
     decoded.
 
     `images` is the range of samples whose schedule clips them; others, latents, have the range of the reference.
@@ -34,6 +35,7 @@ class SameNoise:
     reference: Tensor
     candidates: Mapping[str, Tensor]
     images: tuple[float, float] | None = (-1.0, 1.0)
+    latents: "SameNoise | None" = None
 
     @property
     def range(self) -> tuple[float, float]:
@@ -47,8 +49,10 @@ class SameNoise:
         for name, samples in self.candidates.items():
             each = [finite_db(value) for value in psnr_db(self.reference, samples, high - low)]
             values[name] = {"mean_db": round(sum(each) / len(each), 4), "min_db": min(each)}
-        told = {"range": [low, high], "range_of": "images" if self.images else "reference samples"}
-        return {"sampler": self.sampler, "steps": self.steps, "samples": len(self.reference), **told, "values": values}
+        told: dict[str, Any] = {"range": [low, high], "range_of": "images" if self.images else "reference samples"}
+        before = {} if self.latents is None else {"latents": self.latents.to_json()["values"]}
+        told |= {"values": values, **before}
+        return {"sampler": self.sampler, "steps": self.steps, "samples": len(self.reference), **told}
 
 
 def same_noise_psnr(
@@ -61,9 +65,10 @@ def same_noise_psnr(
     decoder: Decoder | None = None,
     sampler: str | None = None,
     progress: Callable[[float], None] | None = None,
+    guidance: Guidance | None = None,
 ) -> SameNoise:
-    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` to the end with every model, by default with
-    the schedule's own `sampler`, and decode what are latents; `progress` hears the share done."""
+    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` and `guidance` to the end with every model, by
+    default with the schedule's own `sampler`, and decode what are latents; `progress` hears the share done."""
     sampler = sampler or schedule.sampler
     calls = len(visited_timesteps(schedule, steps, sampler))
     total, done = (1 + len(candidates)) * math.ceil(len(noise) / BATCH) * calls, 0
@@ -75,12 +80,14 @@ def same_noise_psnr(
             progress(min(done / total, 1.0))
 
     def sample(model: EpsModel) -> Tensor:
-        samples = final_samples(model, schedule, noise, steps, conditions, sampler, count)
-        return samples if decoder is None else decode(decoder, samples)
+        return final_samples(under(guidance, model), schedule, noise, steps, conditions, sampler, count)
 
-    exact = sample(reference)
-    samples = {name: sample(model) for name, model in candidates.items()}
-    return SameNoise(sampler, steps, exact, samples, (-1.0, 1.0) if decoder else schedule.sample_range)
+    exact, samples = sample(reference), {name: sample(model) for name, model in candidates.items()}
+    if decoder is None:
+        return SameNoise(sampler, steps, exact, samples, schedule.sample_range)
+    images = {name: decode(decoder, latents) for name, latents in samples.items()}
+    before = SameNoise(sampler, steps, exact, samples, None)
+    return SameNoise(sampler, steps, decode(decoder, exact), images, (-1.0, 1.0), before)
 
 
 @torch.no_grad()

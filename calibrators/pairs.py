@@ -40,7 +40,8 @@ def collect_pairs(
 ) -> Pairs:
     """One pair from each of `count` trajectories of `steps` steps; `policy` draws the step of each.
 
-    Conditions are drawn from the denoiser's examples, labels from all its classes. The network alone computes on its
+    Conditions are drawn from the denoiser's examples, labels from all its classes; where its samples are guided, every
+    second pair is a call without the conditions that guidance takes away. The network alone computes on its
     device: what is drawn, and the sampler, stay on the CPU, and so do the pairs.
 
     `advance(n)` is told how many of the `count * steps` evaluations are done, or turn out not to be needed; where the
@@ -68,11 +69,12 @@ def collect_pairs(
             timestep[rows[hit]] = step.index if released else step.timestep
             advance(len(rows))
 
-        model = partial(require_finite_output, denoiser)
+        model = denoiser.guided(partial(require_finite_output, denoiser))
         given = rows_of(conditions, rows)
         sample_loop(model, scheduler, noise[rows], steps, given, callback=record, stop=needed)
         advance(len(rows) * (len(scheduler.timesteps) - needed))
-    return Pairs(sample, timestep, conditions)
+    guidance = denoiser.guidance
+    return Pairs(sample, timestep, guidance.without_every_second(conditions) if guidance else conditions)
 
 
 def load_pairs(path: Path, denoiser: Denoiser) -> Pairs:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ptq_export.errors import InputError
-from ptq_export.options import LONGEST_S, MOST, Flag
+from ptq_export.options import LONGEST_S, MOST, MOST_GUIDANCE, Flag
 
 __all__ = ["Fleet", "Packaging", "Sampling", "Serving"]
 
@@ -28,6 +28,25 @@ class Sampling:
             "Class of all samples.",
             {"min": 0, "max": MOST, "metavar": "N", "show_default": "drawn"},
             ("--class",),
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        Flag(
+            "Sampling",
+            "Text-to-image: what the samples show.",
+            {"metavar": "TEXT", "show_default": "the prompts of the run"},
+        ),
+    ] = None
+    negative: Annotated[
+        str, Flag("Sampling", "Text-to-image: what they are moved away from.", {"show_default": "nothing"})
+    ] = ""
+    guidance: Annotated[
+        float | None,
+        Flag(
+            "Sampling",
+            "Text-to-image: scale of the guidance, 1 for none.",
+            {"min": 0.0, "max": MOST_GUIDANCE, "metavar": "SCALE", "show_default": "the run's"},
         ),
     ] = None
     seed: Annotated[

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_export.conditions import Conditions, check_examples, draw, move
+from ptq_export.conditions import Conditions, check_examples, draw, drawn_rows, move
 from ptq_export.errors import InputError
+from ptq_export.guidance import Guidance, under
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
 from ptq_export.text import Text
 
@@ -133,6 +134,7 @@ class Denoiser:
         examples: Conditions to calibrate and measure with, one row per example; labels need none.
         decoder: From samples that are latents to images `[N, C, H, W]`: pictures and their PSNR go through it.
         text: From prompts to those of its conditions that prompts decide.
+        guidance: How it is guided wherever it samples: in calibration, in proofs, in the engine's pictures.
         blocks: Classes of its modules whose rounding is learned as a whole, beside diffusers' residual and attention
             blocks, which always are. Such a module is called once per call of the network, and answers one tensor.
 
@@ -148,6 +150,7 @@ class Denoiser:
     examples: Conditions = field(default_factory=dict, hash=False, repr=False)
     decoder: Decoder | None = None
     text: Text | None = None
+    guidance: Guidance | None = None
     blocks: tuple[type[nn.Module], ...] = ()
 
     def __post_init__(self) -> None:
@@ -179,6 +182,10 @@ class Denoiser:
         output: Tensor = self.module(there.pop(SAMPLE), there.pop(TIMESTEP), **there)
         return output.to(sample.device)
 
+    def guided(self, model: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What a sampler calls in place of `model`, which is this denoiser, its simulation or its engine."""
+        return under(self.guidance, model)
+
     @property
     def device(self) -> torch.device:
         """Where the module computes."""
@@ -195,11 +202,17 @@ class Denoiser:
 
     def without_network(self) -> "Denoiser":
         """What remains to be known of it where its engine takes its place: it keeps no weights in memory."""
-        return replace(self, module=Absent(self.parameters), decoder=None, text=None)
+        text = self.text and self.text.without_network()
+        return replace(self, module=Absent(self.parameters), decoder=None, text=text)
 
     def draw(self, count: int, seed: int) -> dict[str, Tensor]:
         """Conditions of `count` samples; see `conditions.draw`."""
         return draw(self.conditions, self.examples, count, seed)
+
+    def drawn_prompts(self, count: int, seed: int) -> tuple[str, ...]:
+        """The prompts that `draw` takes, one per sample; none where it has none."""
+        known = self.text.prompts if self.text is not None else ()
+        return tuple(known[index] for index in drawn_rows(len(known), count, seed)) if known else ()
 
 
 class Absent(nn.Module):

@@ -1,6 +1,7 @@
 """Classifier-free guidance (arXiv:2207.12598) around a denoiser or an engine: two rows per sample in one batch."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from ptq_export.conditions import Conditions
 from ptq_export.errors import InputError
 
-__all__ = ["Guided", "guided"]
+__all__ = ["Guidance", "Guided", "guided", "under"]
 
 
 def guided(output: Tensor, scale: float, channels: int) -> Tensor:
@@ -17,6 +18,23 @@ def guided(output: Tensor, scale: float, channels: int) -> Tensor:
     without, given = output.chunk(2)
     eps = without[:, :channels] + scale * (given[:, :channels] - without[:, :channels])
     return torch.cat([eps, given[:, channels:]], dim=1)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far samples are moved towards their conditions, and from what: one row `[1, ...]` of every condition that is
+    taken away."""
+
+    scale: float
+    unconditional: Conditions
+
+    def without_every_second(self, conditions: Conditions) -> dict[str, Tensor]:
+        """`conditions` `[N, ...]`, those of every second row taken away: a guided sampler asks both ways as often."""
+        found = dict(conditions)
+        for name, row in self.unconditional.items():
+            found[name] = conditions[name].clone()
+            found[name][1::2] = row
+        return found
 
 
 class Guided:
@@ -52,3 +70,8 @@ class Guided:
                 f"{name} is {list(value.shape)}, its unconditional row {list(row.shape)}", "pad one of them"
             )
         return row.to(value).expand_as(value)
+
+
+def under(guidance: Guidance | None, model: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a sampler calls in place of `model`: itself where nothing guides it."""
+    return model if guidance is None else Guided(model, guidance.scale, guidance.unconditional)

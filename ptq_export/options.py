@@ -12,7 +12,7 @@ from ptq_export.jetpack import DEFAULT_JETPACK
 from ptq_export.machine import most_threads, physical_cores
 from ptq_export.nn.scheme import PLACEMENTS
 
-__all__ = ["CAPABILITIES", "LONGEST_S", "MOST", "PRESETS", "Flag", "Options"]
+__all__ = ["CAPABILITIES", "LONGEST_S", "MOST", "MOST_GUIDANCE", "PRESETS", "Flag", "Options"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "quick": {"samples": 64, "steps": 20, "iterations": 30, "held_out": 8},
@@ -24,6 +24,7 @@ MOST = 2**31 - 1
 """What a count may be at most, whatever this machine can hold."""
 LONGEST_S = 1e7
 """What a time may be at most."""
+MOST_GUIDANCE = 100.0
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """For which TensorRT for RTX builds on request
@@ -142,6 +143,22 @@ class Options:
             "Layers to keep in float: patterns of names with commas between them, e.g. `*.to_q,*.to_k`, or auto:DB, as "
             "few as reach that median SQNR. `ptq-export sensitivity` ranks them.",
             {"metavar": "PATTERN,...|auto:DB", "show_default": False},
+        ),
+    ] = None
+    prompts: Annotated[
+        Path | None,
+        Flag(
+            _CALIBRATION,
+            "Text-to-image: prompts to calibrate and measure with, a text file with one per line.",
+            {"metavar": "FILE", "show_default": "some of our own"},
+        ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        Flag(
+            _CALIBRATION,
+            "Text-to-image: scale of the guidance under which it is calibrated and measured; 1 for none.",
+            {"min": 0.0, "max": MOST_GUIDANCE, "metavar": "SCALE", "show_default": "by the model's kind"},
         ),
     ] = None
     calibration_data: Annotated[
@@ -274,7 +291,7 @@ class Options:
     ] = None
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "tune", "tune_loss"):
+        for name in ("seconds", "tune", "tune_loss", "guidance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise InputError(f"--{name.replace('_', '-')} {value} is no number", "give one that is finite")

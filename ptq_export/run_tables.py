@@ -46,10 +46,10 @@ def step_tables(latency: dict[str, Any]) -> Tables:
     """What a step takes, what is computed once per prompt, and the times on a GPU, where there are any."""
     from ptq_export.report import tables
 
-    line = tables.prompt_line(latency)
+    lines = [line for line in (tables.picture_line(latency), tables.prompt_line(latency)) if line]
     return {
         "Latency per denoising step": tables.latency_table(latency),
-        **({"Prompt": [["", line]]} if line else {}),
+        **({"Prompt": [["", line] for line in lines]} if lines else {}),
         **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
     }
 

@@ -66,6 +66,9 @@ DENOISER = {
     "sample_shape": items(SIDE, 2, 4),
     "inputs": items(record({"name": TEXT, "dtype": TEXT, "shape": items(ANY, 0, 7), "limit": null_or(SIZE)}), 2, 50),
     "schedule?": named(ANY),
+    "text?": null_or(
+        record({"conditions": items(TEXT, 1, 50), "tokenizers": ONE_OR_MORE, "scale": NUMBER, "prompts": items(TEXT)})
+    ),
 }
 MANIFEST_PARTS = _file(
     {
@@ -117,6 +120,7 @@ LATENCY = _file(
         "size_bytes": named(SIZE),
         "peak_memory_bytes": named(null_or(COUNT)),
         "gpu?": items(record(GPU_STEP)),
+        "once?": record({"text_encoder_ms?": DURATION, "decoder_ms?": DURATION}),
     }
 )
 TIMED = _file(
@@ -130,6 +134,7 @@ TIMED = _file(
 )
 
 CURVE = {"sqnr_db": items(null_or(NUMBER)), "step_error": items(null_or(NUMBER))}
+DECIBELS = named(record({"mean_db": null_or(NUMBER), "min_db": null_or(NUMBER)}))
 PSNR = {"sampler": TEXT, "steps": ONE_OR_MORE, "samples": COUNT, "range?": items(NUMBER, 2, 2)}
 FID = {"network": TEXT, "samples": COUNT, "fp32": NUMBER, "int8": NUMBER, "ratio": NUMBER}
 FIDELITY = _file(
@@ -137,7 +142,9 @@ FIDELITY = _file(
         "pairs_per_timestep": COUNT,
         "timesteps": items(TIMESTEP, 1, MOST_TIMESTEPS),
         "curves": named(record(CURVE), 1),
-        "psnr": record(PSNR | {"values": named(record({"mean_db": null_or(NUMBER), "min_db": null_or(NUMBER)}))}),
+        "psnr": record(PSNR | {"values": DECIBELS, "latents?": DECIBELS}),
+        "guidance?": null_or(NUMBER),
+        "prompts?": items(TEXT),
         "fid?": null_or(record(FID)),
     }
 )

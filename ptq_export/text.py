@@ -1,11 +1,12 @@
 """Prompts as a value: the tokenizers and text encoders that make a denoiser's conditions of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ptq_export.text_to_image import TextParts
 from ptq_export.tokens import Tokens
 
 __all__ = ["Text"]
@@ -21,12 +22,23 @@ class Text:
         tokens: The tokenizers.
         conditions: What of the denoiser's conditions the encoder makes.
         scale: Of the guidance, where the user gives none; 1 for nets that are sampled without.
+        prompts: Some of the kind that the net was trained with.
     """
 
     encoder: nn.Module
     tokens: tuple[Tokens, ...]
     conditions: tuple[str, ...]
     scale: float = 7.5
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> TextParts:
+        """What is known of it where its engine takes its place."""
+        return TextParts(self.conditions, len(self.tokens), self.scale, self.prompts)
+
+    def without_network(self) -> "Text":
+        """The same without the encoder's weights."""
+        return replace(self, encoder=nn.Identity())
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def full_precision(denoiser: Denoiser) -> FullPrecision:
     """`denoiser` on `HELD_OUT` noises, and on the x_t of as many others at `TIMESTEPS` times."""
     schedule, shape = denoiser.schedule, denoiser.sample_shape
     conditions = denoiser.draw(HELD_OUT, HELD_OUT_SEEDS)
-    held_out = held_out_pairs(denoiser, schedule, shape, STEPS, TIMESTEPS, HELD_OUT, 1, conditions)
+    held_out = held_out_pairs(denoiser, schedule, shape, STEPS, TIMESTEPS, HELD_OUT, 1, conditions, denoiser.guidance)
     return FullPrecision(denoiser, held_out, held_out_noise((HELD_OUT, *shape), seed=2))
 
 
@@ -51,7 +51,15 @@ def score(model: EpsModel, reference: FullPrecision) -> Score:
     denoiser, held_out = reference.denoiser, reference.held_out
     curve = sqnr_per_timestep(denoiser, {"model": model}, held_out)["model"]
     sqnr = [finite_db(value) for value in curve.sqnr_db]
-    same = same_noise_psnr(denoiser, {"model": model}, denoiser.schedule, reference.noise, STEPS, held_out.conditions)
+    same = same_noise_psnr(
+        denoiser,
+        {"model": model},
+        denoiser.schedule,
+        reference.noise,
+        STEPS,
+        held_out.conditions,
+        guidance=denoiser.guidance,
+    )
     low, high = same.range
     psnr = [finite_db(value) for value in psnr_db(same.reference, same.candidates["model"], high - low)]
     return Score(round(median(sqnr), 4), min(sqnr), round(fmean(psnr), 4))

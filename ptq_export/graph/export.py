@@ -10,23 +10,24 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import opset18 as op
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.exc import UserError, UserErrorType
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ptq_export.errors import InputError
+from ptq_export.graph.passes.strip_metadata import StripMetadata
 from ptq_export.interface import OUTPUT, Input
 from ptq_export.nn.ops import NAMESPACE
 from ptq_export.pairs import Pairs
 
-__all__ = ["EXAMPLE_BATCH", "OPSET", "export_module"]
+__all__ = ["EXAMPLE_BATCH", "OPSET", "export_module", "export_part"]
 
 OPSET = 18
 EXAMPLE_BATCH = 2
@@ -82,6 +83,33 @@ def export_module(module: nn.Module, example: Pairs, inputs: Sequence[Input]) ->
             if value.shape is not None and isinstance(value.shape[axis], int):
                 cause = f"the network makes a constant of the {size}: its graph would take {value.shape[axis]} only"
                 raise InputError(cause, "take sizes from tensor.shape, not from len(tensor) or int(...)")
+    return model
+
+
+def export_part(module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> ir.Model:
+    """The graph of a module that is no denoiser: called with the tensors of `example` in their order, each with
+    `EXAMPLE_BATCH` rows, it answers a tensor, or a tuple of them; the batch is dynamic.
+
+    Raises:
+        InputError: it cannot be traced with an open batch.
+    """
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(example.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(example),
+                output_names=list(outputs),
+                dynamic_shapes=tuple({0: "batch"} for _ in example),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise _refusal(error) from error
+    assert program is not None
+    StripMetadata()(program.model)
+    model: ir.Model = program.model
     return model
 
 

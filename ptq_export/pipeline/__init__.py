@@ -3,7 +3,8 @@
 from ptq_export.engines import load_engine
 from ptq_export.engines.jetson.bundle import build_bundle
 from ptq_export.pipeline.api import export, quantise
-from ptq_export.pipeline.commands.after import bench, compare, inspect, sample, verify
+from ptq_export.pipeline.commands.after import bench, compare, inspect, verify
+from ptq_export.pipeline.commands.sample import sample
 from ptq_export.pipeline.commands.sensitivity import sensitivity
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.progress import Progress

@@ -90,4 +90,5 @@ def few_held_out(job: Job, seed: int) -> HeldOut:
     denoiser, schedule = job.denoiser, job.denoiser.schedule
     conditions = denoiser.draw(PAIRS, HELD_OUT_SEEDS + 1)
     steps = allowed_steps(schedule, STEPS)
-    return held_out_pairs(denoiser, schedule, denoiser.sample_shape, steps, TIMESTEPS, PAIRS, seed, conditions)
+    shape, guidance = denoiser.sample_shape, denoiser.guidance
+    return held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, PAIRS, seed, conditions, guidance)

@@ -9,7 +9,6 @@ from typing import Any
 
 from ptq_export.artifacts import describe_file, write_json
 from ptq_export.benchmarks.environment import describe_environment, package_versions
-from ptq_export.denoiser import Denoiser
 from ptq_export.interface import inputs_to_json
 from ptq_export.options import Options
 from ptq_export.pairs import Pairs
@@ -52,7 +51,7 @@ def write_manifest(job: Job, started: datetime) -> None:
         "command": command_line(job.options),
         "created": started.isoformat(timespec="seconds"),
         "options": plain(job.options),
-        "denoiser": _describe(job.denoiser),
+        "denoiser": _describe(job),
         "target": target.name,
         "scheme": asdict(job.scheme),
         "versions": package_versions(job.runtime.distributions),
@@ -82,8 +81,8 @@ def _verdict(job: Job) -> dict[str, Any]:
     }
 
 
-def _describe(denoiser: Denoiser) -> dict[str, Any]:
-    source = denoiser.source
+def _describe(job: Job) -> dict[str, Any]:
+    denoiser, source = job.denoiser, job.denoiser.source
     return {
         "spec": source.spec,
         "format": source.format,
@@ -95,6 +94,7 @@ def _describe(denoiser: Denoiser) -> dict[str, Any]:
         "schedule": denoiser.schedule.to_json(),
         "inputs": inputs_to_json(denoiser.inputs),
         "classes": denoiser.classes,
+        "text": denoiser.text and denoiser.text.parts.to_json(),
     }
 
 

@@ -190,12 +190,20 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
     conditions = denoiser.draw(count, HELD_OUT_SEEDS)
     with job.stage("fidelity, step by step") as share:
         shape = denoiser.sample_shape
-        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, conditions)
+        held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, conditions, denoiser.guidance)
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
     final_noise = held_out_noise((count, *shape), 2)
     with job.stage("fidelity, final samples") as share:
         same = same_noise_psnr(
-            denoiser, models, schedule, final_noise, steps, conditions, denoiser.decoder, progress=share
+            denoiser,
+            models,
+            schedule,
+            final_noise,
+            steps,
+            conditions,
+            denoiser.decoder,
+            progress=share,
+            guidance=denoiser.guidance,
         )
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
@@ -205,6 +213,8 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         "timesteps": list(held_out.pairs),
         "curves": {key: curve.to_json() for key, curve in curves.items()},
         "psnr": same.to_json(),
+        "guidance": denoiser.guidance and denoiser.guidance.scale,
+        "prompts": list(denoiser.drawn_prompts(count, HELD_OUT_SEEDS)),
         "fid": _digit_fid(job, models[name], same),
     }
     job.folder.save_json("fidelity.json", value)

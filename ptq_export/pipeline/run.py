@@ -34,7 +34,9 @@ from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.pipeline.proofs import below_floor, build, check_layers, prove
 from ptq_export.pipeline.stages import calibration_pairs, given, load_denoiser, open_job, quantised
 from ptq_export.pipeline.start import note_own_operations
+from ptq_export.pipeline.text_parts import export_around
 from ptq_export.pipeline.tuning.tune import check_tuning, choose
+from ptq_export.prompts import read_prompts
 from ptq_export.report import build_report
 from ptq_export.run_folder import RunFolder
 from ptq_export.schedulers import check_steps
@@ -109,6 +111,7 @@ def _proved(job: Job) -> Job:
     (job.folder.path / MANIFEST).unlink(missing_ok=True)
     torch.set_num_threads(job.options.threads or len(os.sched_getaffinity(0)))
     export_float(job)
+    export_around(job)
     pairs = calibration_pairs(job)
     job = replace(job, plan=choose(job, pairs))
     simulation = quantised(job, pairs)
@@ -144,8 +147,8 @@ def prepare(options: Options, progress: Progress) -> Job:
     find_device(options.device)
     find_policy(options.policy)
     find_metric(options.metric)
-    scheduler = read_scheduler(options.scheduler_config)
-    denoiser = _noted(load_denoiser(options, scheduler))
+    scheduler, prompts = read_scheduler(options.scheduler_config), read_prompts(options.prompts)
+    denoiser = _noted(load_denoiser(options, scheduler, prompts))
     runtime.check_inputs(target.name, denoiser.inputs)
     require_resources(options, denoiser)
     check_steps(denoiser.schedule, given(options.steps))
@@ -164,6 +167,8 @@ def prepare(options: Options, progress: Progress) -> Job:
         inputs["calibration_data_sha256"] = sha256_file(options.calibration_data)
     if scheduler:  # whole, so that the run is reopened without the file
         inputs["scheduler_config"] = json.dumps(scheduler, sort_keys=True)
+    if prompts:
+        inputs["prompts"] = list(prompts)
     request = {
         "schema": SCHEMA,
         "options": plain(replace(options, out=None, check=None)),

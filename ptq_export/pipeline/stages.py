@@ -1,6 +1,6 @@
 """The arrows of the main job: each leaves its result in the run folder, and is skipped where that stands already."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -45,6 +45,7 @@ from ptq_export.pipeline.start import (
     require_integer_form,
     require_size,
 )
+from ptq_export.prompts import prompted, read_prompts
 from ptq_export.run_folder import RunFolder
 from ptq_export.schedulers import visited_timesteps
 from ptq_export.targets import find_target
@@ -71,18 +72,23 @@ PAIRS_BATCH = {"cpu": 16, "cuda": 256}
 ASKED = "kept float: asked for by --keep-float"
 
 
-def load_denoiser(options: Options, scheduler: Mapping[str, Any] | None = None) -> Denoiser:
+def load_denoiser(
+    options: Options, scheduler: Mapping[str, Any] | None = None, prompts: Sequence[str] | None = None
+) -> Denoiser:
     """The denoiser that `options` name, its weights baked and folded, its learned variance dropped unless it is to be
-    kept: proved to be the same function.
+    kept: proved to be the same function. What takes prompts has some for examples, and is guided.
 
-    `scheduler` is the content of `options.scheduler_config`, read from that file where it is None.
+    `scheduler` and `prompts` are the contents of `options.scheduler_config` and `options.prompts`, read from those
+    files where they are None.
 
     Raises:
         InputError: what `options` name cannot be used: too large, or NaN in its output.
         GateFailed: it is not the same function any more.
     """
     scheduler = read_scheduler(options.scheduler_config) if scheduler is None else scheduler
-    loaded = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
+    prompts = read_prompts(options.prompts) if prompts is None else prompts
+    found = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
+    loaded = prompted(found, prompts, options.guidance)
     _require_evaluation(loaded)
     require_size(loaded)
     pairs = probe(loaded)

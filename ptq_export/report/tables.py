@@ -31,9 +31,11 @@ __all__ = [
     "gpu_table",
     "kernels_table",
     "latency_table",
+    "latents_line",
     "layers_summary",
     "local_parity_table",
     "loop_table",
+    "picture_line",
     "prompt_line",
     "sensitivity_table",
     "tensorrt_table",
@@ -61,6 +63,31 @@ def latency_table(latency: Json) -> Rows:
             figures += [milliseconds(timing["mean_ms"]), rounds, ratio(_speed(step, name))]
             rows.append([str(step["batch"]), precision_label(name), *figures, verdict])
     return rows
+
+
+def picture_line(latency: Json) -> str:
+    """What a picture takes from prompt to pixels (`latency.json`, `once`); empty where it is steps alone."""
+    once = latency.get("once", {})
+    if not once or not latency["loops"]:
+        return ""
+    loop = latency["loops"][0]
+    name, timing = next(iter(loop["candidates"].items()))
+    loop_ms = 1e3 * timing["total_s"]
+    parts = {
+        "text encoder": once.get("text_encoder_ms"),
+        f"{loop['steps']} {sampler_label(loop['sampler'])} steps": loop_ms,
+        "decoder": once.get("decoder_ms"),
+    }
+    told = " + ".join(f"{milliseconds(ms)} ms {what}" for what, ms in parts.items() if ms is not None)
+    whole = loop_ms + sum(once.values())
+    return f"A picture of {precision_label(name)} takes {milliseconds(whole)} ms: {told}."
+
+
+def latents_line(fidelity: Json) -> str:
+    """Same-noise PSNR before the decoder; empty where samples are images themselves."""
+    found = fidelity["psnr"].get("latents")
+    told = [f"{precision_label(name)} {decibel(each['mean_db'])} dB" for name, each in (found or {}).items()]
+    return f"Before the decoder the latents have a PSNR of: {', '.join(told)}." if told else ""
 
 
 def prompt_line(latency: Json) -> str:

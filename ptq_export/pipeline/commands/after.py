@@ -1,9 +1,7 @@
-"""What one does with a finished run: time it again, sample from it, verify it where it will serve, inspect, compare."""
+"""What one does with a finished run: time it again, verify it where it will serve, inspect, compare."""
 
-from dataclasses import asdict, fields
-from math import prod
+from dataclasses import fields
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -14,22 +12,15 @@ from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
-from ptq_export.command_options import Sampling
-from ptq_export.conditions import draw
-from ptq_export.engines.base import Signature
 from ptq_export.engines.load import load_engine
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole
-from ptq_export.interface import LABEL
-from ptq_export.machine import require_memory, total_memory_bytes
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import (
-    examples_of,
     finished_manifest,
     network_missing,
-    read_schedule,
     reopen,
     reopen_engine,
     simulate,
@@ -37,15 +28,10 @@ from ptq_export.pipeline.commands.reopened import (
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.progress import Progress
-from ptq_export.pipeline.proofs import any_batch
 from ptq_export.report import build_report
-from ptq_export.report.images import sample_grid
-from ptq_export.sampling import initial_noise, sample_loop
-from ptq_export.schedulers import make_scheduler, sampler_notes, visited_timesteps
+from ptq_export.sampling import initial_noise
 
-__all__ = ["bench", "compare", "inspect", "sample", "verify"]
-
-BYTES_PER_DRAWN = 32  # per number of a sample: float32 before, after and behind a step, float64 for the picture
+__all__ = ["bench", "compare", "inspect", "verify"]
 
 
 def bench(run: Path, progress: Progress) -> dict[str, Any]:
@@ -64,76 +50,6 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
             manifest["verdict"] |= timing_verdict(latency)
         build_report(run)
     return latency
-
-
-def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
-    """Draw samples from the engine and write them as one grid picture (PNG).
-
-    Raises:
-        InputError: no finished run, no such sampler, a number of steps that it does not allow, or no such class.
-    """
-    _require_picture(sampling.picture)
-    manifest = finished_manifest(run)
-    schedule = read_schedule(manifest, run)
-    scheduler = make_scheduler(schedule, sampling.sampler)
-    times = visited_timesteps(schedule, sampling.steps, sampling.sampler)
-    notes = sampler_notes(schedule, sampling.steps, sampling.sampler)
-    engine = load_engine(run)
-    each = BYTES_PER_DRAWN * prod(engine.sample_shape)
-    fewer = f"give fewer: --count {total_memory_bytes() // each} at most"
-    require_memory(each * sampling.count, f"--count {sampling.count}", fewer)
-    noise = initial_noise((sampling.count, *engine.sample_shape), sampling.seed)
-    conditions = _conditions(run, engine.signature, sampling)
-    for note in notes:
-        progress.message(note)
-    progress.stage(f"{sampling.count} samples, {sampling.steps} {sampling.sampler} steps", len(times))
-    model = any_batch(engine)
-    images = sample_loop(
-        model,
-        scheduler,
-        noise,
-        sampling.steps,
-        conditions,
-        callback=lambda _: progress.advance(),
-        seed=sampling.seed,
-    )
-    low, high = schedule.sample_range or (images.min().item(), images.max().item())
-    sample_grid(images.double().numpy(), sampling.picture, low, high)
-    facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
-    told = {
-        "label": conditions[LABEL].tolist() if LABEL in conditions else None,
-        "timesteps": times,
-        "range": [low, high],
-        "notes": notes,
-    }
-    return {"run": str(run), **facts, **told}
-
-
-def _require_picture(path: Path) -> None:
-    """Refuse at once what samples cannot be written to in the end: a device, say, would be replaced by a file."""
-    if path.suffix.lower() not in ("", ".png"):
-        raise InputError(f"{path} would hold a PNG picture under another name", "give -o a name that ends in .png")
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is not a regular file", "give -o another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "give -o a file in another folder") from error
-
-
-def _conditions(run: Path, signature: Signature, sampling: Sampling) -> dict[str, torch.Tensor]:
-    """The class that was asked for; other conditions are those that the run was calibrated with."""
-    found = draw(signature.conditions, examples_of(run, signature.conditions), sampling.count, sampling.seed)
-    if sampling.label is None:
-        return found
-    classes = next((each.limit for each in signature.conditions if each.name == LABEL), None)
-    if classes is None:
-        raise InputError("this engine has no classes", "leave out --class")
-    if sampling.label >= classes:
-        raise InputError(f"class {sampling.label} is out of range", f"this engine knows the classes 0..{classes - 1}")
-    return found | {LABEL: torch.full((sampling.count,), sampling.label)}
 
 
 def verify(run: Path, progress: Progress, ckpt: str | None = None) -> dict[str, Any]:

@@ -179,11 +179,20 @@ def _open(run: Path) -> tuple[RunFolder, dict[str, Any], Options]:
     return folder, manifest, replace(read_options(manifest, run / MANIFEST), out=run)
 
 
+def _recorded_prompts(inputs: Mapping[str, Any], run: Path) -> tuple[str, ...]:
+    found = inputs.get("prompts", [])
+    if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+        raise InputError(f"{run / 'request.json'}: inputs.prompts is no list of texts", "make the run again")
+    return tuple(found)
+
+
 def _load(run: Path, options: Options, sha256: str, ckpt: str | None) -> Denoiser:
     remedy = "put the original file back, or name it: --ckpt"
-    scheduler = recorded_scheduler(read_part(run, "request.json").get("inputs", {}).get("scheduler_config"))
+    inputs = read_part(run, "request.json").get("inputs", {})
+    scheduler = recorded_scheduler(inputs.get("scheduler_config"))
     try:
-        denoiser = load_denoiser(options if ckpt is None else replace(options, ckpt=ckpt), scheduler)
+        named = options if ckpt is None else replace(options, ckpt=ckpt)
+        denoiser = load_denoiser(named, scheduler, _recorded_prompts(inputs, run))
     except InputError as error:
         if ckpt is not None:
             raise
