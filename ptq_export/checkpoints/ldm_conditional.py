@@ -118,7 +118,8 @@ def _of_classes(read: _Read, table: Tensor, resolution: int | None) -> Denoiser:
     require_plain(_TABLE, table, path)
     require_finite({_TABLE: table}, path)
     if table.dim() != 2 or table.shape[1] != wanted:
-        raise InputError(f"{path}: the table {_TABLE} is {list(table.shape)}, and the net takes rows of {wanted}")
+        cause = f"{path}: the table {_TABLE} is {list(table.shape)}, and the net takes rows of {wanted}"
+        raise InputError(cause, "the file is incomplete, or belongs to another net")
     schedule = read.schedule(replace(STABLE_DIFFUSION, beta_start=0.0015, beta_end=0.0195))
     notes = ["first_stage_model not read: samples are latents"]
     if resolution is None:
@@ -142,8 +143,8 @@ def _of_prompts(read: _Read, resolution: int | None) -> Denoiser:
     ]
     require_width(encoders, read.config["cross_attention_dim"], path)
     text = text_of(encoders, tokens, zeros=pooled)
-    scale = scale_of(read.file) or (_SCALE_OF_SDXL if pooled else _SCALE)
-    decoder = read_ldm_decoder(under(read.file, "first_stage_model."), scale, path)
+    told, usual = scale_of(read.file), _SCALE_OF_SDXL if pooled else _SCALE
+    decoder = read_ldm_decoder(under(read.file, "first_stage_model."), usual if told is None else told, path)
     around = Around(decoder.channels, decoder.factor, text.tokens[0].length, encoders[-1].pooled, text, decoder)
     schedule = read.schedule(STABLE_DIFFUSION)
     notes: list[str] = []

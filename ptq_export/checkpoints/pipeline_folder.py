@@ -58,11 +58,11 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     encoded = [each.encoder for each in prompts]
     text = text_of(encoded, [each.tokens for each in prompts], zeros)
     require_width(encoded, cast(Mapping[str, Any], module.unet.config)["cross_attention_dim"], str(folder))
-    vae, vae_config = _read_part(folder / "vae", weights.spec)
-    decoder = build_decoder(vae_config, vae.tensors, str(vae.path))
+    vae = _read_part(folder / "vae", weights.spec)
+    decoder = build_decoder(vae.config, vae.tensors, str(vae.path))
     source = weights.source(_NAME, config, *notes, *schedule_notes(weights.scheduler))
     digests = [[name, each.sha256] for name, each in zip(encoders, prompts, strict=True)]
-    sha256 = digest([["unet", source.sha256], ["vae", vae.sha256()], *digests])
+    sha256 = digest([["unet", source.sha256], ["vae", _sha256(vae)], *digests, zeros])
     around = Around(decoder.channels, decoder.factor, text.tokens[0].length, encoded[-1].pooled, text, decoder)
     return latent_denoiser(module, around, schedule, resolution, replace(source, sha256=sha256))
 
@@ -101,15 +101,20 @@ def _encoders(folder: Path, index: Mapping[str, Any], pooled: bool, path: str) -
 
 
 def _read_prompts(folder: Path, name: str, projected: bool) -> _Prompts:
-    weights, config = _read_part(folder / name, name)
-    encoder = build_clip(config, weights.tensors, str(weights.path), projected)
+    weights = _read_part(folder / name, name)
+    encoder = build_clip(weights.config, weights.tensors, str(weights.path), projected)
     tokens = read_tokens(folder / _TOKENIZERS[name], encoder.tokens, encoder.vocabulary)
-    return _Prompts(encoder, tokens, digest([weights.sha256(), tokens.text]))
+    return _Prompts(encoder, tokens, digest([_sha256(weights), tokens.text]))
 
 
-def _read_part(folder: Path, spec: str) -> tuple[Weights, dict[str, Any]]:
-    """The weights of a part, and its configuration."""
+def _sha256(part: Weights) -> str:
+    """Of the weights of a part and of its configuration."""
+    return digest([part.sha256(), dict(part.config)])
+
+
+def _read_part(folder: Path, spec: str) -> Weights:
+    """The weights of a part with its configuration."""
     weights = read_weight_file(folder, spec, lambda _: True)
     weights = replace(weights, config=read_settings(folder / "config.json"))
     refuse_strangers(weights)
-    return weights, dict(weights.config)
+    return weights
