@@ -228,7 +228,7 @@ class Absent(nn.Module):
 
 
 class UNetEps(nn.Module):
-    """A diffusers `UNet2DModel` as a plain function of (sample, timestep[, label]) that returns the tensor.
+    """A diffusers `UNet2DModel` as a plain function of (sample, timestep[, label, image]) that returns the tensor.
 
     The network itself sees `timestep * time_scale`: OpenAI's nets of T = 4000 know the times 0..1000.
     """
@@ -238,8 +238,12 @@ class UNetEps(nn.Module):
         self.unet = unet
         self.time_scale = time_scale
 
-    def forward(self, sample: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
-        """The output `[N, C, H, W]` or `[N, 2 C, H, W]` for a sample `[N, C, H, W]` at time-steps `[N]`."""
+    def forward(
+        self, sample: Tensor, timestep: Tensor, label: Tensor | None = None, image: Tensor | None = None
+    ) -> Tensor:
+        """The output `[N, C, H, W]` or `[N, 2 C, H, W]` for a sample `[N, C, H, W]` at time-steps `[N]`; an image
+        `[N, ?, H, W]` stands behind the sample."""
+        sample = sample if image is None else torch.cat([sample, image], dim=1)
         time = timestep if self.time_scale == 1 else timestep * self.time_scale
         output: Tensor = self.unet(sample, time, class_labels=label, return_dict=False)[0]
         return output

@@ -77,7 +77,7 @@ class Options:
         int | None,
         Flag(
             _MAIN,
-            "Height and width of the samples.",
+            "Height and width of the samples; of the images, where latents are decoded.",
             {"min": 1, "max": MOST, "metavar": "N", "show_default": "from the checkpoint"},
         ),
     ] = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,15 @@ from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.text import Text
 from ptq_export.tokens import Tokens
 
-__all__ = ["TextEncoder", "build_clip", "quiet_transformers", "require_text_packages", "require_width", "text_of"]
+__all__ = [
+    "Clip",
+    "TextEncoder",
+    "build_clip",
+    "quiet_transformers",
+    "require_text_packages",
+    "require_width",
+    "text_of",
+]
 
 _KIND = "clip_text_model"
 _PROJECTION = "text_projection.weight"
@@ -57,7 +65,18 @@ class TextEncoder(nn.Module):
         return torch.where(said[:, None, None], states, 0.0), torch.where(said[:, None], whole, 0.0)
 
 
-def build_clip(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str, projected: bool) -> nn.Module:
+class Clip(NamedTuple):
+    """A text encoder: the `width` of its hidden states, how many tokens it takes out of which vocabulary, and how many
+    numbers its projection makes of a prompt as a whole."""
+
+    model: nn.Module
+    width: int
+    tokens: int
+    vocabulary: int
+    pooled: int | None
+
+
+def build_clip(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str, projected: bool) -> Clip:
     """transformers' `CLIPTextModel`, or with `projected` its `CLIPTextModelWithProjection`, with the tensors of `path`,
     whether or not their names begin with `text_model.`.
 
@@ -81,7 +100,7 @@ def build_clip(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: s
     plain = {key: value for key, value in config.items() if key in known}
     make = CLIPTextModelWithProjection if projected else CLIPTextModel
     with quiet_transformers():
-        model = lay_out(make.__name__, lambda: make(CLIPTextConfig(**plain)), path)
+        model: Any = lay_out(make.__name__, lambda: make(CLIPTextConfig(**plain)), path)
 
     def in_file(name: str) -> str:
         bare = name.removeprefix("text_model.")
@@ -89,14 +108,16 @@ def build_clip(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: s
 
     unread = {in_file(_BUFFER), *([] if projected else [_PROJECTION])}
     fit(model, {name: value for name, value in tensors.items() if name not in unread}, path, in_file)
-    inner = model.text_model if projected else model
-    length = model.config.max_position_embeddings
-    inner.embeddings.position_ids = torch.arange(length)[None]
-    return model.eval().requires_grad_(False)
+    inner, sizes = model.text_model if projected else model, model.config
+    inner.embeddings.position_ids = torch.arange(sizes.max_position_embeddings)[None]
+    pooled = sizes.projection_dim if projected else None
+    frozen = model.eval().requires_grad_(False)
+    return Clip(frozen, sizes.hidden_size, sizes.max_position_embeddings, sizes.vocab_size, pooled)
 
 
-def text_of(models: Sequence[nn.Module], tokens: Sequence[Tokens], pooled: bool, zeros: bool = False) -> Text:
-    """From prompts to conditions, by encoders with a tokenizer each; with `zeros` an empty prompt becomes zeros.
+def text_of(encoders: Sequence[Clip], tokens: Sequence[Tokens], zeros: bool = False) -> Text:
+    """From prompts to conditions, by encoders with a tokenizer each; with `zeros` an empty prompt becomes zeros. The
+    prompt as a whole is a condition where the last encoder makes it.
 
     Raises:
         InputError: the tokenizers make different numbers of tokens.
@@ -105,7 +126,8 @@ def text_of(models: Sequence[nn.Module], tokens: Sequence[Tokens], pooled: bool,
         told = " and ".join(map(str, sorted(lengths)))
         raise InputError(f"the tokenizers make {told} tokens of a prompt", "copy or download the folder again")
     empty = torch.from_numpy(tokens[0].ids([""])) if zeros else None
-    encoder = TextEncoder(models, pooled, empty).eval().requires_grad_(False)
+    pooled = encoders[-1].pooled is not None
+    encoder = TextEncoder([each.model for each in encoders], pooled, empty).eval().requires_grad_(False)
     return Text(encoder, tuple(tokens), (STATES, POOLED) if pooled else (STATES,))
 
 
@@ -120,13 +142,13 @@ def require_text_packages() -> None:
             raise EnvironmentMissing(f"prompts want the package {name}", "pip install 'ptq-export[text]'")
 
 
-def require_width(models: Sequence[nn.Module], wanted: int, path: str) -> None:
+def require_width(encoders: Sequence[Clip], wanted: int, path: str) -> None:
     """Refuse text encoders that together make other hidden states than the net takes.
 
     Raises:
         InputError: with both widths.
     """
-    width = sum(model.config.hidden_size for model in models)
+    width = sum(each.width for each in encoders)
     if width != wanted:
         cause = f"{path}: the text encoder makes {width} numbers per token, and the U-Net takes {wanted}"
         raise InputError(cause, "give the text encoder that the U-Net was trained with")

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptq_export.checkpoints.clip_text import build_clip
+from ptq_export.checkpoints.clip_text import Clip, build_clip
 from ptq_export.checkpoints.keys import count, shape_of
 from ptq_export.checkpoints.weights import Weights
 
@@ -61,7 +61,7 @@ def find_towers(weights: Weights, pooled: bool) -> list[Tower]:
     ]
 
 
-def build_tower(tower: Tower, weights: Weights, pooled: bool, projected: bool) -> nn.Module:
+def build_tower(tower: Tower, weights: Weights, pooled: bool, projected: bool) -> Clip:
     """The tower as transformers' `CLIPTextModel`, or with `projected` its `CLIPTextModelWithProjection`.
 
     Raises:

@@ -130,12 +130,12 @@ def conditions_of(config: Mapping[str, Any], tokens: int, pooled: int | None, pa
         width, each = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
         plain = pooled is not None and isinstance(each, int)
         sizes = next((count for count in _COUNTS_OF_SIZES if plain and width == pooled + count * each), None)
-        if sizes is None:
+        if pooled is None or sizes is None:
             takes = f"the net takes {width} numbers of a prompt as a whole and of sizes, each {each}"
             raise InputError(f"{path}: {takes}, and the text encoder makes {pooled}", "give the encoder it came with")
         found += [Input(POOLED, "float32", (pooled,)), Input(SIZES, "float32", (sizes,))]
-    if (width := config["time_cond_proj_dim"]) is not None:
-        found.append(Input(SCALE, "float32", (width,)))
+    if (scale := config["time_cond_proj_dim"]) is not None:
+        found.append(Input(SCALE, "float32", (scale,)))
     return tuple(found)
 
 

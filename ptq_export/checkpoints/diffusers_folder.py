@@ -9,15 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.told import ASSUMED
-from ptq_export.checkpoints.unet import build_unet, known_keys, label_of, names_in, sample_shape, with_variance
+from ptq_export.checkpoints.unet import (
+    build_unet,
+    image_of,
+    known_keys,
+    label_of,
+    names_in,
+    sample_shape,
+    with_variance,
+)
 from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
+from ptq_export.interface import Input
 
 __all__ = ["DIFFUSERS", "read_folder", "with_config"]
 
@@ -32,6 +44,7 @@ _SCHEDULERS = (
 )
 _NO_SCHEDULER = f"{ASSUMED}, for no scheduler_config.json is beside the net: predict=eps, betas=linear, timesteps=1000"
 _RESOLUTION = 32
+_IMAGES, _COARSE = 8, 4
 _EMA_MODEL = ("decay", "optimization_step")  # what EMAModel.save_pretrained adds to config.json
 
 
@@ -123,7 +136,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
     notes += schedule_notes(weights.scheduler)
-    module = build_unet(config, weights.tensors, path, names_in(weights.tensors))
+    module = build_unet(config, weights.tensors, path, names_in(weights.tensors), images=True)
     if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
         times = f"{config['num_train_timesteps']} time-steps, its noise schedule has {schedule.num_train_timesteps}"
         raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
@@ -131,11 +144,21 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     found = with_variance(schedule, module)
     if weights.scheduler and found != schedule:
         notes.append(_other_variance(schedule, found, shape[0], path))
+    images = image_of(module, shape)
+    if images:
+        notes.append(f"{images[0]} stands behind the sample, as in diffusers' pipelines: its examples are drawn")
     source = weights.source(_NAME, config, *notes)
-    return Denoiser(module, found, shape, source, label_of(config))
+    return Denoiser(module, found, shape, source, (*label_of(config), *images), {it.name: _drawn(it) for it in images})
 
 
 DIFFUSERS = Format(_NAME, _matches, _load)
+
+
+def _drawn(image: Input) -> Tensor:
+    """Smooth images in [-1, 1]: no net was trained with them."""
+    channels, *size = (int(side) for side in image.shape)
+    coarse = torch.randn(_IMAGES, channels, _COARSE, _COARSE, generator=torch.Generator().manual_seed(0))
+    return interpolate(coarse, size, mode="bilinear").clamp(-1, 1)
 
 
 def _other_variance(told: NoiseSchedule, found: NoiseSchedule, channels: int, path: str) -> str:

@@ -26,10 +26,11 @@ class VaeDecoder(nn.Module):
     `factor` is how many times an image is as high as its latents, `channels` what those have.
     """
 
+    vae: Any
     deviation: Tensor
     mean: Tensor
 
-    def __init__(self, vae: nn.Module, deviation: Tensor, mean: Tensor) -> None:
+    def __init__(self, vae: Any, deviation: Tensor, mean: Tensor) -> None:
         super().__init__()
         self.vae = vae
         self.register_buffer("deviation", deviation, persistent=False)
@@ -57,8 +58,8 @@ def build_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path
         known = ", ".join(each.__name__ for each in _KINDS)
         raise InputError(f"{path}: a decoder of latents {told!r:.60} is not supported", f"known: {known}")
     require_enough_layers(_layers(config), tensors, path)
-    known, _ = known_keys(config, kind)
-    vae = lay_out(kind.__name__, lambda: kind(**known), path)
+    plain, _ = known_keys(config, kind)
+    vae: Any = lay_out(kind.__name__, lambda: kind(**plain), path)
     vae.encoder = vae.quant_conv = None
     own = {name: value for name, value in tensors.items() if not name.startswith(_UNREAD)}
     fit(vae, own, path, names_in(own))

@@ -51,7 +51,7 @@ class ClassTable(nn.Module):
     def __init__(self, net: ConditionalEps, table: Tensor) -> None:
         super().__init__()
         self.net = net
-        self.table = nn.Embedding.from_pretrained(table)
+        self.table = nn.Embedding(len(table), table.shape[1], _weight=table)
 
     def forward(self, sample: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """eps `[N, C, h, w]` of `sample` `[N, C, h, w]` at `timestep` `[N]` and labels `[N]`."""
@@ -104,7 +104,8 @@ class _Read:
 
 
 def _heads_over(told: Mapping[str, str], path: str, width: int) -> int:
-    flags = Flags(**{key.replace("-", "_"): int(value) for key, value in told.items()})
+    count, each = (int(told[key]) if key in told else None for key in _HEADS)
+    flags = Flags(heads=count, head_width=each)
     if len(told) > 1 or not (found := flags.heads_over(width)):
         asked = " and ".join(f"{key}={value}" for key, value in told.items())
         raise InputError(f"{path}: attention over {width} channels cannot be split by {asked}", "give --assume heads=N")
@@ -117,7 +118,8 @@ def _of_classes(read: _Read, table: Tensor, resolution: int | None) -> Denoiser:
     require_plain(_TABLE, table, path)
     require_finite({_TABLE: table}, path)
     if table.dim() != 2 or table.shape[1] != wanted:
-        raise InputError(f"{path}: the table {_TABLE} is {list(table.shape)}, and the net takes rows of {wanted}")
+        cause = f"{path}: the table {_TABLE} is {list(table.shape)}, and the net takes rows of {wanted}"
+        raise InputError(cause, "the file is incomplete, or belongs to another net")
     schedule = read.schedule(replace(STABLE_DIFFUSION, beta_start=0.0015, beta_end=0.0195))
     notes = ["first_stage_model not read: samples are latents"]
     if resolution is None:
@@ -134,16 +136,18 @@ def _of_prompts(read: _Read, resolution: int | None) -> Denoiser:
     if not towers:
         cause = f"{path}: what makes its prompts (cond_stage_model) is no text encoder of CLIP or OpenCLIP"
         raise InputError(f"{cause}, or not in the file", "give the whole checkpoint, or a diffusers pipeline's folder")
-    models = [build_tower(tower, read.file, pooled, pooled and tower is towers[-1]) for tower in towers]
-    sizes = [(model.config.max_position_embeddings, model.config.vocab_size) for model in models]
-    tokens = [find_tokens(read.file.path, *size, tower.pad) for tower, size in zip(towers, sizes, strict=True)]
-    require_width(models, read.config["cross_attention_dim"], path)
-    text = text_of(models, tokens, pooled, zeros=pooled)
-    scale = scale_of(read.file) or (_SCALE_OF_SDXL if pooled else _SCALE)
-    decoder = read_ldm_decoder(under(read.file, "first_stage_model."), scale, path)
-    whole = models[-1].config.projection_dim if pooled else None
-    around = Around(decoder.channels, decoder.factor, text.tokens[0].length, whole, text, decoder)
-    schedule, notes = read.schedule(STABLE_DIFFUSION), []
+    encoders = [build_tower(tower, read.file, pooled, pooled and tower is towers[-1]) for tower in towers]
+    tokens = [
+        find_tokens(read.file.path, encoder.tokens, encoder.vocabulary, tower.pad)
+        for tower, encoder in zip(towers, encoders, strict=True)
+    ]
+    require_width(encoders, read.config["cross_attention_dim"], path)
+    text = text_of(encoders, tokens, zeros=pooled)
+    told, usual = scale_of(read.file), _SCALE_OF_SDXL if pooled else _SCALE
+    decoder = read_ldm_decoder(under(read.file, "first_stage_model."), usual if told is None else told, path)
+    around = Around(decoder.channels, decoder.factor, text.tokens[0].length, encoders[-1].pooled, text, decoder)
+    schedule = read.schedule(STABLE_DIFFUSION)
+    notes: list[str] = []
     if read.config["use_linear_projection"] and not (pooled or "predict" in read.assume or read.file.scheduler):
         schedule, note = _prediction(read, schedule, text.encode([""])[STATES], decoder.channels)
         notes.append(note)
@@ -162,8 +166,10 @@ def _prediction(read: _Read, schedule: NoiseSchedule, states: Tensor, channels: 
     last = schedule.num_train_timesteps - 1
     size, path = (_PROBED, _PROBED), str(read.file.path)
     noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
-    images = [noise.new_zeros(1, *each.shape) for each in images_of(read.config, channels, size, path)]
-    answer = read.module.unet(torch.cat([noise, *images], 1), torch.tensor([last]), states, return_dict=False)[0]
+    behind = sum(int(each.shape[0]) for each in images_of(read.config, channels, size, path))
+    answer = read.module.unet(
+        torch.cat([noise, noise.new_zeros(1, behind, *size)], 1), torch.tensor([last]), states, return_dict=False
+    )[0]
     share = float((answer * noise).sum() / noise.square().sum())
     word, prediction = ("eps", "epsilon") if share > 0.5 else ("v", "v_prediction")
     told = f"predict={word} assumed: of pure noise at t = {last} the net answers {share:.2f} times the noise, 1 for eps"

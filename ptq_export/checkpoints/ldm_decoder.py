@@ -33,9 +33,11 @@ def read_ldm_decoder(tensors: Mapping[str, Tensor], scale: float, path: str) -> 
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "scaling_factor": scale,
     }
-    if any(name.startswith("decoder.up.") and ".attn." in name for name in own):
-        cause = f"{path}: its autoencoder has attention beside that in the middle"
-        raise InputError(f"{cause}, which AutoencoderKL cannot express", "give a diffusers folder of it")
+    attends = any(name.startswith("decoder.up.") and ".attn." in name for name in own)
+    if attends or any(name.startswith("quantize.") for name in tensors):
+        what = "has attention beside that in the middle" if attends else "quantises its latents (VQ)"
+        cause = f"{path}: its autoencoder {what}, which AutoencoderKL cannot express"
+        raise InputError(cause, "give a checkpoint with an autoencoder of Stable Diffusion's kind")
     try:
         found = convert_ldm_vae_checkpoint({f"first_stage_model.{name}": value for name, value in own.items()}, config)
     except Exception as error:  # diffusers answers KeyError, IndexError or worse where tensors are missing

@@ -6,13 +6,12 @@ A pipeline's folder has each part in a folder of its own, and names them in `mod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from ptq_export.artifacts import digest
-from ptq_export.checkpoints.clip_text import build_clip, require_width, text_of
+from ptq_export.checkpoints.clip_text import Clip, build_clip, require_width, text_of
 from ptq_export.checkpoints.clip_tokens import read_tokens
 from ptq_export.checkpoints.conditional_unet import CLASS, build_conditional_unet
 from ptq_export.checkpoints.latent_decoder import build_decoder
@@ -56,15 +55,15 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     module = build_conditional_unet(config, weights.tensors, path)
     prompts = [_read_prompts(folder, name, pooled and name == encoders[-1]) for name in encoders]
     zeros = pooled and index.get("force_zeros_for_empty_prompt", True) is True
-    text = text_of([each.model for each in prompts], [each.tokens for each in prompts], pooled, zeros)
-    require_width([each.model for each in prompts], module.unet.config["cross_attention_dim"], str(folder))
-    vae, vae_config = _read_part(folder / "vae", weights.spec)
-    decoder = build_decoder(vae_config, vae.tensors, str(vae.path))
+    encoded = [each.encoder for each in prompts]
+    text = text_of(encoded, [each.tokens for each in prompts], zeros)
+    require_width(encoded, cast(Mapping[str, Any], module.unet.config)["cross_attention_dim"], str(folder))
+    vae = _read_part(folder / "vae", weights.spec)
+    decoder = build_decoder(vae.config, vae.tensors, str(vae.path))
     source = weights.source(_NAME, config, *notes, *schedule_notes(weights.scheduler))
     digests = [[name, each.sha256] for name, each in zip(encoders, prompts, strict=True)]
-    sha256 = digest([["unet", source.sha256], ["vae", vae.sha256()], *digests])
-    whole = prompts[-1].model.config.projection_dim if pooled else None
-    around = Around(decoder.channels, decoder.factor, text.tokens[0].length, whole, text, decoder)
+    sha256 = digest([["unet", source.sha256], ["vae", _sha256(vae)], *digests, zeros])
+    around = Around(decoder.channels, decoder.factor, text.tokens[0].length, encoded[-1].pooled, text, decoder)
     return latent_denoiser(module, around, schedule, resolution, replace(source, sha256=sha256))
 
 
@@ -75,7 +74,7 @@ PIPELINE = Format(_NAME, _matches, _load)
 class _Prompts:
     """A text encoder with its tokenizer, and the sha256 of both."""
 
-    model: nn.Module
+    encoder: Clip
     tokens: Tokens
     sha256: str
 
@@ -102,16 +101,20 @@ def _encoders(folder: Path, index: Mapping[str, Any], pooled: bool, path: str) -
 
 
 def _read_prompts(folder: Path, name: str, projected: bool) -> _Prompts:
-    weights, config = _read_part(folder / name, name)
-    model = build_clip(config, weights.tensors, str(weights.path), projected)
-    length, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
-    tokens = read_tokens(folder / _TOKENIZERS[name], length, vocabulary)
-    return _Prompts(model, tokens, digest([weights.sha256(), tokens.text]))
+    weights = _read_part(folder / name, name)
+    encoder = build_clip(weights.config, weights.tensors, str(weights.path), projected)
+    tokens = read_tokens(folder / _TOKENIZERS[name], encoder.tokens, encoder.vocabulary)
+    return _Prompts(encoder, tokens, digest([_sha256(weights), tokens.text]))
 
 
-def _read_part(folder: Path, spec: str) -> tuple[Weights, dict[str, Any]]:
-    """The weights of a part, and its configuration."""
+def _sha256(part: Weights) -> str:
+    """Of the weights of a part and of its configuration."""
+    return digest([part.sha256(), dict(part.config)])
+
+
+def _read_part(folder: Path, spec: str) -> Weights:
+    """The weights of a part with its configuration."""
     weights = read_weight_file(folder, spec, lambda _: True)
     weights = replace(weights, config=read_settings(folder / "config.json"))
     refuse_strangers(weights)
-    return weights, dict(weights.config)
+    return weights

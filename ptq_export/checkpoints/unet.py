@@ -16,8 +16,20 @@ from ptq_export.denoiser import NoiseSchedule, UNetEps
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, label
 
-__all__ = ["HasUNet", "build_unet", "known_keys", "label_of", "lay_out", "names_in", "sample_shape", "with_variance"]
+__all__ = [
+    "IMAGE",
+    "HasUNet",
+    "build_unet",
+    "image_of",
+    "known_keys",
+    "label_of",
+    "lay_out",
+    "names_in",
+    "sample_shape",
+    "with_variance",
+]
 
+IMAGE = "image"
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -36,18 +48,20 @@ def build_unet(
     path: str,
     file_name: Callable[[str], str] = str,
     time_scale: float = 1.0,
+    images: bool = False,
 ) -> UNetEps:
     """The net of `config` with the tensors of `path`: float32, in evaluation mode, without gradients.
 
     It is laid out on the meta device: nothing is drawn from the global random generator, and no memory is taken
-    before the tensors are known to fit. `file_name` tells how the file calls a tensor of the net.
+    before the tensors are known to fit. `file_name` tells how the file calls a tensor of the net; with `images` it may
+    take more channels than it makes, an image beside the sample.
 
     Raises:
         InputError: `config` is no `UNet2DModel` or one that is not supported yet, or the tensors do not fit it.
     """
     require_enough_tensors(config, tensors, path)
     unet = lay_out("UNet2DModel", lambda: UNet2DModel(**config), path)
-    _require_supported(unet, path)
+    _require_supported(unet, images, path)
     fit(unet, tensors, path, file_name)
     return UNetEps(unet, time_scale).eval().requires_grad_(False)
 
@@ -105,13 +119,20 @@ def sample_shape(module: HasUNet, resolution: int | None, path: str) -> tuple[in
         cause = f"{path}: the net halves its samples down to 1/{step}, which samples of size {size} do not allow"
         raise InputError(cause, f"give --resolution, a multiple of {step}")
     require_memory(config["block_out_channels"][0] * sides[0] * sides[1], path)
-    return int(config["in_channels"]), sides[0], sides[1]
+    return min(int(config["in_channels"]), int(config["out_channels"])), sides[0], sides[1]
 
 
 def label_of(config: Mapping[str, Any]) -> tuple[Input, ...]:
     """The conditions of the net of `config`: a label, if it has classes."""
     classes = config.get("num_class_embeds")
     return () if classes is None else (label(classes),)
+
+
+def image_of(module: HasUNet, shape: tuple[int, int, int]) -> tuple[Input, ...]:
+    """The image beside samples of `shape` that the net sees, if it takes more channels than it makes."""
+    channels, *size = shape
+    beside = int(cast(Mapping[str, Any], module.unet.config)["in_channels"]) - channels
+    return (Input(IMAGE, "float32", (beside, *size)),) if beside else ()
 
 
 def with_variance(schedule: NoiseSchedule, module: UNetEps) -> NoiseSchedule:
@@ -123,13 +144,13 @@ def with_variance(schedule: NoiseSchedule, module: UNetEps) -> NoiseSchedule:
     return replace(schedule, variance_type="learned_range" if learned else "fixed_small")
 
 
-def _require_supported(unet: UNet2DModel, path: str) -> None:
+def _require_supported(unet: UNet2DModel, images: bool, path: str) -> None:
     config = unet.config
     inputs, outputs = config["in_channels"], config["out_channels"]
     reason = ""
     if config["class_embed_type"] is not None:
         reason = f"nets with class embeddings of type {config['class_embed_type']}"
-    elif outputs not in (inputs, 2 * inputs):
+    elif outputs not in (inputs, 2 * inputs) and not (images and 0 < outputs < inputs):
         reason = f"nets with {outputs} output channels for {inputs} input channels"
     elif config["time_embedding_type"] not in ("positional", "learned"):
         reason = f"nets with a {config['time_embedding_type']} time embedding"

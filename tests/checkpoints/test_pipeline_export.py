@@ -16,6 +16,7 @@ from ptq_export.graph.export import export_module
 from ptq_export.pairs import Pairs
 
 CLOSE = 1e-5
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,6 @@ def test_text_encoder_becomes_a_graph(denoiser: Denoiser, tmp_path: Path) -> Non
     assert found[0][1].abs().max() == found[1][1].abs().max() == 0 < found[1][0].abs().max()
 
 
-@pytest.mark.slow
 def test_decoder_becomes_a_graph(denoiser: Denoiser, tmp_path: Path) -> None:
     latents = torch.randn(3, *denoiser.sample_shape)
     graph = exported(denoiser.decoder, ["latents"], [latents[:2]], tmp_path / "decoder.onnx")
@@ -68,7 +68,6 @@ def test_decoder_becomes_a_graph(denoiser: Denoiser, tmp_path: Path) -> None:
         assert close(answers(graph, {"latents": latents}), [denoiser.decoder(latents)])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sdxl", "inpaint", "lcm"])
 def test_net_becomes_a_graph(kind: str, tmp_path: Path) -> None:
     net = load_checkpoint(str(saved(kind, tmp_path)))

@@ -84,6 +84,15 @@ def test_schedule_may_come_from_elsewhere(pipeline: Path) -> None:
     told = json.loads((pipeline / "scheduler" / "scheduler_config.json").read_text())
     shutil.rmtree(pipeline / "scheduler")
     assert load_checkpoint(str(pipeline), scheduler=told).schedule.beta_end == 0.012
+    clipped = {**told, "_class_name": "DDIMScheduler", "clip_sample": True}
+    assert load_checkpoint(str(pipeline), scheduler=clipped).schedule.clip_sample is False
+
+
+@pytest.mark.parametrize("file", ["vae/config.json", "text_encoder/config.json"])
+def test_configuration_of_a_part_belongs_to_the_checkpoints_digest(file: str, pipeline: Path) -> None:
+    before = load_checkpoint(str(pipeline)).source.sha256
+    edit(pipeline / file, **{"scaling_factor": 0.3, "layer_norm_eps": 1e-4})
+    assert load_checkpoint(str(pipeline)).source.sha256 != before
 
 
 def test_text_encoder_of_another_width_is_named(pipeline: Path, large: Path) -> None:
