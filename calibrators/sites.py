@@ -35,11 +35,13 @@ class Site:
     """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8).
 
     `sees_sample` is false for what is computed from time-step and conditions alone: the graph folds or merges it.
+    `by_token` says that this linear's input has a step per token, whatever the scheme has for the others.
     """
 
     name: str
     keep_float: str = ""
     sees_sample: bool = True
+    by_token: bool = False
 
 
 @dataclass(frozen=True)
