@@ -1,12 +1,14 @@
-"""How the input of each linear is quantised: by measured error, one rule for all, on the tensors that calibration meets.
+"""How the input of each linear is quantised: by measured error, one rule for all, on what calibration meets.
 
-For a tensor of C channels that int8 layers read, gains s_c = a_c^alpha / w_c^(1 - alpha) (SmoothQuant, arXiv:2211.10438,
-eq. 4) with a_c the channel's largest magnitude and w_c that of its weights, each output's row by its own step, are tried
-for every alpha in `ALPHAS`, and for linears a step per token beside one for all. Each trial is the layers' own
-quantisation in the target's scheme, rounded to nearest; its error the noise of their results, biases corrected.
+For a tensor of C channels that int8 layers read, gains s_c = a_c^alpha / w_c^(1 - alpha) are tried for every alpha in
+`ALPHAS` (SmoothQuant, arXiv:2211.10438, eq. 4; a_c is the channel's largest magnitude, w_c that of its weights, each
+output's row in units of its own largest); and for linears, a step per token beside one for all. Each trial is the
+layers' own quantisation in the target's scheme, rounded to nearest; its error the noise of their results, biases
+corrected.
 
 1. Gains are taken from the best alpha if they leave at most `BALANCED` of the noise without.
-2. A step per token is taken if it leaves at most `TOKEN` of what one step for all leaves: it costs time in every step.
+2. A step per token is proposed if it then leaves at most `TOKEN` of what one step for all leaves. It costs time in
+   every step, so whether the network gains by it is for the caller to find out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +42,8 @@ BATCH, NUMBERS, FEWEST = 16, 1 << 19, 256
 class LinearChoice:
     """What was chosen for the readers of one tensor: gains `[C]` of `alpha` (None: none), a step per token or one.
 
-    `noise` is that of the readers' results relative to their variance, summed over them: `tensor` without gains,
-    `balanced` with the best, `token` with a step per token and the gains that are best there.
+    `noise` is that of the readers' results relative to their variance, its mean over them: `tensor` without gains,
+    `balanced` with those of the best alpha, `token` with a step per token and the chosen gains.
     """
 
     reading: Reading
@@ -58,13 +60,14 @@ def choose_linears(
 ) -> list[LinearChoice]:
     """The choice for every tensor that int8 layers with one step per input read."""
     int8 = {site.name for site in sites if not site.keep_float}
-    judged = {name: layer for name, layer in denoiser.module.named_modules() if name in int8 and _is_judged(layer, scheme)}
+    layers = {name: denoiser.module.get_submodule(name) for name in int8}
+    judged = {name: layer for name, layer in layers.items() if _is_judged(layer, scheme)}
     readings = find_readings(denoiser, judged)
     rows = _rows(denoiser, pairs.on(denoiser.device), [it.name for it in readings], seed)
     choices = []
     for reading in readings:
-        layers = [judged[name] for name in reading.readers if name in judged]
-        choices.append(_choice(reading, layers, rows.pop(reading.name), scheme, metric))
+        readers = [judged[name] for name in reading.readers if name in judged]
+        choices.append(_choice(reading, readers, rows.pop(reading.name), scheme, metric))
     return choices
 
 
@@ -96,30 +99,20 @@ def _choice(reading: Reading, layers: Sequence[nn.Module], x: Tensor, scheme: Sc
     gains: dict[float | None, Tensor | None] = {None: None}
     if reading.source:
         gains |= {alpha: _gains(layers, x, alpha) for alpha in ALPHAS}
-    tensor = {alpha: _noise(layers, x, gain, scheme, metric) for alpha, gain in gains.items()}
-    token: dict[float | None, float] = {}
+    tried = {alpha: _noise(layers, x, gain, scheme, metric) for alpha, gain in gains.items()}
+    alpha = min(tried, key=tried.__getitem__)
+    noise = {"tensor": tried[None], "balanced": tried[alpha]}
+    alpha = alpha if tried[alpha] <= BALANCED * tried[None] else None
     if all(isinstance(layer, nn.Linear) for layer in layers):
-        by_token = replace(scheme, linear_input="token")
-        token = {alpha: _noise(layers, x, gain, by_token, metric) for alpha, gain in gains.items()}
-    alpha = _best(tensor)
-    noise, chosen = tensor, False
-    if token and token[_best(token)] <= TOKEN * tensor[alpha]:
-        alpha, noise, chosen = _best(token), token, True
-    told = {"tensor": tensor[None], "balanced": min(tensor.values())}
-    told |= {"token": min(token.values())} if token else {}
-    return LinearChoice(reading, alpha, chosen, gains[alpha], told)
-
-
-def _best(noise: Mapping[float | None, float]) -> float | None:
-    """No gains, unless some leave clearly less noise."""
-    alpha = min(noise, key=noise.__getitem__)
-    return alpha if noise[alpha] <= BALANCED * noise[None] else None
+        noise["token"] = _noise(layers, x, gains[alpha], replace(scheme, linear_input="token"), metric)
+    by_token = noise.get("token", tried[alpha]) <= TOKEN * tried[alpha]
+    return LinearChoice(reading, alpha, by_token, gains[alpha], noise)
 
 
 def _gains(layers: Sequence[nn.Module], x: Tensor, alpha: float) -> Tensor:
     """s `[C]`; where a channel is always zero, or no weight reads it, 1."""
-    weights = torch.cat([_matrix(layer) / _matrix(layer).abs().amax(1, keepdim=True).clamp_min(1e-12) for layer in layers])
-    a, w = x.abs().amax(0), weights.abs().amax(0)
+    weights = torch.cat([_matrix(layer).abs() / _matrix(layer).abs().amax(1, keepdim=True) for layer in layers])
+    a, w = x.abs().amax(0), weights.nan_to_num(0.0).amax(0)
     gains = (a**alpha / w ** (1 - alpha)).where((a > 0) & (w > 0), torch.ones_like(a))
     return gains / gains.log().mean().exp()
 
@@ -129,7 +122,7 @@ def _matrix(layer: nn.Module) -> Tensor:
 
 
 def _noise(layers: Sequence[nn.Module], x: Tensor, gain: Tensor | None, scheme: Scheme, metric: str) -> float:
-    """The noise that the layers' quantisation makes of the rows `x`, as a share of their results' variance, summed."""
+    """The noise that the layers' quantisation makes of the rows `x`, as a mean share of their results' variance."""
     read = x if gain is None else x / gain
     histogram = ChannelHistogram(ChannelRange.of(read).per_tensor())
     histogram.update(read)
@@ -140,7 +133,7 @@ def _noise(layers: Sequence[nn.Module], x: Tensor, gain: Tensor | None, scheme: 
         error = found - wanted
         noise = (error - error.mean(0)).square().sum() / (wanted - wanted.mean(0)).square().sum().clamp_min(1e-20)
         total += noise.item()
-    return total
+    return total / len(layers)
 
 
 def _multiplied(layer: nn.Module, gain: Tensor) -> nn.Module:

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ptq_export.denoiser import Denoiser
-from ptq_export.nn.balance import Norm, Reading, balance, channels_of, divided
 from ptq_export.nn.bake import is_plain
+from ptq_export.nn.balance import Norm, Reading, balance, channels_of, divided
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.probe import EQUAL, difference, noise, probe
 
 __all__ = ["find_readings"]
 
 CANDIDATES = 3
-LEVELS = 3  # blocks around a reader in which its source is looked for: a gated unit, a feed-forward, a transformer block
+LEVELS = (
+    3  # blocks around a reader in which its source is looked for: a gated unit, a feed-forward, a transformer block
+)
 _Layer = nn.Linear | nn.Conv2d
 
 
@@ -114,10 +116,10 @@ def _is_in(name: str, block: str) -> bool:
 def _passes(module: nn.Module, trace: _Trace, candidate: Reading) -> bool:
     """Whether the readers' tensor is divided by what the source's rows are divided by."""
     block = next(it for it in _around(candidate.name, trace) if _is_in(candidate.source, it))
-    wanted, reader = trace.input_of(candidate.name), module.get_submodule(candidate.name)
-    gains = _random_gains(module, candidate)
+    source, gains = candidate.source.removeprefix(block).removeprefix("."), _random_gains(module, candidate)
     changed = divided(module.get_submodule(candidate.source), candidate.first, gains)
-    path = candidate.source.removeprefix(block).removeprefix(".")
+    parameters = {f"{source}.{key}": value for key, value in changed.items()}
+    reader = module.get_submodule(candidate.name)
     seen: list[Tensor] = []
     handle = reader.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(the_input(args, kwargs)), with_kwargs=True
@@ -125,13 +127,11 @@ def _passes(module: nn.Module, trace: _Trace, candidate: Reading) -> bool:
     args, kwargs = trace.calls[block]
     try:
         with torch.no_grad():
-            functional_call(
-                module.get_submodule(block), {f"{path}.{key}": value for key, value in changed.items()}, args, dict(kwargs)
-            )
+            functional_call(module.get_submodule(block), parameters, args, dict(kwargs))
     finally:
         handle.remove()
     along = gains[:, None, None] if isinstance(reader, nn.Conv2d) else gains
-    return difference(wanted, seen[0] * along) <= EQUAL
+    return difference(trace.input_of(candidate.name), seen[0] * along) <= EQUAL
 
 
 def _random_gains(module: nn.Module, reading: Reading) -> Tensor:

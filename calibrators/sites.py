@@ -6,7 +6,7 @@ and which depend on the time-step alone (those fold away in the graph).
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.probe import EQUAL, difference
 from ptq_export.nn.scheme import Scheme
 
-__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float"]
+__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float", "with_tokens"]
 
 _Trace = dict[str, tuple[Tensor, Tensor]]
 
@@ -168,6 +168,11 @@ def keep_float(sites: tuple[Site, ...], patterns: Iterable[str], reason: str) ->
             raise InputError(f"no int8 layer is called {pattern!r}", f"for instance {', '.join(near)}")
     asked = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return tuple(replace(site, keep_float=reason) if site.name in asked else site for site in sites)
+
+
+def with_tokens(sites: tuple[Site, ...], names: Collection[str]) -> tuple[Site, ...]:
+    """`sites` with a step per token in the linears called `names`."""
+    return tuple(replace(site, by_token=site.by_token or site.name in names) for site in sites)
 
 
 def find_units(denoiser: Denoiser, sites: tuple[Site, ...]) -> tuple[Unit, ...]:

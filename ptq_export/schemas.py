@@ -173,6 +173,14 @@ SENSITIVITY = _file(
         "layers": items(record({"name": TEXT, "sqnr_db": null_or(NUMBER), "share": null_or(NUMBER)}), 0, MOST_LAYERS),
     }
 )
+CHOICE = {"readers": items(TEXT, 1, MOST_LAYERS), "source": TEXT, "first": COUNT, "alpha": null_or(NUMBER)}
+CHOICE |= {"by_token": FLAG, "sqnr_db": named(NUMBER), "share?": null_or(NUMBER)}
+LINEARS = _file(
+    {
+        "rule": record(dict.fromkeys(("balanced_at_most", "token_at_most", "token_pays_from"), NUMBER)),
+        "readings": items(record(CHOICE), 0, MOST_LAYERS),
+    }
+)
 KEPT = _file({"wanted_db": NUMBER, "layers": items(TEXT, 0, MOST_LAYERS)})
 WEIGHTS = {"count": COUNT, "as_int8": COUNT, "as_float16": COUNT, "bytes_per_weight": null_or(NUMBER)}
 PLAN = {"version": TEXT, "size_bytes": COUNT, "warnings": items(TEXT), "weights?": record(WEIGHTS)}
@@ -219,6 +227,7 @@ SCHEMAS: Mapping[str, Check] = {
     "latency.json": LATENCY,
     "layers.json": LAYERS,
     "ledger.json": named(TEXT),
+    "linears.json": LINEARS,
     MANIFEST: MANIFEST_PARTS,
     "parity.json": PARITY,
     "request.json": REQUEST,
