@@ -80,7 +80,7 @@ def measure_inputs(
     found = InputChoices(choices, {})
     if not any(choice.by_token for choice in choices):
         return found
-    subject = balanced(denoiser, found.gains)
+    subject = _balanced(denoiser, found.gains)
     few = pairs.rows(torch.linspace(0, len(pairs) - 1, min(FEW_PAIRS, len(pairs))).long())
     store = UnitStore(load=lambda _: None, save=lambda _, __: None)
     method = Method(scheme, options.metric, None, options.seed)
@@ -125,7 +125,7 @@ def with_inputs(job: Job) -> Plan:
     rows = value["readings"]
     moved = [Reading(tuple(row["readers"]), row["source"], row["first"]) for row in rows if row["alpha"] is not None]
     try:
-        denoiser = balanced(job.denoiser, {reading: gains[reading.name] for reading in moved})
+        denoiser = _balanced(job.denoiser, {reading: gains[reading.name] for reading in moved})
     except UNFIT as error:
         raise InputError(f"{job.folder.path / GAINS} does not fit the network: {error}", "copy it again") from error
     sites = with_tokens(job.sites, {name for row in rows if row["by_token"] for name in row["readers"]})
@@ -133,7 +133,7 @@ def with_inputs(job: Job) -> Plan:
     return replace(job.plan, denoiser=denoiser, subject=subject, sites=sites)
 
 
-def balanced(denoiser: Denoiser, gains: Mapping[Reading, Tensor]) -> Denoiser:
+def _balanced(denoiser: Denoiser, gains: Mapping[Reading, Tensor]) -> Denoiser:
     """The denoiser with these gains moved, proved to be the same function.
 
     Raises:
