@@ -174,7 +174,11 @@ SENSITIVITY = _file(
     }
 )
 CHOICE = {"readers": items(TEXT, 1, MOST_LAYERS), "source": TEXT, "first": COUNT, "alpha": null_or(NUMBER)}
-CHOICE |= {"by_token": FLAG, "sqnr_db": named(NUMBER), "share?": null_or(NUMBER)}
+CHOICE |= {
+    "by_token": FLAG,
+    "sqnr_db": record({"tensor": NUMBER, "balanced": NUMBER, "token?": NUMBER}),
+    "share?": null_or(NUMBER),
+}
 LINEARS = _file(
     {
         "rule": record(dict.fromkeys(("balanced_at_most", "token_at_most", "token_pays_from"), NUMBER)),

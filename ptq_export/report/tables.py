@@ -275,7 +275,7 @@ def linears_table(linears: Json) -> Rows:
 
 def _chosen_db(reading: Json) -> float:
     key = "token" if reading["by_token"] else "tensor" if reading["alpha"] is None else "balanced"
-    return float(reading["sqnr_db"][key])
+    return float(reading["sqnr_db"].get(key, reading["sqnr_db"]["tensor"]))
 
 
 def tuning_line(tuning: Json) -> str:
