@@ -120,7 +120,8 @@ def test_inputs_of_linears_are_one_line_and_a_table_of_what_was_chosen() -> None
     first = {"readers": ["a", "b"], "source": "n", "alpha": 0.5, "by_token": False, "sqnr_db": found, "share": None}
     second = first | {"readers": ["c"], "source": "", "alpha": None, "by_token": True, "share": 0.031}
     linears = {"readings": [first, second]}
-    line = "channels balanced in 1 of 2 inputs, a step per token in 1; noise of their readers' results −6.8 dB in the median"
+    line = "channels balanced in 1 of 2 inputs, a step per token in 1"
+    line += "; noise of their readers' results −6.8 dB in the median"
     assert tables.linears_line(linears) == line and tables.linears_line({"readings": []}) == ""
     headers, *rows = tables.linears_table(linears)
     assert rows[0] == ["a and 1 more", "n", "0.5", "one", "30.0", "33.5", "40.0", "–"]
