@@ -276,13 +276,14 @@ def check_value(value: Mapping[str, Any], kind: str, shown: str) -> None:
 
 
 def read_options(manifest: Mapping[str, Any], shown: Path) -> Options:
-    """The options of a run, as its manifest holds them; `out` is left open, those of other versions are left out.
+    """The options of a run, as its manifest holds them; `out` is left open, those of other versions are left out. A run
+    from before `--linears` had one step for every input.
 
     Raises:
         InputError: one is of another type than it must be, or out of the range of its flag.
     """
     given = manifest["options"]
-    found = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    found = {"linears": "tensor"} | {it.name: given[it.name] for it in fields(Options) if it.name in given}
     hints = get_type_hints(Options, include_extras=True)
     try:
         for name, value in found.items():

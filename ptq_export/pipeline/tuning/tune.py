@@ -112,6 +112,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
         },
         "choices": {
             "layers": [site.name for site in job.sites if not site.keep_float],
+            "by_token": [site.name for site in job.sites if site.by_token],
             "split_shortcut": options.split_shortcut,
             "loss_db": options.tune_loss_db,
         },
