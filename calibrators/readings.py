@@ -15,16 +15,14 @@ from torch.func import functional_call
 
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.bake import is_plain
-from ptq_export.nn.balance import Norm, Reading, balance, channels_of, divided
+from ptq_export.nn.balance import Reading, balance, channels_of, divided
 from ptq_export.nn.calls import the_input
 from ptq_export.nn.probe import EQUAL, difference, noise, probe
 
 __all__ = ["find_readings"]
 
 CANDIDATES = 3
-LEVELS = (
-    3  # blocks around a reader in which its source is looked for: a gated unit, a feed-forward, a transformer block
-)
+LEVELS = 3  # blocks around a reader in which its source is sought: a gated unit, a feed-forward, a transformer block
 _Layer = nn.Linear | nn.Conv2d
 
 
@@ -45,7 +43,7 @@ class _Trace:
 def find_readings(denoiser: Denoiser, wanted: Collection[str]) -> tuple[Reading, ...]:
     """The tensors that at least one of the layers `wanted` reads, with their sources, in execution order."""
     module, trace = denoiser.module, _traced(denoiser)
-    groups = [tuple(names) for names in trace.readers.values() if not {*names}.isdisjoint(wanted)]
+    groups = [tuple(dict.fromkeys(names)) for names in trace.readers.values() if not {*names}.isdisjoint(wanted)]
     once = [names for names in groups if sum(not {*names}.isdisjoint(other) for other in groups) == 1]
     found = [_with_source(module, trace, Reading(names)) for names in once]
     proved = _proved(denoiser, [reading for reading in found if reading.source])
@@ -57,7 +55,7 @@ def _traced(denoiser: Denoiser) -> _Trace:
 
     def finished(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         trace.calls.setdefault(name, (args, kwargs))  # which keeps the tensors: an address is one tensor's
-        if isinstance(layer, _Layer | Norm):
+        if channels_of(layer):
             trace.done.append(name)
         if name in readers:
             x = the_input(args, kwargs)

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from ptq_export.denoiser import Denoiser
 from ptq_export.nn.share import share
 
-__all__ = ["Norm", "Reading", "balance", "channels_of", "divided"]
-
-Norm = nn.LayerNorm | nn.GroupNorm
+__all__ = ["Reading", "balance", "channels_of", "divided"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,14 @@ def divided(source: nn.Module, first: int, gain: Tensor) -> dict[str, Tensor]:
     return changed
 
 
-def channels_of(layer: nn.Module) -> int:
-    """How many channels a norm, a linear or a convolution makes that can be divided; 0 of one without an affine."""
-    weight = getattr(layer, "weight", None)
-    whole = not isinstance(layer, nn.LayerNorm) or len(layer.normalized_shape) == 1
-    return len(weight) if isinstance(weight, Tensor) and whole else 0
+def channels_of(module: nn.Module) -> int:
+    """How many channels a norm or a layer makes, one per row of its weight and its bias; 0 of anything else."""
+    own = dict(module.named_parameters(recurse=False))
+    sizes = {value.shape[:1] for value in own.values()}
+    if any(module.children()) or "weight" not in own or not {*own} <= {"weight", "bias"} or len(sizes) > 1:
+        return 0
+    (size,) = sizes
+    return size.numel() if size else 0
 
 
 def _shaped(gain: Tensor, like: Tensor, axis: int) -> Tensor:

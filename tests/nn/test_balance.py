@@ -52,4 +52,6 @@ def test_the_other_half_of_a_gated_unit_stays() -> None:
 
 def test_norms_without_an_affine_have_no_channels_to_divide() -> None:
     assert channels_of(nn.LayerNorm(6)) == channels_of(nn.GroupNorm(2, 6)) == channels_of(nn.Linear(2, 6)) == 6
-    assert channels_of(nn.LayerNorm(6, elementwise_affine=False)) == channels_of(nn.LayerNorm([6, 6])) == 0
+    assert channels_of(nn.RMSNorm(6)) == channels_of(nn.Conv2d(2, 6, 1, bias=False)) == 6
+    assert channels_of(nn.LayerNorm(6, elementwise_affine=False)) == channels_of(nn.SiLU()) == 0
+    assert channels_of(nn.Sequential(nn.Linear(2, 6))) == channels_of(nn.MultiheadAttention(6, 2)) == 0
