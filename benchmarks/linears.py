@@ -46,7 +46,7 @@ def measure(denoiser: Denoiser, pairs: Pairs, options: Options) -> Iterator[list
     gains = {it.reading: it.gains for it in choices if it.gains is not None}
     proposed = {name for it in choices if it.by_token for name in it.reading.readers}
     held_out, balanced = _held_out(denoiser), balance(denoiser, gains)
-    settings = (
+    settings: tuple[tuple[str, Denoiser, set[str]], ...] = (
         ("one step", denoiser, set()),
         ("balanced", balanced, set()),
         ("balanced, by token where proposed", balanced, proposed),
@@ -59,7 +59,9 @@ def measure(denoiser: Denoiser, pairs: Pairs, options: Options) -> Iterator[list
         model = quantise(subject, with_tokens(sites, tokens), pairs, method, store, lambda _: None)
         layers = {path: part for parts in integer_parts(model).values() for path, part in parts.items()}
         linears = {it: part for it, part in layers.items() if isinstance(subject.module.get_submodule(it), nn.Linear)}
-        figures = [median_sqnr_db(denoiser, with_layers(subject.module, some), held_out) for some in (layers, linears)]
+        figures = [
+            median_sqnr_db(denoiser.module, with_layers(subject.module, some), held_out) for some in (layers, linears)
+        ]
         counts = [len(gains) if subject is balanced else 0, len(tokens & {*linears})]
         yield [options.target, title, *map(str, counts), *(f"{figure:.2f}" for figure in figures)]
 
