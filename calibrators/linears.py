@@ -35,6 +35,7 @@ __all__ = ["ALPHAS", "BALANCED", "TOKEN", "LinearChoice", "choose_linears"]
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 BALANCED = 0.9
 TOKEN = 0.25
+WIDEST = 256.0
 BATCH, NUMBERS, FEWEST = 16, 1 << 19, 256
 
 
@@ -105,16 +106,16 @@ def _choice(reading: Reading, layers: Sequence[nn.Module], x: Tensor, scheme: Sc
     alpha = alpha if tried[alpha] <= BALANCED * tried[None] else None
     if all(isinstance(layer, nn.Linear) for layer in layers):
         noise["token"] = _noise(layers, x, gains[alpha], replace(scheme, linear_input="token"), metric)
-    by_token = noise.get("token", tried[alpha]) <= TOKEN * tried[alpha]
+    by_token = noise.get("token", tried[alpha]) < TOKEN * tried[alpha]
     return LinearChoice(reading, alpha, by_token, gains[alpha], noise)
 
 
 def _gains(layers: Sequence[nn.Module], x: Tensor, alpha: float) -> Tensor:
-    """s `[C]`; where a channel is always zero, or no weight reads it, 1."""
+    """s `[C]` around 1, in a range that float16 bears; 1 where a channel is always zero or no weight reads it."""
     weights = torch.cat([_matrix(layer).abs() / _matrix(layer).abs().amax(1, keepdim=True) for layer in layers])
     a, w = x.abs().amax(0), weights.nan_to_num(0.0).amax(0)
     gains = (a**alpha / w ** (1 - alpha)).where((a > 0) & (w > 0), torch.ones_like(a))
-    return gains / gains.log().mean().exp()
+    return (gains / gains.log().mean().exp()).clamp(1 / WIDEST, WIDEST)
 
 
 def _matrix(layer: nn.Module) -> Tensor:

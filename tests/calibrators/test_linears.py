@@ -45,6 +45,14 @@ def test_outlier_channels_are_balanced_and_the_network_gains_by_it(scheme: Schem
     assert simulated_db(denoiser, choices, scheme, set()) > simulated_db(denoiser, plain, scheme, set()) + 5
 
 
+def test_a_channel_that_is_all_but_dead_asks_for_no_gain_that_float16_cannot_hold() -> None:
+    denoiser = transformer()
+    with torch.no_grad():
+        denoiser.module.block.norm3.weight[5], denoiser.module.block.norm3.bias[5] = 1e-12, 0.0
+    gains = [choice.gains for choice in chosen(denoiser, TENSORRT) if choice.gains is not None]
+    assert gains and all(gain.min() >= 1 / 256 and gain.max() <= 256 for gain in gains)
+
+
 def test_gains_that_do_not_pay_are_not_taken() -> None:
     denoiser = transformer()
     for choice in chosen(denoiser, ORT_CPU):
