@@ -20,18 +20,21 @@ def show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report import tables
     from ptq_export.report.verdict import judge
 
-    names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
+    names = ("manifest", "layers", "linears", "fidelity", "latency", "tensorrt", "tuning")
     files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     latency = files.get("latency")
     verdict = judge(files["manifest"], latency)
     timed = {"The sampling loop": tables.loop_table(latency), **step_tables(latency)} if latency else {}
     built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
+    line = tables.linears_line(files["linears"]) if "linears" in files else ""
+    inputs = {"Inputs of linears": [["", line]]} if line else {}
     tuned = {"Tuning": [["", tables.tuning_line(files["tuning"])]]} if "tuning" in files else {}
     screen.result(
         {"run": str(folder), **files},
         {
             "Layers": tables.layers_summary(files["layers"]),
             **_kernels(tables.kernels_table(files["layers"])),
+            **inputs,
             "Fidelity": tables.fidelity_table(files["fidelity"]),
             **timed,
             **built,

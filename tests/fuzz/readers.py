@@ -89,6 +89,10 @@ def _report_files(folder: Path) -> None:
     tuned = {"schema": 2, "budget_s": 9.0, "seconds": 8.0, "batch": 1, "chosen": chosen, "total": race}
     tuned |= {"sqnr_db": quality, "trials": [trial], "not_reached": [left], "reused": False}
     write_json(folder / "tuning.json", tuned)
+    reading = {"readers": ["a", "b"], "source": "n", "first": 0, "alpha": 0.5, "by_token": True, "share": 0.1}
+    reading |= {"sqnr_db": {"tensor": 30.0, "balanced": 33.0, "token": 40.0}}
+    rule = {"alphas": [0.5], "balanced_at_most": 0.9, "token_at_most": 0.25, "token_pays_from": 0.02}
+    write_json(folder / "linears.json", {"schema": 2, "rule": rule, "readings": [reading]})
     gpu = {"median_ms": 1.0}
     calls = {"compute": gpu, "enqueue": gpu, "warnings": ["host-bound"]}
     timing = {"graph": calls, "kernels": calls, "with_transfers": gpu, "energy_mj": 2.0}
@@ -276,7 +280,8 @@ def _check(name: str) -> Callable[[Path], object]:
     return lambda folder: load_checkpoint(str(folder / name))
 
 
-PARTS = ["calibration", "fidelity", "latency", "layers", "manifest", "parity", "sensitivity", "tensorrt", "tuning"]
+PARTS = ["calibration", "fidelity", "latency", "layers", "linears", "manifest", "parity", "sensitivity"]
+PARTS += ["tensorrt", "tuning"]
 READERS = {
     "checkpoint": Reader(_copy("ddim_tiny.pt"), ["ddim_tiny.pt"], _check("ddim_tiny.pt")),
     "safetensors": Reader(_safetensors, ["net.safetensors"], _check("net.safetensors")),
