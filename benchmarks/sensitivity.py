@@ -15,7 +15,15 @@ from ptq_export.benchmarks.held_out import HeldOut
 from ptq_export.errors import InputError
 from ptq_export.nn.share import share
 
-__all__ = ["LayerNoise", "Parts", "fewest_float", "layer_noise", "median_sqnr_db", "with_layers"]
+__all__ = [
+    "LayerNoise",
+    "Parts",
+    "fewest_float",
+    "layer_noise",
+    "median_sqnr_db",
+    "noise_shares",
+    "with_layers",
+]
 
 Parts = Mapping[str, nn.Module]
 """An integer layer and the grids that come and go with it, by module path."""
@@ -43,6 +51,17 @@ def layer_noise(
     total = sum(noise.values()) or 1.0
     loudest = sorted(noise, key=lambda name: -noise[name])
     return [LayerNoise(name, median(curves[name].sqnr_db), noise[name] / total) for name in loudest]
+
+
+def noise_shares(
+    reference: nn.Module, every: Parts, groups: Mapping[str, Parts], held_out: HeldOut
+) -> dict[str, float]:
+    """The noise of each group of layers alone, as a share of that of all layers together: medians over the
+    time-steps."""
+    models = {name: with_layers(reference, parts) for name, parts in groups.items()}
+    whole = sqnr_per_timestep(reference, {"every": with_layers(reference, every)}, held_out)["every"]
+    curves = sqnr_per_timestep(reference, models, held_out)
+    return {name: median((curve.noise.sum(1) / whole.noise.sum(1)).tolist()) for name, curve in curves.items()}
 
 
 def fewest_float(

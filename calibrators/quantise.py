@@ -34,6 +34,7 @@ __all__ = [
     "quantised_grids",
     "quantised_modules",
     "restore",
+    "soft_layer",
 ]
 
 QuantisationState = dict[str, Tensor]
@@ -51,6 +52,10 @@ class Method:
     def for_unit(self, index: int) -> "Method":
         """The same with a seed of the unit's own."""
         return replace(self, seed=self.seed * 1_000_003 + index)
+
+    def for_site(self, site: Site) -> "Method":
+        """The same with a step per token where the site asks for it."""
+        return replace(self, scheme=replace(self.scheme, linear_input="token")) if site.by_token else self
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def quantise(
     """
     units = find_units(denoiser, sites)
     names = tuple(name for unit in units for name in (*unit.sites, *unit.grids))
+    by_name = {site.name: site for site in sites}
     model = share(denoiser.module).requires_grad_(False)
     pairs = pairs.on(denoiser.device)
     observations: dict[str, Observation] = {}
@@ -85,7 +91,10 @@ def quantise(
             if state is None:
                 observations = observations or observe(denoiser, pairs, names, method.scheme)
                 wanted, found = frontier.take(unit.name)
-                soft = {name: _soft(model.get_submodule(name), observations[name], method) for name in unit.sites}
+                soft = {
+                    name: soft_layer(model.get_submodule(name), observations[name], method.for_site(by_name[name]))
+                    for name in unit.sites
+                }
                 grids = {name: _soft_grid(model.get_submodule(name), observations[name], method) for name in unit.grids}
                 _quantise_unit(denoiser.module, model, unit, soft, grids, wanted, found, method.for_unit(index))
                 store.save(index, integer_state(model, (*unit.sites, *unit.grids)))
@@ -117,7 +126,8 @@ def _quantise_unit(
         model.set_submodule(name, part.harden())
 
 
-def _soft(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
+def soft_layer(layer: nn.Module, seen: Observation, method: Method) -> SoftLayer:
+    """The layer on the grids that fit what was seen, its rounding to be learned where the method has a recipe."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     codes, metric, weight = method.scheme.activations, method.metric, layer.weight.detach()
     if by_token(layer, method.scheme):

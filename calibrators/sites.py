@@ -6,7 +6,7 @@ and which depend on the time-step alone (those fold away in the graph).
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from ptq_export.nn.layers import UnquantisedLayer
 from ptq_export.nn.probe import EQUAL, difference
 from ptq_export.nn.scheme import Scheme
 
-__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float"]
+__all__ = ["Site", "Unit", "find_sites", "find_units", "hooked", "keep_float", "with_tokens"]
 
 _Trace = dict[str, tuple[Tensor, Tensor]]
 
@@ -35,11 +35,13 @@ class Site:
     """One conv or linear: its module path, and the reason to keep it float (empty: it becomes int8).
 
     `sees_sample` is false for what is computed from time-step and conditions alone: the graph folds or merges it.
+    `by_token` says that this linear's input has a step per token, whatever the scheme has for the others.
     """
 
     name: str
     keep_float: str = ""
     sees_sample: bool = True
+    by_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,11 @@ def keep_float(sites: tuple[Site, ...], patterns: Iterable[str], reason: str) ->
             raise InputError(f"no int8 layer is called {pattern!r}", f"for instance {', '.join(near)}")
     asked = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return tuple(replace(site, keep_float=reason) if site.name in asked else site for site in sites)
+
+
+def with_tokens(sites: tuple[Site, ...], names: Collection[str]) -> tuple[Site, ...]:
+    """`sites` with a step per token in the linears called `names`."""
+    return tuple(replace(site, by_token=site.by_token or site.name in names) for site in sites)
 
 
 def find_units(denoiser: Denoiser, sites: tuple[Site, ...]) -> tuple[Unit, ...]:

@@ -20,7 +20,7 @@ TIME_WIDTH = 256
 
 
 class EngineUNet(nn.Module):
-    """The `unet` of a `DDIMPipeline`, `StableDiffusionPipeline`, ..., computed by `engine`; it has no parameters to cast.
+    """The `unet` of a `DDIMPipeline` or `StableDiffusionPipeline`, computed by `engine`; it has no parameters to cast.
 
     Where it is moved to, the pipeline makes its tensors: on `cuda` those of an engine on a GPU stay there.
     """
@@ -33,9 +33,11 @@ class EngineUNet(nn.Module):
         self.register_buffer("_place", torch.empty(0), persistent=False)
         channels, *sides = engine.sample_shape
         sizes = {each.name: each.shape[-1] for each in engine.signature.conditions if each.shape}
+        images = [each for each in engine.signature.conditions if each.shape[1:] == engine.sample_shape[1:]]
+        self._images = {each.name: int(each.shape[0]) for each in images if len(each.shape) == 3}
         self.config = FrozenDict(
             sample_size=sides[0] if len({*sides}) == 1 else tuple(sides),
-            in_channels=channels,
+            in_channels=channels + sum(self._images.values()),
             out_channels=engine.signature.channels,
             time_cond_proj_dim=sizes.get(SCALE),
             addition_time_embed_dim=TIME_WIDTH if TIME_IDS in sizes else None,
@@ -62,13 +64,16 @@ class EngineUNet(nn.Module):
     ) -> UNet2DOutput | tuple[Tensor]:
         """eps `[N, C, H, W]` as the `.sample` of a `UNet2DOutput`, or in a tuple.
 
-        Other conditions go to the engine by their names. One that knows whole time-steps has fractional ones rounded:
-        Euler's, where it spaces them evenly.
+        Other conditions go to the engine by their names, and so do images that stand behind the sample. One that knows
+        whole time-steps has fractional ones rounded: Euler's, where it spaces them evenly.
         """
         whole = self.engine.signature.inputs[1].dtype == "int64"
         if whole and isinstance(timestep, Tensor) and timestep.is_floating_point():
             timestep = timestep.round().long()
         given: dict[str, Any] = {"label": class_labels, "encoder_hidden_states": encoder_hidden_states, **conditions}
         given |= added_cond_kwargs or {}
+        if self._images and sample.shape[1] == self.config.in_channels:
+            sample, *images = sample.split([self.engine.sample_shape[0], *self._images.values()], dim=1)
+            given |= dict(zip(self._images, images, strict=True))
         eps = self.engine(sample, timestep, **given)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

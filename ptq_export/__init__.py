@@ -7,15 +7,16 @@ if TYPE_CHECKING:
     __version__: str
     from ptq_export.checkpoints import load_checkpoint
     from ptq_export.options import Options
-    from ptq_export.pipeline import export, load_engine, quantise, run
+    from ptq_export.pipeline import export, load_engine, load_pipeline, quantise, run
 
-__all__ = ["Options", "__version__", "export", "load_checkpoint", "load_engine", "quantise", "run"]
+__all__ = ["Options", "__version__", "export", "load_checkpoint", "load_engine", "load_pipeline", "quantise", "run"]
 
 _HOMES = {
     "Options": "options",
     "export": "pipeline",
     "load_checkpoint": "checkpoints",
     "load_engine": "pipeline",
+    "load_pipeline": "pipeline",
     "quantise": "pipeline",
     "run": "pipeline",
 }

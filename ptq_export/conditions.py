@@ -11,7 +11,7 @@ from torch import Tensor
 from ptq_export.errors import InputError
 from ptq_export.interface import Input
 
-__all__ = ["UNCONDITIONAL", "Conditions", "batched", "check_examples", "draw", "move", "rows"]
+__all__ = ["UNCONDITIONAL", "Conditions", "batched", "check_examples", "draw", "drawn_rows", "move", "rows"]
 
 Conditions = Mapping[str, Tensor]
 """`[N, ...]` by the name of the input."""
@@ -41,7 +41,7 @@ def draw(inputs: Sequence[Input], examples: Conditions, count: int, seed: int) -
     Raises:
         InputError: a float input without examples.
     """
-    chosen = _order(len(next(iter(examples.values()))), count, seed) if examples else None
+    chosen = drawn_rows(len(next(iter(examples.values()))), count, seed) if examples else None
     found = {}
     for each in inputs:
         if each.name in examples and chosen is not None:
@@ -83,7 +83,8 @@ def _check(wanted: Input, value: Tensor, sizes: dict[str, int]) -> None:
         raise InputError(f"the examples of {wanted} are out of range", f"known: 0..{wanted.limit - 1}")
 
 
-def _order(available: int, count: int, seed: int) -> Tensor:
+def drawn_rows(available: int, count: int, seed: int) -> Tensor:
+    """Which of so many examples `draw` takes, `[count]`."""
     generator = torch.Generator().manual_seed(seed)
     turns = [torch.randperm(available, generator=generator) for _ in range(-(-count // available))]
     return torch.cat(turns)[:count]

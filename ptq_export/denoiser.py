@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_export.conditions import Conditions, check_examples, draw, move
+from ptq_export.conditions import Conditions, check_examples, draw, drawn_rows, move
 from ptq_export.errors import InputError
 from ptq_export.guidance import Guidance, under
 from ptq_export.interface import LABEL, SAMPLE, TIMESTEP, Input
@@ -209,6 +209,11 @@ class Denoiser:
         """Conditions of `count` samples; see `conditions.draw`."""
         return draw(self.conditions, self.examples, count, seed)
 
+    def drawn_prompts(self, count: int, seed: int) -> tuple[str, ...]:
+        """The prompts that `draw` takes, one per sample; none where it has none."""
+        known = self.text.prompts if self.text is not None else ()
+        return tuple(known[index] for index in drawn_rows(len(known), count, seed)) if known else ()
+
 
 class Absent(nn.Module):
     """In place of a network that is not in memory: it has as many parameters, on no device, and computes nothing."""
@@ -223,7 +228,7 @@ class Absent(nn.Module):
 
 
 class UNetEps(nn.Module):
-    """A diffusers `UNet2DModel` as a plain function of (sample, timestep[, label]) that returns the tensor.
+    """A diffusers `UNet2DModel` as a plain function of (sample, timestep[, label, image]) that returns the tensor.
 
     The network itself sees `timestep * time_scale`: OpenAI's nets of T = 4000 know the times 0..1000.
     """
@@ -233,8 +238,12 @@ class UNetEps(nn.Module):
         self.unet = unet
         self.time_scale = time_scale
 
-    def forward(self, sample: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
-        """The output `[N, C, H, W]` or `[N, 2 C, H, W]` for a sample `[N, C, H, W]` at time-steps `[N]`."""
+    def forward(
+        self, sample: Tensor, timestep: Tensor, label: Tensor | None = None, image: Tensor | None = None
+    ) -> Tensor:
+        """The output `[N, C, H, W]` or `[N, 2 C, H, W]` for a sample `[N, C, H, W]` at time-steps `[N]`; an image
+        `[N, ?, H, W]` stands behind the sample."""
+        sample = sample if image is None else torch.cat([sample, image], dim=1)
         time = timestep if self.time_scale == 1 else timestep * self.time_scale
         output: Tensor = self.unet(sample, time, class_labels=label, return_dict=False)[0]
         return output

@@ -77,7 +77,7 @@ class Options:
         int | None,
         Flag(
             _MAIN,
-            "Height and width of the samples.",
+            "Height and width of the samples; of the images, where latents are decoded.",
             {"min": 1, "max": MOST, "metavar": "N", "show_default": "from the checkpoint"},
         ),
     ] = None
@@ -125,13 +125,13 @@ class Options:
         str, Flag(_CALIBRATION, "What a range minimises: min-max, percentile, l1, l2, l2.4, cosine or kl.")
     ] = "l2.4"
     linears: Annotated[
-        Literal["tensor", "token"],
+        Literal["auto", "tensor", "token"],
         Flag(
             _CALIBRATION,
             "Inputs of linears: one calibrated step, or each token divided by its largest value, which outliers of "
-            "others cannot spoil.",
+            "others cannot spoil. auto: per layer, by measured error, channels balanced where that helps.",
         ),
-    ] = "tensor"
+    ] = "auto"
     rounding: Annotated[Literal["learned", "nearest"], Flag(_CALIBRATION, "Rounding of the weights.")] = "learned"
     samples: Annotated[int | None, Flag(_CALIBRATION, "Calibration pairs (x_t, t).", _PRESET)] = None
     steps: Annotated[int | None, Flag(_CALIBRATION, "Sampler steps that the pairs are taken from.", _PRESET)] = None

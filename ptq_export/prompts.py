@@ -60,7 +60,8 @@ def prompted(denoiser: Denoiser, prompts: Sequence[str], scale: float | None) ->
         for name, value in denoiser.examples.items()
         if name not in rows
     }
-    notes = [] if prompts else [f"calibrated with {len(chosen)} prompts of our own; --prompts FILE sets others"]
+    whose = "of the model's own" if text.prompts else "of our own"
+    notes = [] if prompts else [f"calibrated with {len(chosen)} prompts {whose}; --prompts FILE sets others"]
     longest = text.tokens[0]
     if cut := longest.cut(chosen):
         notes.append(f"{len(cut)} prompts have more than {longest.length} tokens and were cut, e.g. {cut[0]!r:.80}")

@@ -20,18 +20,21 @@ def show_run(screen: Screen, folder: Path) -> None:
     from ptq_export.report import tables
     from ptq_export.report.verdict import judge
 
-    names = ("manifest", "layers", "fidelity", "latency", "tensorrt", "tuning")
+    names = ("manifest", "layers", "linears", "fidelity", "latency", "tensorrt", "tuning")
     files = {name: read_part(folder, f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     latency = files.get("latency")
     verdict = judge(files["manifest"], latency)
     timed = {"The sampling loop": tables.loop_table(latency), **step_tables(latency)} if latency else {}
     built = {"TensorRT": tables.tensorrt_table(files["tensorrt"])} if "tensorrt" in files else {}
+    line = tables.linears_line(files["linears"]) if "linears" in files else ""
+    inputs = {"Inputs of linears": [["", line]]} if line else {}
     tuned = {"Tuning": [["", tables.tuning_line(files["tuning"])]]} if "tuning" in files else {}
     screen.result(
         {"run": str(folder), **files},
         {
             "Layers": tables.layers_summary(files["layers"]),
             **_kernels(tables.kernels_table(files["layers"])),
+            **inputs,
             "Fidelity": tables.fidelity_table(files["fidelity"]),
             **timed,
             **built,
@@ -46,10 +49,10 @@ def step_tables(latency: dict[str, Any]) -> Tables:
     """What a step takes, what is computed once per prompt, and the times on a GPU, where there are any."""
     from ptq_export.report import tables
 
-    line = tables.prompt_line(latency)
+    lines = [line for line in (tables.picture_line(latency), tables.prompt_line(latency)) if line]
     return {
         "Latency per denoising step": tables.latency_table(latency),
-        **({"Prompt": [["", line]]} if line else {}),
+        **({"Prompt": [["", line] for line in lines]} if lines else {}),
         **({"On the GPU": tables.gpu_table(latency)} if "gpu" in latency else {}),
     }
 

@@ -122,6 +122,7 @@ LATENCY = _file(
         "size_bytes": named(SIZE),
         "peak_memory_bytes": named(null_or(COUNT)),
         "gpu?": items(record(GPU_STEP)),
+        "once?": record({"text_encoder_ms?": DURATION, "decoder_ms?": DURATION}),
     }
 )
 TIMED = _file(
@@ -144,6 +145,8 @@ FIDELITY = _file(
         "timesteps": items(TIMESTEP, 1, MOST_TIMESTEPS),
         "curves": named(record(CURVE), 1),
         "psnr": record(PSNR | {"values": DECIBELS, "latents?": DECIBELS}),
+        "guidance?": null_or(NUMBER),
+        "prompts?": items(TEXT),
         "fid?": null_or(record(FID)),
     }
 )
@@ -177,6 +180,18 @@ SENSITIVITY = _file(
         "timesteps": items(TIMESTEP, 1, MOST_TIMESTEPS),
         "all_db": null_or(NUMBER),
         "layers": items(record({"name": TEXT, "sqnr_db": null_or(NUMBER), "share": null_or(NUMBER)}), 0, MOST_LAYERS),
+    }
+)
+CHOICE = {"readers": items(TEXT, 1, MOST_LAYERS), "source": TEXT, "first": COUNT, "alpha": null_or(NUMBER)}
+CHOICE |= {
+    "by_token": FLAG,
+    "sqnr_db": record({"tensor": NUMBER, "balanced": NUMBER, "token?": NUMBER}),
+    "share?": null_or(NUMBER),
+}
+LINEARS = _file(
+    {
+        "rule": record(dict.fromkeys(("balanced_at_most", "token_at_most", "token_pays_from"), NUMBER)),
+        "readings": items(record(CHOICE), 0, MOST_LAYERS),
     }
 )
 KEPT = _file({"wanted_db": NUMBER, "layers": items(TEXT, 0, MOST_LAYERS)})
@@ -225,6 +240,7 @@ SCHEMAS: Mapping[str, Check] = {
     "latency.json": LATENCY,
     "layers.json": LAYERS,
     "ledger.json": named(TEXT),
+    "linears.json": LINEARS,
     MANIFEST: MANIFEST_PARTS,
     "parity.json": PARITY,
     "request.json": REQUEST,
@@ -269,13 +285,14 @@ def check_value(value: Mapping[str, Any], kind: str, shown: str) -> None:
 
 
 def read_options(manifest: Mapping[str, Any], shown: Path) -> Options:
-    """The options of a run, as its manifest holds them; `out` is left open, those of other versions are left out.
+    """The options of a run, as its manifest holds them; `out` is left open, those of other versions are left out. A run
+    from before `--linears` had one step for every input.
 
     Raises:
         InputError: one is of another type than it must be, or out of the range of its flag.
     """
     given = manifest["options"]
-    found = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    found = {"linears": "tensor"} | {it.name: given[it.name] for it in fields(Options) if it.name in given}
     hints = get_type_hints(Options, include_extras=True)
     try:
         for name, value in found.items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ptq_export.errors import InputError
 from ptq_export.lookup import lookup
-from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, Scheme, placed
+from ptq_export.nn.scheme import OPENVINO, ORT_CPU, TENSORRT, LinearGranularity, Scheme, placed
 from ptq_export.options import Options
 
 __all__ = ["FP16", "FP32", "FP32_UNFOLDED", "TARGETS", "Target", "find_target"]
@@ -53,7 +53,8 @@ class Target:
         Raises:
             InputError: this is a float baseline.
         """
-        return replace(placed(self.quantised(), placements), linear_input=options.linears)
+        inputs: LinearGranularity = "token" if options.linears == "token" else "tensor"
+        return replace(placed(self.quantised(), placements), linear_input=inputs)
 
 
 def _int8(name: str, engine: str, scheme: Scheme, baselines: tuple[str, ...], summary: str) -> Target:

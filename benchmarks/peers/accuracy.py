@@ -14,6 +14,7 @@ from ptq_export.benchmarks.fidelity import finite_db, sqnr_per_timestep
 from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_noise, held_out_pairs
 from ptq_export.benchmarks.peers.subject import Subject
 from ptq_export.benchmarks.same_noise import final_samples, psnr_db, value_range
+from ptq_export.guidance import under
 from ptq_export.pairs import Pairs
 from ptq_export.sampling import EpsModel
 
@@ -93,10 +94,13 @@ class Judge:
     def _trajectories(self, count: int) -> HeldOut:
         conditions = self._subject.draw(count, HELD_OUT_SEEDS + 1)
         schedule, shape = self._subject.schedule, self._subject.sample_shape
-        return held_out_pairs(self._reference, schedule, shape, STEPS, STEPS, count, 1, conditions)
+        return held_out_pairs(
+            self._reference, schedule, shape, STEPS, STEPS, count, 1, conditions, self._subject.guidance
+        )
 
     def _sampled(self, model: EpsModel) -> Tensor:
-        return final_samples(model, self._subject.schedule, self._noise, STEPS, self._conditions)
+        guided = under(self._subject.guidance, model)
+        return final_samples(guided, self._subject.schedule, self._noise, STEPS, self._conditions)
 
 
 class _Memory:

@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(options: argparse.Namespace, screen: Screen) -> int:
-    subject = open_subject(options.runs)
-    folder = options.out or subject.folder.parent / "peers"
+    folder = options.out or options.runs[0].resolve().parent / "peers"
+    subject = open_subject(options.runs, folder / "steps")
     names = chosen(options.peers)
     plan = _Plan(
         floats=[name for name in names if name in FLOATS],
@@ -179,8 +179,8 @@ def _quantise(subject: Subject, workshop: Workshop, plan: _Plan, results: Result
     results.entries += _own(subject)
     for name in plan.floats:
         runtime = FLOATS[name]
-        if RUNTIMES[runtime].missing:
-            results.absent[name] = RUNTIMES[runtime].missing
+        if missing := RUNTIMES[runtime].missing or _unfit(subject, [runtime]):
+            results.absent[name] = missing
         else:
             file = None if runtime.startswith("torch") else subject.graph
             size_bytes = None if file is None else file.stat().st_size
@@ -188,11 +188,18 @@ def _quantise(subject: Subject, workshop: Workshop, plan: _Plan, results: Result
     progress.stage("peers quantise", len(plan.peers))
     for peer in plan.peers:
         try:
-            results.absent |= {peer.name: peer.missing} if peer.missing else {}
-            results.entries += [] if peer.missing else workshop.entries(peer)
+            missing = peer.missing or _unfit(subject, peer.runtimes)
+            results.absent |= {peer.name: missing} if missing else {}
+            results.entries += [] if missing else workshop.entries(peer)
         except PeerFailed as error:
             results.absent[peer.name] = error.cause
         progress.advance()
+
+
+def _unfit(subject: Subject, runtimes: Sequence[str]) -> str:
+    """Why what runs on these alone cannot be compared; empty where it can."""
+    in_torch = all(RUNTIMES[name].family == "torch" for name in runtimes)
+    return "takes the network in torch, which computes the prompt at every step" if subject.is_step and in_torch else ""
 
 
 def _own(subject: Subject) -> list[Entry]:

@@ -1,22 +1,24 @@
 """What every peer gets: the FP32 graph, the calibration pairs and the list of layers of one or more finished runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ptq_export.artifacts import inside, sha256_file
+from ptq_export.benchmarks.peers.step_graph import step_feeds, step_graph
 from ptq_export.conditions import draw
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.exported_layers import open_graph
 from ptq_export.engines.signature import read_signature
 from ptq_export.errors import InputError
+from ptq_export.guidance import Guidance
 from ptq_export.interface import SAMPLE, TIMESTEP, Input, inputs_from_json
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.schemas import MANIFEST, read_part
@@ -42,7 +44,9 @@ class Subject:
     """One network with its calibration pairs.
 
     `layers` are the convs and linears that are int8 in our engines, `float_layers` all others of the FP32 graph; both
-    by module path. `folder` is the first run's.
+    by module path. `folder` is the first run's. `graph` is the FP32 graph, its time embedding folded into a table.
+    Beside a prompt graph it is that of a step, and its `conditions`, those of the pairs in `pairs_file` too, are what
+    the prompt graph makes. Samples are guided by `scale`: then every second pair is a call without conditions.
     """
 
     spec: str
@@ -55,11 +59,14 @@ class Subject:
     pairs_sha256: str
     graph_sha256: str
     own: tuple[Own, ...]
+    graph: Path
+    pairs_file: Path
+    scale: float | None = None
 
     @property
-    def graph(self) -> Path:
-        """The FP32 graph, its time embedding folded into a table."""
-        return self.folder / FP32
+    def is_step(self) -> bool:
+        """Whether the graph is a part of the network: then what takes the network itself cannot be compared."""
+        return self.graph.parent != self.folder
 
     @property
     def is_trained(self) -> bool:
@@ -73,18 +80,27 @@ class Subject:
 
     def pairs(self) -> dict[str, NDArray[Any]]:
         """The calibration pairs, every input by its name, in the graph's order."""
-        found = load_file(self.folder / PAIRS)
+        found = load_file(self.pairs_file)
         return {name: found[name] for name in (SAMPLE, TIMESTEP, *(it.name for it in self.conditions))}
 
     def draw(self, count: int, seed: int) -> dict[str, Tensor]:
         """Conditions of `count` samples: those of the calibration pairs, or labels of all classes."""
-        pairs = self.pairs()
-        examples = {it.name: torch.from_numpy(pairs[it.name]) for it in self.conditions if it.limit is None}
+        pairs, step = self.pairs(), 1 if self.scale is None else 2
+        examples = {it.name: torch.from_numpy(pairs[it.name][::step]) for it in self.conditions if it.limit is None}
         return draw(self.conditions, examples, count, seed)
 
+    @property
+    def guidance(self) -> Guidance | None:
+        """Under which samples are drawn."""
+        if self.scale is None:
+            return None
+        pairs = self.pairs()
+        return Guidance(self.scale, {it.name: torch.from_numpy(pairs[it.name][1:2]) for it in self.conditions})
 
-def open_subject(folders: Sequence[Path]) -> Subject:
-    """The subject of finished runs of one network, for targets on the CPU.
+
+def open_subject(folders: Sequence[Path], made: Path) -> Subject:
+    """The subject of finished runs of one network, for targets on the CPU; what has to be made of their graphs is made
+    in the folder `made`.
 
     Raises:
         InputError: a run is not finished, is for another target, or differs from the first in its network, its pairs
@@ -97,9 +113,6 @@ def open_subject(folders: Sequence[Path]) -> Subject:
         raise InputError(f"two of the runs are for {max(targets, key=targets.count)}", "give one run per target")
     for run in runs[1:]:
         _refuse_other(first, run)
-    if read_signature(first.folder / FP32).prompt is not None:
-        told = f"{FP32} of {first.folder} has a prompt graph beside it, and the peers take one graph"
-        raise InputError(told, "compare networks whose conditions are labels, or part of every step")
     graph = open_graph(first.folder / FP32, {})
     absent = sorted(set(first.layers) - set(graph.layers))
     if absent or not first.layers:
@@ -107,7 +120,8 @@ def open_subject(folders: Sequence[Path]) -> Subject:
         raise InputError(f"{FP32} has no layer {missing}", "compare a run without --split-shortcut")
     denoiser = first.denoiser
     sample, _, *conditions = inputs_from_json(denoiser["inputs"], str(first.folder / MANIFEST))
-    return Subject(
+    text = denoiser.get("text")
+    subject = Subject(
         spec=denoiser["spec"],
         folder=first.folder,
         schedule=first.schedule,
@@ -118,6 +132,25 @@ def open_subject(folders: Sequence[Path]) -> Subject:
         pairs_sha256=sha256_file(first.folder / PAIRS),
         graph_sha256=sha256_file(first.folder / FP32),
         own=tuple(Own(run.target, run.folder / f"denoiser.{run.target}.onnx", run.seconds) for run in runs),
+        graph=first.folder / FP32,
+        pairs_file=first.folder / PAIRS,
+        scale=text["scale"] if text and text["scale"] != 1 else None,
+    )
+    return subject if read_signature(subject.graph).prompt is None else _step_of(subject, made)
+
+
+def _step_of(subject: Subject, made: Path) -> Subject:
+    """The subject whose graphs are those of a step."""
+    feeds, signature = step_feeds(subject.graph, subject.pairs()), read_signature(subject.graph)
+    assert signature.prompt is not None
+    made.mkdir(parents=True, exist_ok=True)
+    save_file(feeds, made / PAIRS)
+    return replace(
+        subject,
+        conditions=signature.prompt.step_inputs(signature.inputs)[2:],
+        own=tuple(replace(own, graph=step_graph(own.graph, made)) for own in subject.own),
+        graph=step_graph(subject.graph, made),
+        pairs_file=made / PAIRS,
     )
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import Call, ask, clients, served, started
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.benchmarks.serving.throughput import summary
 from ptq_export.errors import GateFailed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ptq_export.benchmarks.serving.program import parser_of, run_program
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.feeds import zeros
 from ptq_export.engines.load import load_engine

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from ptq_export.benchmarks.serving.program import parser_of, run_program
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.load import load_engine
 from ptq_export.errors import InputError

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import Served, ask, leave, served
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.errors import GateFailed
 
 __all__ = ["main"]

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from statistics import median
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import Served, ask, leave, p95, served
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 
 __all__ = ["main"]
 

@@ -13,8 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import Call, ask, clients, p95, probe, served
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.errors import GateFailed
 
 __all__ = ["main"]

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import ask, served
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 from ptq_export.command_options import Serving
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler

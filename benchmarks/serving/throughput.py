@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from ptq_export.benchmarks.program import parser_of, run_program
 from ptq_export.benchmarks.serving.load import Call, clients, p95, served
-from ptq_export.benchmarks.serving.program import parser_of, run_program
 
 __all__ = ["main", "summary"]
 

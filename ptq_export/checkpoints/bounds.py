@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ptq_export.errors import InputError
 
-__all__ = ["is_torchscript", "require_enough_tensors", "require_held", "require_memory", "require_uncompressed"]
+__all__ = [
+    "is_torchscript",
+    "require_enough_layers",
+    "require_enough_tensors",
+    "require_held",
+    "require_memory",
+    "require_uncompressed",
+]
 
 _SAVE_AGAIN = "load it where it was made and save it again with torch.save"
 _SHARED = 2
@@ -79,6 +86,17 @@ def require_enough_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tens
     blocks = len(widths) * (2 * max(layers, 0) + 1)
     if blocks * _TENSORS_PER_BLOCK > len(tensors):
         cause = f"{path} has {len(tensors)} tensors, its configuration asks for {blocks} residual blocks and more"
+        raise InputError(cause, "the file belongs to another net, or is incomplete")
+
+
+def require_enough_layers(asked: int, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Refuse a configuration that asks for more layers than the file has tensors, before one of them is laid out.
+
+    Raises:
+        InputError: it does.
+    """
+    if asked > len(tensors):
+        cause = f"{path} has {len(tensors)} tensors, its configuration asks for {asked} layers"
         raise InputError(cause, "the file belongs to another net, or is incomplete")
 
 

@@ -4,22 +4,32 @@ A trainer's checkpoint folder (`checkpoint-500/`) has the net as `unet/` and its
 scheduler's configuration stands beside or above it.
 """
 
-import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ptq_export.checkpoints.schedule import noise_schedule, schedule_notes
 from ptq_export.checkpoints.told import ASSUMED
-from ptq_export.checkpoints.unet import build_unet, label_of, sample_shape, with_variance
+from ptq_export.checkpoints.unet import (
+    build_unet,
+    image_of,
+    known_keys,
+    label_of,
+    names_in,
+    sample_shape,
+    with_variance,
+)
 from ptq_export.checkpoints.weight_files import find_weight_file, read_settings, read_weight_file
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule
 from ptq_export.errors import InputError
+from ptq_export.interface import Input
 
 __all__ = ["DIFFUSERS", "read_folder", "with_config"]
 
@@ -34,7 +44,7 @@ _SCHEDULERS = (
 )
 _NO_SCHEDULER = f"{ASSUMED}, for no scheduler_config.json is beside the net: predict=eps, betas=linear, timesteps=1000"
 _RESOLUTION = 32
-_BEFORE_0_11 = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+_IMAGES, _COARSE = 8, 4
 _EMA_MODEL = ("decay", "optimization_step")  # what EMAModel.save_pretrained adds to config.json
 
 
@@ -49,7 +59,9 @@ def read_folder(path: Path, spec: str) -> Weights:
         raise InputError(f"{path} is not a diffusers folder: no config.json, no unet/config.json", _nets_below(path))
     net = next((net for net in nets if find_weight_file(net)), nets[0])
     weights = read_weight_file(net, spec, _has_names)
-    return _told(replace(weights, config=read_settings(net / "config.json"), scheduler=_scheduler(net)), net)
+    pipeline = path if net != path else path.resolve().parent
+    weights = replace(weights, config=read_settings(net / "config.json"), scheduler=_scheduler(net), pipeline=pipeline)
+    return _told(weights, net)
 
 
 def with_config(weights: Weights, config: Path | str | None) -> Weights:
@@ -68,7 +80,8 @@ def with_config(weights: Weights, config: Path | str | None) -> Weights:
     settings = read_settings(file)
     if config is None and "block_out_channels" not in settings:
         return weights  # the configuration of something else
-    weights = replace(weights, config=settings, scheduler=_scheduler(file.parent))
+    beside = file.parent.resolve().parent
+    weights = replace(weights, config=settings, scheduler=_scheduler(file.parent), pipeline=beside)
     return weights if config is not None else _told(weights, file.parent)
 
 
@@ -115,7 +128,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         raise InputError(cause, "put its config.json beside it, or name it with --config FILE")
     if (kind := weights.config.get("_class_name", _CLASS)) != _CLASS:
         raise InputError(f"{path} is a {kind}, which is not supported yet", f"give a folder of a {_CLASS}")
-    config, notes = _known(weights.config)
+    config, notes = known_keys(weights.config, UNet2DModel)
     if config.get("sample_size") is None and resolution is None:
         config["sample_size"] = _RESOLUTION
         notes.append(f"resolution {_RESOLUTION} assumed, config.json has no sample_size; --resolution sets another")
@@ -123,8 +136,7 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
         notes.append(_NO_SCHEDULER)
     schedule = noise_schedule(weights.scheduler, path) if weights.scheduler else NoiseSchedule()
     notes += schedule_notes(weights.scheduler)
-    old = any(re.search(r"attentions\.\d+\.query\.", name) for name in weights.tensors)
-    module = build_unet(config, weights.tensors, path, _name_before_0_11 if old else str)
+    module = build_unet(config, weights.tensors, path, names_in(weights.tensors), images=True)
     if config.get("time_embedding_type") == "learned" and config["num_train_timesteps"] < schedule.num_train_timesteps:
         times = f"{config['num_train_timesteps']} time-steps, its noise schedule has {schedule.num_train_timesteps}"
         raise InputError(f"{path} has learned {times}", "give the scheduler configuration that it was trained with")
@@ -132,11 +144,21 @@ def _load(weights: Weights, resolution: int | None, _: Mapping[str, str]) -> Den
     found = with_variance(schedule, module)
     if weights.scheduler and found != schedule:
         notes.append(_other_variance(schedule, found, shape[0], path))
+    images = image_of(module, shape)
+    if images:
+        notes.append(f"{images[0]} stands behind the sample, as in diffusers' pipelines: its examples are drawn")
     source = weights.source(_NAME, config, *notes)
-    return Denoiser(module, found, shape, source, label_of(config))
+    return Denoiser(module, found, shape, source, (*label_of(config), *images), {it.name: _drawn(it) for it in images})
 
 
 DIFFUSERS = Format(_NAME, _matches, _load)
+
+
+def _drawn(image: Input) -> Tensor:
+    """Smooth images in [-1, 1]: no net was trained with them."""
+    channels, *size = (int(side) for side in image.shape)
+    coarse = torch.randn(_IMAGES, channels, _COARSE, _COARSE, generator=torch.Generator().manual_seed(0))
+    return interpolate(coarse, size, mode="bilinear").clamp(-1, 1)
 
 
 def _other_variance(told: NoiseSchedule, found: NoiseSchedule, channels: int, path: str) -> str:
@@ -156,19 +178,3 @@ def _other_variance(told: NoiseSchedule, found: NoiseSchedule, channels: int, pa
         f"{path}: {said}, and its net makes {channels} channels of {channels}, which may be {kinds}: not supported yet",
         f"if there is no condition, set variance_type in its {_SCHEDULER} to fixed_small",
     )
-
-
-def _known(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The keys that `UNet2DModel` knows, and a note on the others, which diffusers ignores too."""
-    public = {name: value for name, value in config.items() if not name.startswith("_")}
-    known = inspect.signature(UNet2DModel.__init__).parameters
-    ignored = [name for name in public if name not in known]
-    notes = [f"config.json has keys that {_CLASS} does not know, ignored as in diffusers: {', '.join(ignored)}"]
-    return {name: value for name, value in public.items() if name in known}, notes if ignored else []
-
-
-def _name_before_0_11(name: str) -> str:
-    """Attention blocks had other names in diffusers' first versions; google/ddpm-cifar10-32 still has them."""
-    for new, old in _BEFORE_0_11.items():
-        name = name.replace(new, old)
-    return name

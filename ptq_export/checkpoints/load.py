@@ -36,8 +36,8 @@ def load_checkpoint(
 
     Args:
         spec: a checkpoint file, a diffusers folder, `embedded:NAME`, `random:NAME` or `package.module:factory`.
-        resolution: height and width of the samples; without it the checkpoint's own, or a default that
-            `source.notes` states.
+        resolution: height and width of the samples, of the images where latents are decoded; without it the
+            checkpoint's own, or a default that `source.notes` states.
         assume: what the tensors of some formats do not tell (`Format.assumable`), in place of the defaults that
             `source.notes` states.
         scheduler: a diffusers scheduler's configuration, in place of the noise schedule that the file or its family

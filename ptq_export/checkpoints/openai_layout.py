@@ -13,7 +13,7 @@ from ptq_export.checkpoints.keys import count, shape_of
 from ptq_export.errors import InputError
 from ptq_export.interface import Input, label
 
-__all__ = ["Layout", "read_layout"]
+__all__ = ["Layout", "read_layout", "read_levels"]
 
 _INCOMPLETE = "the file is incomplete, or belongs to another net"
 _ATTENTION = ("norm", "qkv", "proj_out")
@@ -73,7 +73,7 @@ def read_layout(tensors: Mapping[str, Tensor], path: str) -> Layout:
     """
     modules = _modules(tensors)
     _refuse_relatives(tensors, modules, path)
-    levels, blocks, resblock_updown = _levels(tensors, modules, path)
+    levels, blocks, resblock_updown = read_levels(tensors, path)
     stem = shape_of(tensors, "input_blocks.0.0.weight", "convolution", path)
     first = "input_blocks.{}.0.in_layers.2.weight"
     widths = [
@@ -121,8 +121,13 @@ def _refuse_relatives(tensors: Mapping[str, Tensor], modules: set[str], path: st
         raise InputError(f"{cause}, which is not supported", remedy)
 
 
-def _levels(tensors: Mapping[str, Tensor], modules: set[str], path: str) -> tuple[int, int, bool]:
-    """(levels, residual blocks per level, whether residual blocks resample)."""
+def read_levels(tensors: Mapping[str, Tensor], path: str) -> tuple[int, int, bool]:
+    """(levels, residual blocks per level, whether residual blocks resample) of a state dict that has `input_blocks`.
+
+    Raises:
+        InputError: its blocks make no levels of equally many residual blocks.
+    """
+    modules = _modules(tensors)
     inputs, outputs = (count(tensors, prefix, path) for prefix in ("input_blocks.", "output_blocks."))
     if inputs != outputs:
         raise InputError(f"{path} has {inputs} input_blocks but {outputs} output_blocks", _INCOMPLETE)

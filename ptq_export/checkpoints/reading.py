@@ -23,11 +23,12 @@ __all__ = ["read_shards", "read_weights"]
 
 _BEGINNING = 4096
 _VARIANCE_PRESERVING = "give a net of the variance-preserving kind with T time-steps (DDPM, DDIM, IDDPM, ADM, LDM)"
-_ZIP, _PICKLE = b"PK", b"\x80"
+_ZIP, _PICKLE, _GGUF = b"PK", b"\x80", b"GGUF"
 _SETTINGS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace, types.SimpleNamespace]
 """In which trainers keep their flags: attributes, and no code."""
 _COPY_AGAIN = "copy or download the file again and compare its sha256"
 _SAVE_TENSORS = "save the tensors alone: torch.save(model.state_dict(), 'weights.pt') or safetensors' save_file"
+_FLOATS = "give the float weights that it was quantised from, as safetensors or a diffusers folder"
 _SAVE_FOLDER = "where you trust it, load it and give the folder that model.save_pretrained('folder') writes"
 
 
@@ -102,6 +103,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 
 def _read_torch(path: Path, head: bytes) -> object:
     """Whatever was saved, as long as it is made of tensors and plain containers."""
+    if head.startswith(_GGUF):
+        raise InputError(f"{path} is a GGUF file, which holds codes in place of weights", _FLOATS)
     if head.startswith(_ZIP):
         if is_torchscript(path):
             raise InputError(f"{path} is a TorchScript archive, which holds code and not a state dict", _SAVE_TENSORS)

@@ -6,6 +6,7 @@ from ptq_export.checkpoints.embedded import SELF_DESCRIBING
 from ptq_export.checkpoints.ldm import LDM
 from ptq_export.checkpoints.lucidrains import LUCIDRAINS
 from ptq_export.checkpoints.openai import OPENAI
+from ptq_export.checkpoints.pipeline_folder import PIPELINE
 from ptq_export.checkpoints.strangers import refuse_strangers
 from ptq_export.checkpoints.weights import Format, Weights
 from ptq_export.errors import InputError
@@ -13,7 +14,7 @@ from ptq_export.errors import InputError
 __all__ = ["FORMATS", "identify"]
 
 # a header that names the format outranks the look of the keys
-_ENTRIES = (SELF_DESCRIBING, DIFFUSERS, DDIM, LDM, LUCIDRAINS, OPENAI)
+_ENTRIES = (SELF_DESCRIBING, PIPELINE, DIFFUSERS, DDIM, LDM, LUCIDRAINS, OPENAI)
 FORMATS: dict[str, Format] = {}
 for _entry in _ENTRIES:
     if _entry.name in FORMATS:

@@ -19,6 +19,7 @@ _FLOW = "predicts the velocity of a flow, not the noise of a diffusion of T step
 _VE = "belongs to a variance-exploding process, whose noise grows without the signal shrinking"
 _TRANSFORMER = "is a transformer; only U-Nets are read from files so far"
 _TEXT = "sees a text beside the sample"
+_FLOATS = "give the float weights that it was quantised from"
 _REMEDY = "give a net of the variance-preserving kind with T time-steps (DDPM, DDIM, IDDPM, ADM, LDM)"
 
 
@@ -77,6 +78,19 @@ STRANGERS = (
         "give a U-Net",
     ),
     Stranger("a GLIDE net", _TEXT, _has(r"(^|\.)encoder_kv\.weight$")),
+    Stranger(
+        "a LoRA",
+        "holds small changes to a net, not the net",
+        _has(r"(\.|_)lora(_|\.)(up|down|A|B|a|b)\b"),
+        "merge it into its model: pipeline.load_lora_weights(FILE), .fuse_lora(), .unload_lora_weights(), and give the "
+        "folder that .save_pretrained writes",
+    ),
+    Stranger(
+        "a net quantised by bitsandbytes (NF4, FP4, int8)",
+        "holds codes in place of weights",
+        _has(r"\.(quant_state\.bitsandbytes__\w+|absmax|SCB)$"),
+        _FLOATS,
+    ),
 )
 """In order: the first that is told names the net."""
 
@@ -120,6 +134,10 @@ def refuse_strangers(weights: Weights) -> None:
         if stranger.told(shapes):
             cause = f"{weights.path} is known, {stranger.name}: it {stranger.reason}, which is not supported"
             raise InputError(cause, stranger.remedy)
+    if (quantised := weights.config.get("quantization_config")) is not None:
+        how = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        cause = f"{weights.path} belongs to a net that is quantised already ({how or quantised!s:.80})"
+        raise InputError(cause, _FLOATS)
 
 
 def refuse_scheduler(config: Mapping[str, object], path: str) -> None:

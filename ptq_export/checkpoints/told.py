@@ -161,6 +161,8 @@ def retell(denoiser: Denoiser, assume: Mapping[str, str], scheduler: Mapping[str
         schedule = noise_schedule(scheduler, "--scheduler-config")
         if schedule.learns_variance != before.learns_variance:  # the net's outputs decide
             schedule = replace(schedule, variance_type=before.variance_type)
+        if denoiser.decoder is not None:  # latents have no range
+            schedule = replace(schedule, clip_sample=False)
         note = f"noise schedule given by --scheduler-config: {_words(schedule)}"
     else:
         schedule = with_schedule_of(told, before)

@@ -2,22 +2,26 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import nn
 
+from ptq_export.checkpoints.conditional_unet import ConditionalEps
 from ptq_export.checkpoints.conventions import ERMONGROUP
 from ptq_export.checkpoints.fit import tensors_sha256
+from ptq_export.checkpoints.latent_denoiser import latent_denoiser
 from ptq_export.checkpoints.openai_published import PUBLISHED, Published
 from ptq_export.checkpoints.openai_unet import set_heads, unet_config
+from ptq_export.checkpoints.text_to_image_sizes import SD15, SDXL, STABLE_DIFFUSION, TextToImage
 from ptq_export.checkpoints.unet import sample_shape
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source, UNetEps
 from ptq_export.lookup import lookup
 
-__all__ = ["DDIM_CIFAR10", "UNTRAINED", "draw_published", "load_untrained"]
+__all__ = ["DDIM_CIFAR10", "UNTRAINED", "draw_published", "draw_text_to_image", "load_untrained"]
 
+Net = TypeVar("Net", UNetEps, ConditionalEps)
 _SEED = 0
 _NORM_STD = 0.1
 _SIZES = ("iddpm-cifar10", "iddpm-imagenet64", "adm-imagenet64", "adm-imagenet256")
@@ -73,21 +77,29 @@ def draw_published(published: Published, spec: str, resolution: int | None) -> D
     return Denoiser(module, flags.schedule(layout.learned_variance), shape, source, layout.conditions)
 
 
+def draw_text_to_image(net: TextToImage, spec: str, resolution: int | None) -> Denoiser:
+    """Prompts are rows of normal numbers: there is neither a text encoder nor a decoder."""
+    module = _drawn(ConditionalEps(UNet2DConditionModel(**net.config)))
+    source = _source(spec, module, dict(net.config))
+    return latent_denoiser(module, net.around, STABLE_DIFFUSION, resolution, source)
+
+
 UNTRAINED: dict[str, Callable[[str, int | None], Denoiser]] = {
     "ddim-cifar10": _ddim_cifar10,
     **{name: partial(draw_published, PUBLISHED[name]) for name in _SIZES},
+    **{name: partial(draw_text_to_image, net) for name, net in {"sd15": SD15, "sdxl": SDXL}.items()},
 }
 
 
-def _drawn(module: UNetEps) -> UNetEps:
+def _drawn(module: Net) -> Net:
     """The module, frozen, its norms with gains and offsets: those of ones and zeros would fold away in the graph."""
     for norm in module.modules():
-        if isinstance(norm, nn.GroupNorm):
+        if isinstance(norm, nn.GroupNorm | nn.LayerNorm):
             nn.init.normal_(norm.weight, 1.0, _NORM_STD)
             nn.init.normal_(norm.bias, 0.0, _NORM_STD)
     return module.eval().requires_grad_(False)
 
 
-def _source(spec: str, module: UNetEps, architecture: dict[str, Any]) -> Source:
+def _source(spec: str, module: UNetEps | ConditionalEps, architecture: dict[str, Any]) -> Source:
     sha256 = tensors_sha256(module.unet.state_dict())
     return Source(spec, "random weights", sha256, None, (_LOUD,), architecture)

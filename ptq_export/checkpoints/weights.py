@@ -20,7 +20,7 @@ class Weights:
 
     `path` is the file that holds the tensors; or the index of the files `parts`, where there are several. `metadata` is
     a safetensors header; `config` and `scheduler` are diffusers' JSON files. All three are empty where the file has
-    none.
+    none. `pipeline` is the folder that has the net's folder, and beside it the other parts of a pipeline.
     """
 
     spec: str
@@ -32,6 +32,7 @@ class Weights:
     config: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Path, ...] = ()
+    pipeline: Path | None = None
 
     def sha256(self) -> str:
         """Hexadecimal sha256 of the file, or of the list of the parts' names and sha256."""

@@ -6,11 +6,13 @@ from ptq_export.pipeline.api import export, quantise
 from ptq_export.pipeline.commands.after import bench, compare, inspect, verify
 from ptq_export.pipeline.commands.sample import sample
 from ptq_export.pipeline.commands.sensitivity import sensitivity
+from ptq_export.pipeline.drawing import Drawing, load_pipeline
 from ptq_export.pipeline.estimate import Estimate, estimate
 from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.run import RunResult, run, try_run
 
 __all__ = [
+    "Drawing",
     "Estimate",
     "Progress",
     "RunResult",
@@ -21,6 +23,7 @@ __all__ = [
     "export",
     "inspect",
     "load_engine",
+    "load_pipeline",
     "quantise",
     "run",
     "sample",

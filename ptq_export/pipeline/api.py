@@ -7,13 +7,16 @@ from ptq_export.calibrators.pairs import collect_pairs
 from ptq_export.calibrators.quantise import Method, UnitStore
 from ptq_export.calibrators.quantise import quantise as quantise_module
 from ptq_export.calibrators.reconstruct import Recipe
+from ptq_export.calibrators.sites import with_tokens
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.graph.model_file import save_model
 from ptq_export.nn.bake import bake_weights
+from ptq_export.nn.balance import balance
 from ptq_export.nn.planar import make_planar
 from ptq_export.options import Options
 from ptq_export.pipeline.graphs import export_graph, fold_time
+from ptq_export.pipeline.linears import measure_inputs
 from ptq_export.pipeline.stages import float_sites, given, open_subject
 from ptq_export.pipeline.start import require_grids
 from ptq_export.targets import find_target
@@ -34,6 +37,10 @@ def quantise(denoiser: Denoiser, options: Options | None = None) -> Denoiser:
     count, steps = given(options.samples), given(options.steps)
     subject = denoiser.on(find_device(options.device))
     pairs = collect_pairs(subject, count, steps, options.policy, options.seed, lambda _: None)
+    if options.linears == "auto":
+        found = measure_inputs(denoiser, sites, pairs, scheme, options)
+        denoiser, sites = balance(denoiser, found.gains), with_tokens(sites, found.tokens)
+        subject = denoiser.on(find_device(options.device))
     recipe = Recipe(given(options.iterations)) if options.rounding == "learned" else None
     method = Method(scheme, options.metric, recipe, options.seed)
     store = UnitStore(load=lambda _: None, save=lambda _, __: None)

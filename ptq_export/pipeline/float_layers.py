@@ -10,6 +10,7 @@ from ptq_export.benchmarks.held_out import HELD_OUT_SEEDS, HeldOut, held_out_pai
 from ptq_export.benchmarks.sensitivity import fewest_float, layer_noise, median_sqnr_db, with_layers
 from ptq_export.calibrators.quantise import integer_parts
 from ptq_export.calibrators.sites import keep_float
+from ptq_export.denoiser import Denoiser
 from ptq_export.errors import InputError
 from ptq_export.pipeline.job import Job, Plan
 from ptq_export.schedulers import allowed_steps
@@ -24,7 +25,7 @@ SENSITIVITY = "sensitivity.json"
 
 def rank_layers(job: Job, simulation: nn.Module) -> dict[str, Any]:
     """Write `sensitivity.json` and `sensitivity.png`: the noise of each int8 layer alone, the loudest first."""
-    reference, layers, held_out = job.subject.module, integer_parts(simulation), few_held_out(job, SEED)
+    reference, layers, held_out = job.subject.module, integer_parts(simulation), few_held_out(job.denoiser, SEED)
     every = {path: part for parts in layers.values() for path, part in parts.items()}
     with job.stage("sensitivity, layer by layer") as share:
         ranking = layer_noise(reference, layers, held_out, share)
@@ -53,7 +54,7 @@ def choose_float_layers(job: Job, simulation: nn.Module) -> Plan:
         ranking = [row["name"] for row in rank_layers(job, simulation)["layers"]]
         layers = integer_parts(simulation)
         with job.stage(f"layers to keep float for {wanted_db:g} dB"):
-            names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job, SEED))
+            names = fewest_float(job.subject.module, layers, ranking, wanted_db, few_held_out(job.denoiser, SEED))
         job.folder.save_json(KEPT, {"wanted_db": wanted_db, "layers": names})
     return with_float_layers(job)
 
@@ -85,9 +86,9 @@ def _chosen(job: Job) -> list[str]:
     return names
 
 
-def few_held_out(job: Job, seed: int) -> HeldOut:
+def few_held_out(denoiser: Denoiser, seed: int) -> HeldOut:
     """Enough held-out pairs to rank choices, fewer than the proofs take."""
-    denoiser, schedule = job.denoiser, job.denoiser.schedule
+    schedule = denoiser.schedule
     conditions = denoiser.draw(PAIRS, HELD_OUT_SEEDS + 1)
     steps = allowed_steps(schedule, STEPS)
     shape, guidance = denoiser.sample_shape, denoiser.guidance

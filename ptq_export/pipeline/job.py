@@ -25,9 +25,11 @@ TIMINGS = "timings.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is quantised: `subject` is the denoiser, or its equal in float with the shortcuts split; `sites` are its
-    layers: int8, or float with the reason. `placements` are the choices in the target's scheme."""
+    """What is quantised: `denoiser` is the job's, or its equal in float with its channels balanced, and `subject` that
+    one, or its equal with the shortcuts split; `sites` are its layers: int8, or float with the reason. `placements` are
+    the choices in the target's scheme."""
 
+    denoiser: Denoiser
     subject: Denoiser
     sites: tuple[Site, ...]
     placements: frozenset[str]
@@ -116,7 +118,7 @@ class Job:
     def without_network(self) -> "Job":
         """The job once its engine is proved: the network and its weights are no longer held."""
         denoiser = self.denoiser.without_network()
-        return replace(self, denoiser=denoiser, plan=replace(self.plan, subject=denoiser))
+        return replace(self, denoiser=denoiser, plan=replace(self.plan, denoiser=denoiser, subject=denoiser))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:

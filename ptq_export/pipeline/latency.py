@@ -5,9 +5,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+
 from ptq_export.benchmarks.chart import plot_latency
 from ptq_export.benchmarks.environment import Environment, describe_environment
-from ptq_export.benchmarks.timing.clock import Protocol
+from ptq_export.benchmarks.timing.clock import Protocol, interleave
 from ptq_export.benchmarks.timing.energy import energy_meter
 from ptq_export.benchmarks.timing.gpu_clock import GpuStep, measure_gpu_steps
 from ptq_export.benchmarks.timing.latency import LatencyReport, StepLatency, measure_steps
@@ -16,6 +18,7 @@ from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import find_runtime, load_files
+from ptq_export.engines.text_to_image import LatentDecoder, PromptEncoder, open_part
 from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
@@ -24,6 +27,7 @@ from ptq_export.pipeline.proofs import any_batch, build, one_call
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
+from ptq_export.text_to_image import DECODER, TEXT_ENCODER
 
 __all__ = ["measure_latency", "timing_verdict"]
 
@@ -33,6 +37,7 @@ GUIDED_BATCHES = (2, 16)
 """Two rows per picture."""
 LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
 MAX_SECONDS = 120.0
+BRIEF = Protocol(warmup=1, min_rounds=5, min_seconds=0.0, max_seconds=MAX_SECONDS, fewest=1)
 
 
 def measure_latency(job: Job) -> dict[str, Any]:
@@ -59,6 +64,7 @@ def measure_latency(job: Job) -> dict[str, Any]:
         judged_batch=judged,
         gpu=[part["gpu"] for part in parts if part["gpu"]],
     ).to_json()
+    report |= _once_per_picture(job)
     job.folder.save_json("latency.json", report)
     plot_latency(report, job.folder.place("latency.png"))
     job.folder.remove(_part(batch) for batch in batches)
@@ -185,6 +191,24 @@ def _once_per_prompt(job: Job, engines: Mapping[str, Engine], batch: int) -> Jso
     return {"prompt_ms": found} if found else {}
 
 
+def _once_per_picture(job: Job) -> Json:
+    """`once`: what stands before the steps of one picture, and behind them, computed on the CPU."""
+    text, path = job.denoiser.text, job.folder.path
+    calls: dict[str, Callable[[], object]] = {}
+    if text is not None:
+        encode, prompts = PromptEncoder(text.parts, text.tokens, open_part(path / TEXT_ENCODER)), text.prompts[:1]
+        sides = [*prompts] if job.denoiser.guidance is None else [*prompts, ""]
+        calls["text_encoder_ms"] = partial(encode, sides)
+    if (path / DECODER).is_file():
+        latents = np.zeros((1, *job.denoiser.sample_shape), np.float32)
+        calls["decoder_ms"] = partial(LatentDecoder(open_part(path / DECODER)), latents)
+    if not calls:
+        return {}
+    with job.stage("latency before and behind the steps"):
+        timed = {name: interleave({name: call}, BRIEF)[name] for name, call in calls.items()}
+    return {"once": {name: round(latency.median_ms, 4) for name, latency in timed.items()}}
+
+
 def _gpu_step(job: Job, engines: Mapping[str, GpuEngine], protocol: Protocol, batch: int) -> GpuStep:
     energy = energy_meter(describe_gpu().pci_bus_id)
     with job.stage(f"latency per step of {batch} by CUDA events") as share:
@@ -196,7 +220,6 @@ def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[Json]:
     """Whole sampling loops of the engine and its first baseline, from noise in the host's memory; guided ones make a
     picture of two rows."""
     denoiser, schedule = job.denoiser, job.denoiser.schedule
-    brief = Protocol(warmup=1, min_rounds=5, min_seconds=0.0, max_seconds=MAX_SECONDS, fewest=1)
     count = batch if denoiser.guidance is None else max(1, batch // 2)
     models = {name: denoiser.guided(any_batch(engine)) for name, engine in engines.items()}
     conditions, shape = denoiser.draw(count, 0), (count, *denoiser.sample_shape)
@@ -204,7 +227,7 @@ def _loops(job: Job, engines: Mapping[str, Engine], batch: int) -> list[Json]:
     for sampler, asked in FLOW_LOOPS if schedule.is_flow else LOOPS:
         with job.stage(f"latency of a {sampler} loop") as share:
             steps = allowed_steps(schedule, asked, sampler)
-            loops.append(measure_loop(models, sampler, schedule, steps, shape, brief, conditions, share).to_json())
+            loops.append(measure_loop(models, sampler, schedule, steps, shape, BRIEF, conditions, share).to_json())
     return loops
 
 

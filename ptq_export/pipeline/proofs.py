@@ -213,6 +213,8 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         "timesteps": list(held_out.pairs),
         "curves": {key: curve.to_json() for key, curve in curves.items()},
         "psnr": same.to_json(),
+        "guidance": denoiser.guidance and denoiser.guidance.scale,
+        "prompts": list(denoiser.drawn_prompts(count, HELD_OUT_SEEDS)),
         "fid": _digit_fid(job, models[name], same),
     }
     job.folder.save_json("fidelity.json", value)

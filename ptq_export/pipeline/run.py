@@ -29,6 +29,7 @@ from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, p
 from ptq_export.pipeline.graphs import export_float, export_graphs
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.latency import measure_latency
+from ptq_export.pipeline.linears import choose_inputs
 from ptq_export.pipeline.manifest import plain, record_calibration, write_manifest
 from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.pipeline.proofs import below_floor, build, check_layers, prove
@@ -113,6 +114,7 @@ def _proved(job: Job) -> Job:
     export_float(job)
     export_around(job)
     pairs = calibration_pairs(job)
+    job = replace(job, plan=choose_inputs(job, pairs))
     job = replace(job, plan=choose(job, pairs))
     simulation = quantised(job, pairs)
     job = replace(job, plan=choose_float_layers(job, simulation))

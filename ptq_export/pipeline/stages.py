@@ -146,7 +146,7 @@ def open_job(options: Options, denoiser: Denoiser, request: Mapping[str, Any], p
     sites = float_sites(subject, scheme, options)
     require_grids(subject, sites, scheme)
     folder = RunFolder.create(options.folder, request)
-    plan = Plan(subject, sites, options.placements)
+    plan = Plan(denoiser, subject, sites, options.placements)
     return Job(options, target, denoiser, folder, progress, plan, read_timings(folder))
 
 

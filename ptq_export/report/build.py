@@ -20,7 +20,18 @@ from ptq_export.schemas import read_part
 __all__ = ["build_report"]
 
 Json = Mapping[str, Any]
-PARTS = ("manifest", "latency", "fidelity", "parity", "layers", "calibration", "sensitivity", "tensorrt", "tuning")
+PARTS = (
+    "manifest",
+    "latency",
+    "fidelity",
+    "parity",
+    "layers",
+    "calibration",
+    "linears",
+    "sensitivity",
+    "tensorrt",
+    "tuning",
+)
 SAMPLES_FILE = "samples.safetensors"
 REPORT_FILE = "report.html"
 

@@ -31,9 +31,13 @@ __all__ = [
     "gpu_table",
     "kernels_table",
     "latency_table",
+    "latents_line",
     "layers_summary",
+    "linears_line",
+    "linears_table",
     "local_parity_table",
     "loop_table",
+    "picture_line",
     "prompt_line",
     "sensitivity_table",
     "tensorrt_table",
@@ -61,6 +65,31 @@ def latency_table(latency: Json) -> Rows:
             figures += [milliseconds(timing["mean_ms"]), rounds, ratio(_speed(step, name))]
             rows.append([str(step["batch"]), precision_label(name), *figures, verdict])
     return rows
+
+
+def picture_line(latency: Json) -> str:
+    """What a picture takes from prompt to pixels (`latency.json`, `once`); empty where it is steps alone."""
+    once = latency.get("once", {})
+    if not once or not latency["loops"]:
+        return ""
+    loop = latency["loops"][0]
+    name, timing = next(iter(loop["candidates"].items()))
+    loop_ms = 1e3 * timing["total_s"]
+    parts = {
+        "text encoder": once.get("text_encoder_ms"),
+        f"{loop['steps']} {sampler_label(loop['sampler'])} steps": loop_ms,
+        "decoder": once.get("decoder_ms"),
+    }
+    told = " + ".join(f"{milliseconds(ms)} ms {what}" for what, ms in parts.items() if ms is not None)
+    whole = loop_ms + sum(once.values())
+    return f"A picture of {precision_label(name)} takes {milliseconds(whole)} ms: {told}."
+
+
+def latents_line(fidelity: Json) -> str:
+    """Same-noise PSNR before the decoder; empty where samples are images themselves."""
+    found = fidelity["psnr"].get("latents")
+    told = [f"{precision_label(name)} {decibel(each['mean_db'])} dB" for name, each in (found or {}).items()]
+    return f"Before the decoder the latents have a PSNR of: {', '.join(told)}." if told else ""
 
 
 def prompt_line(latency: Json) -> str:
@@ -244,6 +273,36 @@ def _float_costs(row: Json, layers: Json) -> str:
     total_ms = sum(other["float_ms"] for other in timed)
     gain = sum(other["ms"] for other in timed) / total_ms if total_ms else 1.0
     return f"about {milliseconds(ms - gain * float_ms)}"
+
+
+def linears_line(linears: Json) -> str:
+    """`channels balanced in 12 of 16 inputs, a step per token in 1; noise of their readers' results −3.1 dB in the
+    median`, from `linears.json`; empty where there are none."""
+    readings = linears["readings"]
+    if not readings:
+        return ""
+    moved = sum(it["alpha"] is not None for it in readings)
+    tokens = sum(it["by_token"] for it in readings)
+    gained_db = median(_chosen_db(it) - it["sqnr_db"]["tensor"] for it in readings)
+    counted = f"channels balanced in {moved} of {len(readings)} inputs, a step per token in {tokens}"
+    return f"{counted}; noise of their readers' results {signed(-gained_db, '.1f')} dB in the median"
+
+
+def linears_table(linears: Json) -> Rows:
+    """Each tensor that int8 linears read, and what was chosen for it by the noise of their results (`linears.json`)."""
+    rows = [["read by", "balanced in", "alpha", "step", "one step dB", "balanced dB", "per token dB", "noise share"]]
+    for it in linears["readings"]:
+        more = f" and {len(it['readers']) - 1} more" if len(it["readers"]) > 1 else ""
+        chosen = [it["source"] or ABSENT, ABSENT if it["alpha"] is None else f"{it['alpha']:g}"]
+        figures = [decibel(it["sqnr_db"].get(key)) for key in ("tensor", "balanced", "token")]
+        step = "per token" if it["by_token"] else "one"
+        rows.append([f"{it['readers'][0]}{more}", *chosen, step, *figures, percent(it.get("share"))])
+    return rows
+
+
+def _chosen_db(reading: Json) -> float:
+    key = "token" if reading["by_token"] else "tensor" if reading["alpha"] is None else "balanced"
+    return float(reading["sqnr_db"].get(key, reading["sqnr_db"]["tensor"]))
 
 
 def tuning_line(tuning: Json) -> str:

@@ -11,7 +11,7 @@ from ptq_export.benchmarks.peers.subject import Subject, open_subject
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return open_subject([make_run(tmp_path_factory.mktemp("runs") / "ort")])
+    return open_subject([make_run(tmp_path_factory.mktemp("runs") / "ort")], tmp_path_factory.mktemp("steps"))
 
 
 class Exact:

@@ -22,7 +22,7 @@ NARROW = adds_in_16_bits(instruction_sets())
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return open_subject([make_run(tmp_path_factory.mktemp("runs") / "ort")])
+    return open_subject([make_run(tmp_path_factory.mktemp("runs") / "ort")], tmp_path_factory.mktemp("steps"))
 
 
 @pytest.fixture(scope="module")

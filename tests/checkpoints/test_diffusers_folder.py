@@ -99,6 +99,22 @@ def test_a_learned_variance_that_leaves_room_for_a_condition_is_refused(
     assert "4 channels of a sample, and a condition of 4 beside it" in _refusal(folder).cause
 
 
+def test_image_beside_the_sample_is_a_condition(unet_config: dict[str, Any], folder: Path) -> None:
+    """Super-resolution as in SR3: the image has the size of the sample."""
+    unet = UNet2DModel(**{**unet_config, "in_channels": 4, "num_class_embeds": 3}).eval()
+    unet.save_pretrained(folder / "unet")
+    denoiser = load_checkpoint(str(folder))
+    assert denoiser.sample_shape == (1, 8, 8)
+    assert [str(each) for each in denoiser.conditions] == ["label [N] int64", "image [N, 3, 8, 8] float32"]
+    assert any("its examples are drawn" in note for note in denoiser.source.notes)
+    given = denoiser.draw(2, seed=0)
+    sample, timestep = torch.randn(2, 1, 8, 8), torch.tensor([0, 499])
+    with torch.no_grad():
+        wanted = unet(torch.cat([sample, given["image"]], dim=1), timestep, given["label"]).sample
+    assert torch.equal(denoiser(sample, timestep, **given), wanted)
+    assert load_checkpoint(str(folder), resolution=16).draw(1, seed=0)["image"].shape == (1, 3, 16, 16)
+
+
 def test_folder_without_scheduler_says_what_it_assumes(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     denoiser = load_checkpoint(str(folder))
@@ -129,7 +145,7 @@ def test_attention_names_of_early_diffusers_are_understood(folder: Path, unet: U
         ({"out_channels": 2}, "has the shape [1, 32, 3, 3], the net needs [2, 32, 3, 3]"),
         ({"out_channels": 3}, "3 output channels for 1 input"),
         ({"time_embedding_type": "fourier"}, "fourier time embedding"),
-        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, which is not supported"),
+        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel without its text encoder"),
         ({"down_block_types": ["DownBlock2D", "NoSuchBlock"]}, "NoSuchBlock"),
         ({"block_out_channels": [32]}, "does not describe a UNet2DModel"),
         ({"block_out_channels": [64, 64]}, "has the shape"),

@@ -74,6 +74,13 @@ def test_empty_file_is_refused(tmp_path: Path) -> None:
     assert "is empty" in _refusal(tmp_path / "model.pt").cause
 
 
+def test_gguf_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "unet-q4_0.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(64))
+    error = _refusal(tmp_path / "unet-q4_0.gguf")
+    assert "is a GGUF file, which holds codes in place of weights" in error.cause
+    assert "the float weights" in error.remedy
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.999])
 def test_truncated_file_is_refused(kind: str, share: float, ddim_state: State, tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ NETS = {
     "Flux": {"double_blocks.0.img_attn.qkv.weight": (24, 8)},
     "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (24, 8)},
     "DiT or SiT": {"x_embedder.proj.weight": (8, 4, 2, 2), "blocks.0.adaLN_modulation.1.weight": (48, 8)},
+    "a LoRA": {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": (4, 32)},
+    "LoRA": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": (32, 4), "lora_unet_mid.alpha": ()},
+    "LoRA: it holds": {"unet.mid_block.attentions.0.processor.to_q_lora.down.weight": (4, 32)},
+    "bitsandbytes \\(NF4": {
+        "down_blocks.0.resnets.0.conv1.weight": (9, 1),
+        "mid_block.attentions.0.proj_in.weight.quant_state.bitsandbytes__nf4": (80,),
+    },
     "GLIDE": {"input_blocks.4.1.encoder_kv.weight": (128, 64, 1), "time_embed.0.weight": (8, 8)},
 }
 

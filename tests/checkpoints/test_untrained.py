@@ -1,14 +1,20 @@
 """`random:` nets: the published size, seeded, loud about it, and not degenerate."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.checkpoints.conditional_unet import ConditionalEps
 from ptq_export.checkpoints.fit import tensors_sha256
-from ptq_export.checkpoints.untrained import UNTRAINED
-from ptq_export.denoiser import Denoiser
+from ptq_export.checkpoints.latent_denoiser import latent_denoiser
+from ptq_export.checkpoints.text_to_image_sizes import SD15, SDXL, STABLE_DIFFUSION
+from ptq_export.checkpoints.untrained import UNTRAINED, draw_text_to_image
+from ptq_export.denoiser import Denoiser, Source
 from ptq_export.errors import InputError
 
 NETS = {  # parameters, sample, output channels, classes, heads over the widest attention, what the net sees of t = 1
@@ -32,8 +38,51 @@ def _name(denoiser: Denoiser) -> str:
     return denoiser.source.spec.removeprefix("random:")
 
 
+LATENT_NETS = {  # parameters, latents, conditions
+    "sd15": (SD15, 859_520_964, (4, 64, 64), {"encoder_hidden_states": (77, 768)}),
+    "sdxl": (
+        SDXL,
+        2_567_463_684,
+        (4, 128, 128),
+        {"encoder_hidden_states": (77, 2048), "text_embeds": (1280,), "time_ids": (6,)},
+    ),
+}
+
+
 def test_every_random_net_is_tested() -> None:
-    assert set(UNTRAINED) == set(NETS)
+    assert set(UNTRAINED) == set(NETS) | set(LATENT_NETS)
+
+
+@pytest.mark.parametrize("name", LATENT_NETS)
+def test_random_net_of_latents_has_its_published_size(name: str) -> None:
+    """Laid out without memory: they are 3.4 and 10.3 GB."""
+    net, parameters, shape, conditions = LATENT_NETS[name]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**net.config)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    source = Source(name, "", "")
+    denoiser = latent_denoiser(ConditionalEps(unet), net.around, STABLE_DIFFUSION, None, source)
+    assert denoiser.sample_shape == shape
+    assert {each.name: each.shape for each in denoiser.conditions} == conditions
+    half = latent_denoiser(ConditionalEps(unet), net.around, STABLE_DIFFUSION, 256, source)
+    assert half.sample_shape == (4, 32, 32)
+
+
+@pytest.mark.parametrize("name", LATENT_NETS)
+def test_random_net_of_latents_is_not_degenerate(name: str) -> None:
+    """A narrow one of the same layers."""
+    net = LATENT_NETS[name][0]
+    narrow = {"block_out_channels": [32] * len(net.config["block_out_channels"]), "attention_head_dim": 4}
+    few = {"transformer_layers_per_block": 1, "layers_per_block": 1}
+    denoiser = draw_text_to_image(replace(net, config={**net.config, **narrow, **few}), f"random:{name}", 128)
+    output = denoiser(torch.randn(2, 4, 16, 16), torch.tensor([0, 999]), **denoiser.draw(2, seed=0))
+    assert output.shape == (2, 4, 16, 16)
+    assert 0.1 < output.std() < 10
+    assert (denoiser.text, denoiser.decoder) == (None, None)
+    assert denoiser.source.notes[0].startswith("RANDOM WEIGHTS")
+    norms = [module for module in denoiser.module.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms
+    assert all(0.05 < norm.weight.std() < 0.2 for norm in norms)
 
 
 def test_random_net_has_its_published_size(denoiser: Denoiser) -> None:

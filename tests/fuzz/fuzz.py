@@ -25,7 +25,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "report")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("fuzz", "", "report", "checkpoints")]
 
 from mutations import mutated
 from readers import READERS, Reader

@@ -6,6 +6,7 @@ are made once, in a folder of their own, and `read` gets a folder with the seeds
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from exported_net import inputs_of
 from safetensors.torch import save_file
+from tiny_pipelines import saved  # from the tests of checkpoints
 
 from ptq_export.artifacts import prompt_beside, sha256_file, write_json
 from ptq_export.calibrators.pairs import load_pairs
@@ -45,6 +47,11 @@ __all__ = ["READERS", "Reader"]
 
 TESTS = Path(__file__).parents[1]
 SHAPE = (1, 4, 4)
+PIPELINE = [
+    "model_index.json",
+    *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
+    *(f"tokenizer/{name}.json" for name in ("tokenizer", "tokenizer_config")),
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,10 @@ def _report_files(folder: Path) -> None:
     tuned = {"schema": 2, "budget_s": 9.0, "seconds": 8.0, "batch": 1, "chosen": chosen, "total": race}
     tuned |= {"sqnr_db": quality, "trials": [trial], "not_reached": [left], "reused": False}
     write_json(folder / "tuning.json", tuned)
+    reading = {"readers": ["a", "b"], "source": "n", "first": 0, "alpha": 0.5, "by_token": True, "share": 0.1}
+    reading |= {"sqnr_db": {"tensor": 30.0, "balanced": 33.0, "token": 40.0}}
+    rule = {"alphas": [0.5], "balanced_at_most": 0.9, "token_at_most": 0.25, "token_pays_from": 0.02}
+    write_json(folder / "linears.json", {"schema": 2, "rule": rule, "readings": [reading]})
     gpu = {"median_ms": 1.0}
     calls = {"compute": gpu, "enqueue": gpu, "warnings": ["host-bound"]}
     timing = {"graph": calls, "kernels": calls, "with_transfers": gpu, "energy_mj": 2.0}
@@ -247,6 +258,11 @@ def _diffusers(folder: Path) -> None:
     DDPMScheduler().save_config(folder)
 
 
+def _pipeline(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(saved("sd1", Path(place)), folder, dirs_exist_ok=True)
+
+
 def _tiny_unet() -> UNet2DModel:
     blocks = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "add_attention": False}
     return UNet2DModel(4, 1, 1, block_out_channels=(4,), layers_per_block=1, norm_num_groups=2, **blocks)
@@ -264,11 +280,13 @@ def _check(name: str) -> Callable[[Path], object]:
     return lambda folder: load_checkpoint(str(folder / name))
 
 
-PARTS = ["calibration", "fidelity", "latency", "layers", "manifest", "parity", "sensitivity", "tensorrt", "tuning"]
+PARTS = ["calibration", "fidelity", "latency", "layers", "linears", "manifest", "parity", "sensitivity"]
+PARTS += ["tensorrt", "tuning"]
 READERS = {
     "checkpoint": Reader(_copy("ddim_tiny.pt"), ["ddim_tiny.pt"], _check("ddim_tiny.pt")),
     "safetensors": Reader(_safetensors, ["net.safetensors"], _check("net.safetensors")),
     "net-config": Reader(_diffusers, ["config.json"], _check("")),
+    "pipeline": Reader(_pipeline, PIPELINE, _check("")),
     "scheduler-config": Reader(_diffusers, ["scheduler_config.json"], _check("")),
     "manifest": Reader(_manifest, [MANIFEST], _read_manifest),
     "schedule": Reader(_manifest, [MANIFEST], _read_schedule),

@@ -14,11 +14,13 @@ import onnx_ir as ir
 import pytest
 import tiny
 import torch
+from safetensors.numpy import load_file
 
 from ptq_export.artifacts import sha256_file
 from ptq_export.benchmarks.peers.subject import open_subject
 from ptq_export.benchmarks.second_opinion import RunFiles
 from ptq_export.command_options import Sampling
+from ptq_export.engines import EngineOptions
 from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.prompt import PromptSession
 from ptq_export.errors import GateFailed, InputError
@@ -111,12 +113,19 @@ def test_the_two_graphs_compute_what_the_unsplit_one_does(made: Callable[[str], 
     np.testing.assert_allclose(load_engine(run, "ort-fp32")(**feeds), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_other_programs_get_the_whole_network_or_are_told(made: Callable[[str], Path]) -> None:
+def test_other_programs_get_the_whole_network(made: Callable[[str], Path]) -> None:
     files = RunFiles(made("text"))
     takes = [[value.name for value in load_model(path).graph.inputs] for path in (files.reference, files.int8)]
     assert takes == [["sample", "timestep", "encoder_hidden_states", "mask"]] * 2
-    with pytest.raises(InputError, match="prompt graph beside it, and the peers take one graph"):
-        open_subject([made("text")])
+
+
+def test_the_peers_get_the_step_alone_with_what_its_prompt_makes(made: Callable[[str], Path], tmp_path: Path) -> None:
+    run = made("text")
+    subject = open_subject([run], tmp_path)
+    assert "encoder_hidden_states" not in subject.pairs() and "prompt_attention_to_k" in subject.pairs()
+    whole = load_file(run / "pairs.safetensors")
+    alone = OrtEngine(subject.graph, tmp_path / "engine", EngineOptions())
+    np.testing.assert_array_equal(alone(**subject.pairs()), load_engine(run, "ort-fp32")(**whole))
 
 
 def test_a_sampling_loop_computes_its_prompt_once_and_guidance_too(

@@ -99,6 +99,15 @@ def test_the_engine_tells_a_pipeline_what_a_network_would(finished_text: Path) -
     assert isinstance(config, FrozenDict) and config.time_cond_proj_dim is None and config.sample_size == 8
 
 
+def test_the_report_tells_the_prompts_and_what_a_picture_takes(finished_text: Path) -> None:
+    once = json.loads((finished_text / "latency.json").read_text())["once"]
+    page = (finished_text / "report.html").read_text()
+    assert {*once} == {"text_encoder_ms", "decoder_ms"} and min(once.values()) > 0
+    assert "ms text encoder + " in page and "guided by 3" in page and "Before the decoder the latents" in page
+    prompts = json.loads((finished_text / "fidelity.json").read_text())["prompts"]
+    assert {*prompts} <= {*prompted_net.PROMPTS} and all(f"<td>{prompt}</td>" in page for prompt in prompts)
+
+
 def test_a_prompt_is_drawn(finished_text: Path, tmp_path: Path, watcher: Watcher) -> None:
     pictures = {}
     for name, prompt, scale in (("a", "a red dog", 3.0), ("b", "a green house", 3.0), ("c", "a red dog", 1.0)):

@@ -18,6 +18,7 @@ from ptq_export.benchmarks import parity
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.pipeline import run, try_run
 from ptq_export.pipeline.graphs import export_graphs
+from ptq_export.pipeline.linears import choose_inputs
 from ptq_export.pipeline.run import prepare
 from ptq_export.pipeline.stages import calibration_pairs, quantised
 
@@ -55,7 +56,9 @@ def test_run_killed_in_mid_calibration_ends_with_the_same_onnx(
     assert sorted(kept) == ["000.safetensors", "001.safetensors", "002.safetensors"]
 
     job = prepare(tiny.options(folder).resolved(), watcher)
-    export_graphs(job, quantised(job, calibration_pairs(job)))
+    pairs = calibration_pairs(job)
+    job = replace(job, plan=choose_inputs(job, pairs))
+    export_graphs(job, quantised(job, pairs))
 
     assert "calibration pairs" not in watcher.stages
     assert {name: (folder / "units" / name).stat().st_mtime_ns for name in kept} == kept

@@ -115,6 +115,20 @@ def test_global_parity_rows_state_the_signed_difference() -> None:
     assert rows[1] == ["50", "30.0", "29.2", "−0.75", "±0.50", "EXCEEDED"]
 
 
+def test_inputs_of_linears_are_one_line_and_a_table_of_what_was_chosen() -> None:
+    found = {"tensor": 30.0, "balanced": 33.5, "token": 40.0}
+    first = {"readers": ["a", "b"], "source": "n", "alpha": 0.5, "by_token": False, "sqnr_db": found, "share": None}
+    second = first | {"readers": ["c"], "source": "", "alpha": None, "by_token": True, "share": 0.031}
+    linears = {"readings": [first, second]}
+    line = "channels balanced in 1 of 2 inputs, a step per token in 1"
+    line += "; noise of their readers' results −6.8 dB in the median"
+    assert tables.linears_line(linears) == line and tables.linears_line({"readings": []}) == ""
+    headers, *rows = tables.linears_table(linears)
+    assert rows[0] == ["a and 1 more", "n", "0.5", "one", "30.0", "33.5", "40.0", "–"]
+    assert rows[1] == ["c", "–", "–", "per token", "30.0", "33.5", "40.0", "3.1 %"]
+    assert {len(row) for row in rows} == {len(headers)}
+
+
 def test_tuning_is_one_line_and_a_table_of_what_was_tried_and_what_was_not() -> None:
     race = {"before_ms": 5.0, "after_ms": 4.0, "speedup": 1.25, "low": 1.2, "high": 1.3}
     kept = race | {"what": "linears", "layers": ["a", "b"], "sqnr_db": 30.0, "kept": True, "why": "faster"}

@@ -24,6 +24,7 @@ from ptq_export.nn.share import share
 from ptq_export.options import Options
 from ptq_export.pipeline.float_layers import put_back, with_float_layers
 from ptq_export.pipeline.job import Job, Plan, read_timings
+from ptq_export.pipeline.linears import with_inputs
 from ptq_export.pipeline.progress import Progress
 from ptq_export.pipeline.stages import PAIRS, QUANTISED, load_denoiser, open_job
 from ptq_export.pipeline.tuning.tune import tuned_plan
@@ -112,6 +113,7 @@ def reopen(run: Path, progress: Progress, ckpt: str | None = None) -> Job:
     denoiser = _load(run, options, manifest["denoiser"]["sha256"], ckpt)
     job = open_job(options, denoiser, read_part(run, "request.json"), progress)
     folder.close()
+    job = replace(job, plan=with_inputs(job))
     job = replace(job, plan=tuned_plan(job))
     return replace(job, plan=with_float_layers(job))
 
@@ -130,7 +132,7 @@ def reopen_engine(run: Path, progress: Progress) -> Job:
     shape = tuple(int(size) for size in sample.shape)
     examples = examples_of(run, conditions)
     denoiser = Denoiser(Absent(), schedule, shape, source, tuple(conditions), examples)
-    plan = Plan(denoiser, (), options.placements)
+    plan = Plan(denoiser, denoiser, (), options.placements)
     return Job(options, find_target(options.target), denoiser, folder, progress, plan, read_timings(folder))
 
 

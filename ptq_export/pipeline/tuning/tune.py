@@ -15,6 +15,7 @@ from ptq_export.nn.grid_point import grid_points
 from ptq_export.nn.scheme import placed
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.job import Job, Plan
+from ptq_export.pipeline.linears import GAINS, LINEARS
 from ptq_export.pipeline.proofs import one_call
 from ptq_export.pipeline.stages import PAIRS
 from ptq_export.pipeline.tuning.cache import cache_file, recall, remember
@@ -52,7 +53,7 @@ def choose(job: Job, pairs: Pairs) -> Plan:
         value = found if found is not None and reused else _measure(job, pairs, seconds)
         if not reused:
             remember(key, value)
-        job.folder.forget_all_but([PAIRS, FP32, FP32_UNFOLDED])
+        job.folder.forget_all_but([PAIRS, LINEARS, GAINS, FP32, FP32_UNFOLDED])
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
     return tuned_plan(job)
@@ -86,7 +87,7 @@ def tuned_plan(job: Job) -> Plan:
     placements = frozenset(chosen.get("placements", job.plan.placements))
     variant, reasons = open_variant(job, chosen["split_shortcut"], placements), chosen["float_layers"]
     sites = tuple(replace(it, keep_float=reasons.get(it.name, it.keep_float)) for it in variant.sites)
-    return Plan(variant.subject, sites, placements)
+    return replace(job.plan, subject=variant.subject, sites=sites, placements=placements)
 
 
 def tuning_key(job: Job) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def tuning_key(job: Job) -> dict[str, Any]:
         },
         "choices": {
             "layers": [site.name for site in job.sites if not site.keep_float],
+            "by_token": [site.name for site in job.sites if site.by_token],
             "split_shortcut": options.split_shortcut,
             "loss_db": options.tune_loss_db,
         },

@@ -25,7 +25,7 @@ from ptq_export.benchmarks.timing.gpu_clock import race_gpu_steps
 from ptq_export.benchmarks.timing.latency import measure_steps
 from ptq_export.benchmarks.timing.stats import Latency
 from ptq_export.calibrators.quantise import Method, UnitStore, integer_parts, quantise
-from ptq_export.calibrators.sites import Site, find_sites
+from ptq_export.calibrators.sites import Site, find_sites, with_tokens
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.engines.base import Engine, GpuEngine
@@ -80,7 +80,7 @@ class JobBench:
         self.job = job
         chosen = torch.linspace(0, len(pairs) - 1, min(PAIRS, len(pairs))).long()
         self._pairs = pairs.rows(chosen)
-        self._held_out = few_held_out(job, SEED)
+        self._held_out = few_held_out(job.denoiser, SEED)
         self._quantised: dict[bool, _Quantised] = {}
         self._folders: OrderedDict[Choice, TemporaryDirectory[str]] = OrderedDict()
         self._races = 0
@@ -210,10 +210,10 @@ def tuning_batch(job: Job) -> int:
 def open_variant(job: Job, split: bool, placements: Collection[str]) -> Variant:
     """The job's network in one of its forms, with the grids of `placements`; what `--keep-float` named in the other
     form stays float in this one."""
-    subject = open_subject(job.denoiser, split, job.target.scheme_for(job.options, placements))
+    subject = open_subject(job.plan.denoiser, split, job.target.scheme_for(job.options, placements))
     if split == job.options.split_shortcut:
         return Variant(subject, job.sites)
-    sites = find_sites(subject, job.scheme)
+    sites = with_tokens(find_sites(subject, job.scheme), {site.name for site in job.sites if site.by_token})
     asked = frozenset(site.name for site in job.sites if site.keep_float == ASKED)
     kept = renamed(asked, frozenset(site.name for site in sites))
     return Variant(subject, tuple(replace(it, keep_float=it.keep_float or ASKED * (it.name in kept)) for it in sites))
