@@ -11,8 +11,10 @@ from ptq_export.errors import InputError
 
 __all__ = ["DECODER", "IMAGE", "LATENTS", "TEXT_ENCODER", "TextParts", "token_input", "tokenizer_file"]
 
-TEXT_ENCODER, DECODER = "text_encoder.onnx", "decoder.onnx"
-LATENTS, IMAGE = "latents", "image"
+TEXT_ENCODER = "text_encoder.onnx"
+DECODER = "decoder.onnx"
+LATENTS = "latents"
+IMAGE = "image"
 MOST_TOKENIZERS = 4
 
 
