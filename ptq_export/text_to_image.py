@@ -9,10 +9,12 @@ from typing import Any
 
 from ptq_export.errors import InputError
 
-__all__ = ["DECODER", "IMAGE", "LATENTS", "TEXT_ENCODER", "TextParts", "token_input", "tokenizer_file"]
+__all__ = ["DECODER", "IMAGE", "LATENTS", "PARTS", "TEXT_ENCODER", "TextParts", "token_input", "tokenizer_file"]
 
-TEXT_ENCODER, DECODER = "text_encoder.onnx", "decoder.onnx"
-LATENTS, IMAGE = "latents", "image"
+TEXT_ENCODER = "text_encoder.onnx"
+DECODER = "decoder.onnx"
+LATENTS = "latents"
+IMAGE = "image"
 MOST_TOKENIZERS = 4
 
 
@@ -24,6 +26,10 @@ def tokenizer_file(index: int) -> str:
 def token_input(index: int) -> str:
     """The text encoder's input with the ids of that tokenizer, `[N, length]` int64."""
     return f"input_ids_{index + 1}" if index else "input_ids"
+
+
+PARTS = (TEXT_ENCODER, DECODER, *(tokenizer_file(index) for index in range(MOST_TOKENIZERS)))
+"""Every file of these that a run may have."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ptq_export.pipeline.job import Job, Plan
 from ptq_export.pipeline.stages import PAIRS, open_subject
 from ptq_export.pipeline.start import require_equal
 from ptq_export.targets import FP16, FP32, FP32_UNFOLDED
+from ptq_export.text_to_image import PARTS
 
 __all__ = ["GAINS", "LINEARS", "InputChoices", "choose_inputs", "measure_inputs", "with_inputs"]
 
@@ -104,7 +105,7 @@ def choose_inputs(job: Job, pairs: Pairs) -> Plan:
     if job.options.linears == "auto" and not (folder.has(LINEARS) and folder.has(GAINS)):
         with job.stage("calibration, inputs of linears"):
             found = measure_inputs(job.subject, job.sites, pairs, job.scheme, job.options)
-        folder.forget_all_but([PAIRS, FP32, FP32_UNFOLDED, FP16])
+        folder.forget_all_but([PAIRS, FP32, FP32_UNFOLDED, FP16, *PARTS])
         folder.save_tensors(GAINS, {reading.name: gains for reading, gains in found.gains.items()})
         folder.save_json(LINEARS, {"rule": RULE, "readings": [_to_json(found, it) for it in found.choices]})
     return with_inputs(job)

@@ -25,6 +25,7 @@ from ptq_export.pipeline.tuning.workbench import JobBench, Variant, open_variant
 from ptq_export.report.tables import tuning_line
 from ptq_export.schemas import SCHEMA
 from ptq_export.targets import FP32, FP32_UNFOLDED
+from ptq_export.text_to_image import PARTS
 
 __all__ = ["TUNING", "check_tuning", "choose", "tuned_plan", "tuning_key"]
 
@@ -53,7 +54,7 @@ def choose(job: Job, pairs: Pairs) -> Plan:
         value = found if found is not None and reused else _measure(job, pairs, seconds)
         if not reused:
             remember(key, value)
-        job.folder.forget_all_but([PAIRS, LINEARS, GAINS, FP32, FP32_UNFOLDED])
+        job.folder.forget_all_but([PAIRS, LINEARS, GAINS, FP32, FP32_UNFOLDED, *PARTS])
         job.folder.save_json(TUNING, value | {"reused": reused})
         job.progress.message(f"{tuning_line(value | {'reused': reused})}; kept in {cache_file(key)}")
     return tuned_plan(job)
