@@ -37,6 +37,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "class ": {"class": "cat"},
     "unknown": {"step": 4},
     "prompt": {"prompt": "a cat"},
+    "negative prompt": {"negative_prompt": "a cat"},
     "response_format": {"response_format": "url"},
     "png of two": {"response_format": "png", "n": 2},
     "stream": {"stream": "yes"},
