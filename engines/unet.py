@@ -73,7 +73,7 @@ class EngineUNet(nn.Module):
         given: dict[str, Any] = {"label": class_labels, "encoder_hidden_states": encoder_hidden_states, **conditions}
         given |= added_cond_kwargs or {}
         if self._images and sample.shape[1] == self.config.in_channels:
-            sample, *images = sample.split([self.engine.sample_shape[0], *self._images.values()], dim=1)
+            sample, *images = torch.split(sample, [self.engine.sample_shape[0], *self._images.values()], dim=1)
             given |= dict(zip(self._images, images, strict=True))
         eps = self.engine(sample, timestep, **given)
         return UNet2DOutput(sample=eps) if return_dict else (eps,)

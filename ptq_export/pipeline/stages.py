@@ -87,8 +87,8 @@ def load_denoiser(
     """
     scheduler = read_scheduler(options.scheduler_config) if scheduler is None else scheduler
     prompts = read_prompts(options.prompts) if prompts is None else prompts
-    found = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
-    loaded = prompted(found, prompts, options.guidance)
+    read = load_checkpoint(options.ckpt, options.resolution, options.assumptions, scheduler, options.config)
+    loaded = prompted(read, prompts, options.guidance)
     _require_evaluation(loaded)
     require_size(loaded)
     pairs = probe(loaded)
