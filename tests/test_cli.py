@@ -333,7 +333,7 @@ def test_same_command_again_answers_at_once_and_json_holds_the_run(folder: Path)
     value = json.loads(done.stdout)
     assert (done.returncode, value["run"]) == (0, "run")
     assert value["manifest"] == json.loads((folder / "run" / "manifest.json").read_text())
-    assert set(value) == {"run", "manifest", "layers", "fidelity", "latency"}
+    assert set(value) == {"run", "manifest", "layers", "linears", "fidelity", "latency"}
     assert "finished already" in done.stderr
 
 

@@ -56,13 +56,15 @@ class Drawing:
         """Away from the `negative` prompt; none of a run without text, or by a scale of 1.
 
         Raises:
-            InputError: a negative prompt, or a scale, where there is no text.
+            InputError: a negative prompt, or a scale, where there is no text; or one without guidance.
         """
         if self.encoder is None:
             if negative or scale is not None:
                 raise InputError("this engine takes no prompts", "leave out --prompt, --negative and --guidance")
             return None
         scale = self.encoder.parts.scale if scale is None else scale
+        if scale == 1 and negative:
+            raise InputError("a negative prompt says nothing without guidance", "give --guidance, more than 1")
         return None if scale == 1 else Guidance(scale, _tensors(self.encoder, [negative]))
 
     def conditions(self, prompts: Sequence[str], count: int, seed: int, label: int | None = None) -> dict[str, Tensor]:

@@ -128,6 +128,11 @@ def test_without_a_prompt_those_of_the_run_are_drawn(finished_text: Path, tmp_pa
     assert facts["prompts"] == [*prompted_net.PROMPTS, prompted_net.PROMPTS[0]]
 
 
+def test_a_negative_prompt_without_guidance_is_refused(finished_text: Path, tmp_path: Path, watcher: Watcher) -> None:
+    with pytest.raises(InputError, match="says nothing without guidance"):
+        sample(finished_text, Sampling(tmp_path / "a.png", 1, 1, negative="a dog", guidance=1.0), watcher)
+
+
 def test_a_run_without_text_takes_no_prompt(finished: Path, tmp_path: Path, watcher: Watcher) -> None:
     with pytest.raises(InputError, match="takes no prompts"):
         sample(finished, Sampling(tmp_path / "a.png", prompt="a dog"), watcher)
