@@ -18,6 +18,7 @@ __all__ = [
     "IGNORED",
     "MOST_PICTURES",
     "MOST_SEED",
+    "NEVER_NULL",
     "Asked",
     "Format",
     "Preview",
@@ -31,6 +32,8 @@ Preview = Literal["estimate", "sample"]
 
 MOST_PICTURES = 10
 MOST_SEED = 2**63 - 1
+NEVER_NULL = ("conditions", "guidance", "unconditional")
+"""Fields on whose presence others depend. Of all others null means absence, as OpenAI's clients have it."""
 IGNORED = ("background", "moderation", "quality", "style", "user")
 """What OpenAI's clients send and nothing here depends on."""
 
@@ -71,6 +74,8 @@ def fields_of(content: bytes) -> dict[str, Any]:
             hint = f"; did you mean {near[0]}?" if near else ""
             known = f"known: {', '.join(FIELDS)}"
             raise FieldError(f"there is no field {name[:80]!r}{hint} {known}", name[:80], "unknown_parameter")
+        if value[name] is None and name in NEVER_NULL:
+            raise FieldError(f"{name} must not be null: leave it out", name)
     return {name: each for name, each in value.items() if each is not None}
 
 
@@ -140,6 +145,8 @@ def _conditions(fields: Fields, subject: Subject) -> dict[str, Any]:
     found = dict(mapping(fields, "conditions") or {})
     if LABEL in found:
         raise FieldError("a class is given as `class`, beside conditions", "conditions")
+    if surplus := sorted({*found} - {each.name for each in subject.signature.conditions}):  # be their values null
+        raise FieldError(f"this engine has no condition {', '.join(map(repr, surplus))}"[:400], "conditions")
     if "class" not in fields:
         return found
     if subject.classes is None:

@@ -8,7 +8,7 @@ import numpy as np
 from ptq_export.command_options import Serving
 from ptq_export.interface import LABEL, Input
 from ptq_export.schedulers import SAMPLERS
-from ptq_export.serving.body import IGNORED, MOST_PICTURES, MOST_SEED
+from ptq_export.serving.body import IGNORED, MOST_PICTURES, MOST_SEED, NEVER_NULL
 from ptq_export.serving.fields import MOST_GUIDANCE, MOST_PROMPT
 from ptq_export.serving.model import Models
 from ptq_export.serving.request import Subject
@@ -115,18 +115,27 @@ def _request(models: Models) -> dict[str, Any]:
         "stream": {"type": "boolean", "default": False},
         "partial_images": _integer(0, steps, 0, "Previews of each picture in a stream."),
         "preview": {"enum": ["estimate", "sample"], "default": "estimate"},
-        **{name: {"type": "string", "description": "Ignored."} for name in IGNORED},
+        **{name: {"description": "Ignored, whatever it holds."} for name in IGNORED},
     }
     if any(subject.classes for subject in subjects):
         most = max(subject.classes or 1 for subject in subjects) - 1
         properties["class"] = _integer(0, most, None, "Drawn by the seed if absent.")
+    properties = {name: each if name in NEVER_NULL else _or_null(each) for name, each in properties.items()}
     return {"type": "object", "additionalProperties": False, "properties": properties, **_rules(takes_text, needed)}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What may be null, which stands for its absence."""
+    if "enum" in schema:
+        return schema | {"enum": [*dict.fromkeys([*schema["enum"], None])]}
+    return schema | {"type": [schema["type"], "null"]} if "type" in schema else schema
 
 
 def _rules(takes_text: bool, needed: Sequence[str]) -> dict[str, Any]:
     """Which fields there must be, and which go together."""
     if takes_text:
-        either = [{"required": ["prompt"]}, {"required": ["conditions"]}]
+        prompt = {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}}
+        either = [prompt, {"required": ["conditions"]}]
         return {"anyOf": either, "dependentRequired": {"unconditional": ["guidance", "conditions"]}}
     both = {"guidance": ["unconditional"], "unconditional": ["guidance"]}
     return {"required": ["conditions"] if needed else [], "dependentRequired": both}

@@ -57,9 +57,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "no number": {"conditions": {"tokens": [[10**400, 1, 2]]}},
     "empty tokens": {"conditions": {"tokens": []}},
     "surplus": {"conditions": {**TOKENS, "image": [1]}},
+    "surplus null": {"conditions": {**TOKENS, "": None}},
+    "null guidance": {"guidance": None},
+    "null conditions": {"conditions": None},
     "twice": {"conditions": {**TOKENS, "label": 1}, "class": 1},
     "label": {"conditions": {**TOKENS, "label": [1, 2]}},
 }
+
+
+def test_null_is_absence_wherever_nothing_depends_on_the_field(caller: Caller) -> None:
+    """As OpenAI's clients send it; what is ignored may hold anything."""
+    absent = dict.fromkeys(("model", "prompt", "n", "seed", "size", "stream", "response_format", "user"))
+    assert caller.generate(**absent, quality=3, steps=1, conditions=TOKENS).status == 200
 
 
 @pytest.fixture
