@@ -167,7 +167,7 @@ def _conditions(inputs: Sequence[Input], about: str) -> dict[str, Any]:
 
 
 def _condition(wanted: Input) -> dict[str, Any]:
-    most = float(np.finfo(np.float32).max)
+    most = float(np.nextafter(2.0**128 - 2.0**103, 0.0))  # the largest number that float32 does not round to infinity
     bounded = {"type": "number", "minimum": -most, "maximum": most}
     schema: dict[str, Any] = bounded if wanted.dtype == "float32" else {"type": "integer"}
     if wanted.limit is not None:
