@@ -27,8 +27,9 @@ from ptq_export.errors import PtqExportError
 from ptq_export.nn.bake import bake_weights
 from ptq_export.nn.balance import balance
 from ptq_export.nn.drop_variance import drop_variance
-from ptq_export.options import Options
+from ptq_export.options import PRESETS, Options
 from ptq_export.pairs import Pairs
+from ptq_export.prompts import prompted
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import find_target
 
@@ -69,7 +70,8 @@ def measure(denoiser: Denoiser, pairs: Pairs, options: Options) -> Iterator[list
 def _held_out(denoiser: Denoiser) -> HeldOut:
     steps, conditions = allowed_steps(denoiser.schedule, STEPS), denoiser.draw(PAIRS, HELD_OUT_SEEDS)
     shape, schedule = denoiser.sample_shape, denoiser.schedule
-    return held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, PAIRS, HELD_OUT_SEED, conditions)
+    seed, guidance = HELD_OUT_SEED, denoiser.guidance
+    return held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, PAIRS, seed, conditions, guidance)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, metavar="N", help="height and width, where the checkpoint has none")
     parser.add_argument("--targets", default="ort-int8,openvino-int8,trt-int8", metavar="NAME,...", help="int8 targets")
     parser.add_argument("--rounding", default="nearest", choices=["nearest", "learned"], help="default: nearest")
-    parser.add_argument("--effort", default="quick", choices=["quick", "full"], help="as of a run (default: quick)")
+    parser.add_argument("--effort", default="quick", choices=[*PRESETS], help="as of a run (default: quick)")
     asked = vars(parser.parse_args(arguments))
     targets = asked.pop("targets").split(",")
     screen = Screen(Output())
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rows(options: Options, targets: Sequence[str]) -> Iterator[list[str]]:
-    denoiser = drop_variance(bake_weights(load_checkpoint(options.ckpt, options.resolution)))
+    read = prompted(load_checkpoint(options.ckpt, options.resolution), (), options.guidance)
+    denoiser = drop_variance(bake_weights(read))
     count, steps = options.samples or 0, options.steps or 0
     pairs = collect_pairs(denoiser, count, steps, options.policy, options.seed, lambda _: None)
     for target in targets:

@@ -12,7 +12,6 @@ from ptq_export.benchmarks.fidelity import finite_db
 from ptq_export.benchmarks.held_out import BATCH
 from ptq_export.conditions import UNCONDITIONAL, Conditions, batched
 from ptq_export.denoiser import Decoder, NoiseSchedule
-from ptq_export.guidance import Guidance, under
 from ptq_export.sampling import EpsModel, Step, sample_loop
 from ptq_export.schedulers import make_scheduler, visited_timesteps
 
@@ -65,10 +64,9 @@ def same_noise_psnr(
     decoder: Decoder | None = None,
     sampler: str | None = None,
     progress: Callable[[float], None] | None = None,
-    guidance: Guidance | None = None,
 ) -> SameNoise:
-    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` and `guidance` to the end with every model, by
-    default with the schedule's own `sampler`, and decode what are latents; `progress` hears the share done."""
+    """Sample `noise` `[N, *sample_shape]` under `conditions` `[N, ...]` to the end with every model, by default with
+    the schedule's own `sampler`, and decode what are latents; `progress` hears the share done."""
     sampler = sampler or schedule.sampler
     calls = len(visited_timesteps(schedule, steps, sampler))
     total, done = (1 + len(candidates)) * math.ceil(len(noise) / BATCH) * calls, 0
@@ -80,7 +78,7 @@ def same_noise_psnr(
             progress(min(done / total, 1.0))
 
     def sample(model: EpsModel) -> Tensor:
-        return final_samples(under(guidance, model), schedule, noise, steps, conditions, sampler, count)
+        return final_samples(model, schedule, noise, steps, conditions, sampler, count)
 
     exact, samples = sample(reference), {name: sample(model) for name, model in candidates.items()}
     if decoder is None:

@@ -35,6 +35,15 @@ class PromptEncoder:
         found = [self._encode(prompts[at : at + ENCODED_AT_ONCE]) for at in range(0, len(prompts), ENCODED_AT_ONCE)]
         return {name: np.concatenate([rows[name] for rows in found]) for name in self.parts.conditions}
 
+    @property
+    def length(self) -> int:
+        """How many tokens a prompt may have before it is cut."""
+        return min(each.length for each in self.tokens)
+
+    def cut(self, prompts: Sequence[str]) -> list[str]:
+        """Those of `prompts` of which one of the tokenizers reads a part only."""
+        return list(dict.fromkeys(prompt for tokens in self.tokens for prompt in tokens.cut(prompts)))
+
     def _encode(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         ids = {token_input(index): tokens.ids(prompts) for index, tokens in enumerate(self.tokens)}
         names = list(self.parts.conditions)

@@ -10,11 +10,11 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from ptq_export.engines.base import Engine
+from ptq_export.text_to_image import POOLED, SCALE, SIZES, STATES
 
 __all__ = ["EngineUNet"]
 
 
-TIME_IDS, POOLED, SCALE = "time_ids", "text_embeds", "timestep_cond"
 TIME_WIDTH = 256
 """Of one embedded size of SDXL; its pipeline adds them up to check that encoder and net belong together."""
 
@@ -40,10 +40,10 @@ class EngineUNet(nn.Module):
             in_channels=channels + sum(self._images.values()),
             out_channels=engine.signature.channels,
             time_cond_proj_dim=sizes.get(SCALE),
-            addition_time_embed_dim=TIME_WIDTH if TIME_IDS in sizes else None,
+            addition_time_embed_dim=TIME_WIDTH if SIZES in sizes else None,
         )
-        if TIME_IDS in sizes and POOLED in sizes:
-            width = TIME_WIDTH * int(sizes[TIME_IDS]) + int(sizes[POOLED])
+        if SIZES in sizes and POOLED in sizes:
+            width = TIME_WIDTH * int(sizes[SIZES]) + int(sizes[POOLED])
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
 
     @property
@@ -70,7 +70,7 @@ class EngineUNet(nn.Module):
         whole = self.engine.signature.inputs[1].dtype == "int64"
         if whole and isinstance(timestep, Tensor) and timestep.is_floating_point():
             timestep = timestep.round().long()
-        given: dict[str, Any] = {"label": class_labels, "encoder_hidden_states": encoder_hidden_states, **conditions}
+        given: dict[str, Any] = {"label": class_labels, STATES: encoder_hidden_states, **conditions}
         given |= added_cond_kwargs or {}
         if self._images and sample.shape[1] == self.config.in_channels:
             sample, *images = torch.split(sample, [self.engine.sample_shape[0], *self._images.values()], dim=1)

@@ -14,7 +14,6 @@ from ptq_export.guidance import Guidance
 __all__ = ["prompted", "read_prompts"]
 
 MOST_BYTES = 1 << 20
-ENCODED_AT_ONCE = 8
 OWN = "prompts.txt"
 
 
@@ -53,8 +52,7 @@ def prompted(denoiser: Denoiser, prompts: Sequence[str], scale: float | None) ->
             raise InputError("--guidance: this denoiser has no prompts to guide by", "leave it out")
         return denoiser
     chosen = tuple(prompts) or text.prompts or _own_prompts()
-    groups = [text.encode(chosen[at : at + ENCODED_AT_ONCE]) for at in range(0, len(chosen), ENCODED_AT_ONCE)]
-    rows = {name: torch.cat([group[name] for group in groups]) for name in text.conditions}
+    rows = text.encode(chosen)
     others = {
         name: value[torch.arange(len(chosen)) % len(value)]
         for name, value in denoiser.examples.items()

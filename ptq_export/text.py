@@ -11,6 +11,8 @@ from ptq_export.tokens import Tokens
 
 __all__ = ["Text"]
 
+ENCODED_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
 class Text:
@@ -42,6 +44,7 @@ class Text:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The conditions of `prompts`, one row each."""
-        ids = [torch.from_numpy(each.ids(prompts)) for each in self.tokens]
-        return dict(zip(self.conditions, self.encoder(*ids), strict=True))
+        """The conditions of `prompts`, one row each; a few are encoded at a time."""
+        groups = [prompts[at : at + ENCODED_AT_ONCE] for at in range(0, len(prompts), ENCODED_AT_ONCE)]
+        found = [self.encoder(*(torch.from_numpy(each.ids(group)) for each in self.tokens)) for group in groups]
+        return {name: torch.cat(rows) for name, *rows in zip(self.conditions, *found, strict=True)}

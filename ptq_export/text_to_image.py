@@ -9,13 +9,33 @@ from typing import Any
 
 from ptq_export.errors import InputError
 
-__all__ = ["DECODER", "IMAGE", "LATENTS", "PARTS", "TEXT_ENCODER", "TextParts", "token_input", "tokenizer_file"]
+__all__ = [
+    "DECODER",
+    "IMAGE",
+    "LATENTS",
+    "MASK",
+    "PARTS",
+    "POOLED",
+    "SCALE",
+    "SIZES",
+    "STATES",
+    "TEXT_ENCODER",
+    "TextParts",
+    "token_input",
+    "tokenizer_file",
+]
 
 TEXT_ENCODER = "text_encoder.onnx"
 DECODER = "decoder.onnx"
 LATENTS = "latents"
 IMAGE = "image"
 MOST_TOKENIZERS = 4
+STATES = "encoder_hidden_states"
+POOLED = "text_embeds"
+SIZES = "time_ids"
+SCALE = "timestep_cond"
+MASK = "mask"
+"""Conditions, by the names that diffusers' pipelines have for them."""
 
 
 def tokenizer_file(index: int) -> str:

@@ -51,15 +51,8 @@ def score(model: EpsModel, reference: FullPrecision) -> Score:
     denoiser, held_out = reference.denoiser, reference.held_out
     curve = sqnr_per_timestep(denoiser, {"model": model}, held_out)["model"]
     sqnr = [finite_db(value) for value in curve.sqnr_db]
-    same = same_noise_psnr(
-        denoiser,
-        {"model": model},
-        denoiser.schedule,
-        reference.noise,
-        STEPS,
-        held_out.conditions,
-        guidance=denoiser.guidance,
-    )
+    exact, found = denoiser.guided(denoiser), {"model": denoiser.guided(model)}
+    same = same_noise_psnr(exact, found, denoiser.schedule, reference.noise, STEPS, held_out.conditions)
     low, high = same.range
     psnr = [finite_db(value) for value in psnr_db(same.reference, same.candidates["model"], high - low)]
     return Score(round(median(sqnr), 4), min(sqnr), round(fmean(psnr), 4))

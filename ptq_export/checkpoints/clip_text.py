@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ptq_export.checkpoints.bounds import require_enough_layers
-from ptq_export.checkpoints.conditional_unet import POOLED, STATES
 from ptq_export.checkpoints.fit import fit
 from ptq_export.checkpoints.unet import lay_out
 from ptq_export.errors import EnvironmentMissing, InputError
 from ptq_export.text import Text
+from ptq_export.text_to_image import POOLED, STATES
 from ptq_export.tokens import Tokens
 
 __all__ = [

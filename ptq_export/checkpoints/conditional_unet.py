@@ -16,14 +16,10 @@ from ptq_export.checkpoints.fit import fit
 from ptq_export.checkpoints.unet import label_of, lay_out
 from ptq_export.errors import InputError
 from ptq_export.interface import Input
+from ptq_export.text_to_image import MASK, POOLED, SCALE, SIZES, STATES
 
 __all__ = [
     "CLASS",
-    "MASK",
-    "POOLED",
-    "SCALE",
-    "SIZES",
-    "STATES",
     "ConditionalEps",
     "build_conditional_unet",
     "conditions_of",
@@ -32,13 +28,6 @@ __all__ = [
 ]
 
 CLASS = "UNet2DConditionModel"
-STATES = "encoder_hidden_states"
-POOLED = "text_embeds"
-SIZES = "time_ids"
-SCALE = "timestep_cond"
-MASK = "mask"
-"""The names that diffusers' pipelines have for them."""
-
 _DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
 _COUNTS_OF_SIZES = (5, 6)  # SDXL's refiner and its base net
 _PLAIN: Mapping[str, tuple[object, str]] = {  # the one value of a key that is supported, and what others are

@@ -8,20 +8,13 @@ import torch
 from torch import Tensor
 
 from ptq_export.checkpoints.bounds import require_memory
-from ptq_export.checkpoints.conditional_unet import (
-    MASK,
-    POOLED,
-    SCALE,
-    SIZES,
-    ConditionalEps,
-    conditions_of,
-    images_of,
-)
+from ptq_export.checkpoints.conditional_unet import ConditionalEps, conditions_of, images_of
 from ptq_export.checkpoints.latent_decoder import VaeDecoder
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import Input
 from ptq_export.text import Text
+from ptq_export.text_to_image import MASK, POOLED, SCALE, SIZES
 
 __all__ = ["Around", "guidance_embedding", "latent_denoiser"]
 

@@ -16,7 +16,7 @@ from ptq_export.artifacts import digest
 from ptq_export.checkpoints.clip_text import require_width, text_of
 from ptq_export.checkpoints.clip_tokens import find_tokens
 from ptq_export.checkpoints.clip_towers import build_tower, find_towers
-from ptq_export.checkpoints.conditional_unet import STATES, ConditionalEps, build_conditional_unet, images_of
+from ptq_export.checkpoints.conditional_unet import ConditionalEps, build_conditional_unet, images_of
 from ptq_export.checkpoints.fit import require_finite, require_plain
 from ptq_export.checkpoints.latent_denoiser import Around, latent_denoiser
 from ptq_export.checkpoints.ldm_decoder import read_ldm_decoder
@@ -30,6 +30,7 @@ from ptq_export.checkpoints.weights import Weights
 from ptq_export.denoiser import Denoiser, NoiseSchedule, Source
 from ptq_export.errors import InputError
 from ptq_export.interface import label
+from ptq_export.text_to_image import STATES
 
 __all__ = ["ClassTable", "load_conditional"]
 

@@ -45,9 +45,11 @@ class Drawing:
         """Images `[N, 3, H, W]` in [-1, 1] of N prompts, guided by the run's own scale where `guidance` is None.
 
         Raises:
-            InputError: the run takes no prompts; no such sampler, or not in so many steps.
+            InputError: no prompts, or a run that takes none; no such sampler, or not in so many steps.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise InputError("there are no prompts to draw", "give one or more")
         noise = initial_noise((len(texts), *self.engine.sample_shape), seed)
         conditions = self.conditions(texts, len(texts), seed)
         return self.draw(noise, conditions, self.guidance(negative, guidance), steps, sampler, seed)

@@ -51,6 +51,7 @@ def estimate(options: Options) -> Estimate:
     units = len(find_units(denoiser, find_sites(denoiser, find_target(options.target).quantised())))
     evaluations = samples * (given(options.steps) + 2 + units)
     evaluations += held_out * MODELS_MEASURED * (LOOP_STEPS + TIMESTEPS)
+    evaluations *= 1 if denoiser.guidance is None else 2
     if options.rounding == "learned":
         evaluations += int(LEARNING_COST * 16 * given(options.iterations))
     if denoiser.source.spec == "embedded:digits":

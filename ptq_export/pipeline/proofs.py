@@ -193,18 +193,10 @@ def _measure_fidelity(job: Job, simulation: nn.Module, engine: Engine) -> dict[s
         held_out = held_out_pairs(denoiser, schedule, shape, steps, TIMESTEPS, count, 1, conditions, denoiser.guidance)
         curves = sqnr_per_timestep(denoiser, models, held_out, share)
     final_noise = held_out_noise((count, *shape), 2)
+    guided = {key: denoiser.guided(model) for key, model in models.items()}
     with job.stage("fidelity, final samples") as share:
-        same = same_noise_psnr(
-            denoiser,
-            models,
-            schedule,
-            final_noise,
-            steps,
-            conditions,
-            denoiser.decoder,
-            progress=share,
-            guidance=denoiser.guidance,
-        )
+        exact, decoder = denoiser.guided(denoiser), denoiser.decoder
+        same = same_noise_psnr(exact, guided, schedule, final_noise, steps, conditions, decoder, progress=share)
     job.folder.save_tensors(
         "samples.safetensors", {"reference": same.reference[:16], "engine": same.candidates[name][:16]}
     )

@@ -47,7 +47,7 @@ class Encoding:
     @property
     def tokens(self) -> int:
         """How many a prompt may have before it is cut."""
-        return min(each.length for each in self._encoder.tokens)
+        return self._encoder.length
 
     async def reading(self, read: Callable[[], Result]) -> Result:
         """What `read`, which encodes, answers on the thread; one at a time."""
@@ -65,5 +65,4 @@ class Encoding:
         began = time.perf_counter()
         found = self._encoder([prompt])
         self._observe(time.perf_counter() - began)
-        was_cut = any(tokens.cut([prompt]) for tokens in self._encoder.tokens)
-        return Encoded({name: rows[0] for name, rows in found.items()}, was_cut)
+        return Encoded({name: rows[0] for name, rows in found.items()}, bool(self._encoder.cut([prompt])))

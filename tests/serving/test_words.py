@@ -190,7 +190,7 @@ def test_prompts_that_wait_take_up_room_and_leave_with_their_client(
     assert encoding is not None and encoder is not None
 
     class Slow:
-        tokens = encoder.tokens
+        cut = staticmethod(encoder.cut)
 
         def __call__(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
             assert not until(lambda: False, 0.6)

@@ -88,7 +88,5 @@ def _prompts(encoder: PromptEncoder | None, sampling: Sampling) -> list[str]:
 
 def _cut(encoder: PromptEncoder | None, prompts: list[str]) -> list[str]:
     """What to say of prompts that are too long."""
-    if encoder is None:
-        return []
-    tokens = encoder.tokens[0]
-    return [f"cut to {tokens.length} tokens: {cut[0]!r:.80}"] if (cut := tokens.cut(prompts)) else []
+    cut = [] if encoder is None else encoder.cut(prompts)
+    return [f"cut to {encoder.length} tokens: {cut[0]!r:.80}"] if encoder is not None and cut else []
