@@ -34,10 +34,26 @@ def net() -> prompted_net.Denoiser:
 
 @pytest.fixture(scope="module")
 def finished_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantised(tmp_path_factory.mktemp("runs") / "prompted", "ort-int8")
+
+
+def quantised(folder: Path, target: str) -> Path:
     """Its drawn weights make a wild net: the floor is low."""
-    folder = tmp_path_factory.mktemp("runs") / "prompted"
     quick = {"samples": 8, "steps": 4, "held_out": 2, "rounds": 10, "seconds": 0.0, "threads": 1}
-    return run(Options(SPEC, out=folder, rounding="nearest", guidance=3.0, min_sqnr=5.0, **quick))
+    return run(Options(SPEC, target=target, out=folder, rounding="nearest", guidance=3.0, min_sqnr=5.0, **quick))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["openvino-int8", "trt-rtx-int8", "trt-int8", "jetson-int8"])
+def test_every_proof_holds_for_every_target(tmp_path: Path, target: str) -> None:
+    manifest = json.loads((quantised(tmp_path / "run", target) / "manifest.json").read_text())
+    assert manifest["verdict"]["ok"], manifest["verdict"]
+    assert {"text_encoder.onnx", "tokenizer.json", "decoder.onnx"} <= set(manifest["artefacts"])
+    checked = tmp_path / "run" / "tensorrt.json"
+    plans = json.loads(checked.read_text())["plans"].values() if checked.exists() else []
+    assert all(plan["weights"]["bytes_per_weight"] == 1.0 for plan in plans)
+    assert load_prompt_encoder(tmp_path / "run") is not None
+    assert target != "jetson-int8" or (tmp_path / "run" / "jetson" / "bundle.json").is_file()
 
 
 def test_every_second_pair_is_a_call_without_the_prompt(finished_text: Path, net: prompted_net.Denoiser) -> None:
