@@ -78,7 +78,7 @@ class Loud(Decoder):
     """The same, by way of numbers that float16 does not have."""
 
     def forward(self, latents: Tensor) -> Tensor:
-        return super().forward(latents * 1e6 / 1e6)
+        return super().forward(latents * 1e3 * 1e3 / 1e3 / 1e3)
 
 
 def tokens() -> Tokens:
