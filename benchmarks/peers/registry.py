@@ -80,6 +80,7 @@ _ENTRIES = (
     *_nncf("nncf, full bias correction", fast_bias_correction=False),
     *_nncf("nncf mixed", mixed=True),
     *_nncf("nncf transformer", transformer=True),
+    *_nncf("nncf hybrid", hybrid=True),
     _modelopt("entropy"),
     _modelopt("max"),
     Peer(

@@ -1,6 +1,7 @@
 """What the peers make: of our int8 layers, and of no others."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -76,6 +77,31 @@ def test_nncf_quantises_our_layers_and_its_model_serves_any_batch(
     error = np.linalg.norm(models[3].call(feeds(3)) - exact)
     assert 0 < error < 0.5 * np.linalg.norm(exact)
     np.testing.assert_allclose(models[1].call(feeds(1)), models[3].call(feeds(3))[:1], atol=1e-4)
+
+
+def test_nncf_hybrid_has_int8_weights_everywhere_and_int8_activations_at_convolutions(
+    subject: Subject, tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    import openvino
+
+    Nncf(hybrid=True)(subject, tmp_path / "q.xml")
+    nodes = openvino.Core().read_model(tmp_path / "q.xml").get_ordered_ops()
+    products = {node.get_friendly_name(): node for node in nodes if node.get_type_name() in ("MatMul", "Convolution")}
+    quantised = {name for name, node in products.items() if made_by(node, "FakeQuantize", port=0)}
+    layers = {name for name in products if name.partition("/")[0] in subject.layers}
+    convolutions = {name for name in layers if products[name].get_type_name() == "Convolution"}
+    assert quantised & layers == convolutions and convolutions < layers
+    codes = [
+        node.data
+        for node in nodes
+        if node.get_element_type() in (openvino.Type.i8, openvino.Type.u8) and not node.inputs()
+    ]
+    assert len(codes) >= len(layers)
+
+
+def made_by(node: Any, kind: str, port: int) -> bool:
+    return bool(node.input_value(port).get_node().get_type_name() == kind)
 
 
 @pytest.mark.parametrize(("overflow_fix", "largest"), [(False, 127), (True, 64)])
