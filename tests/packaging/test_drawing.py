@@ -20,6 +20,7 @@ from ptq_export.guidance import Guided
 from ptq_export.interface import Input
 from ptq_export.packaging import package
 from ptq_export.packaging.triton.drawing import Drawer, Frame
+from ptq_export.packaging.triton.served import Models
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
 
@@ -33,6 +34,10 @@ def ignore(_: Frame | None) -> None:
     pass
 
 
+def unasked(_: Any) -> Arrays:
+    raise AssertionError("nobody asks this model")
+
+
 class Server:
     """The models of a repository: a step takes values of the prompt model, and numbers as `[N, 1]`."""
 
@@ -40,7 +45,8 @@ class Server:
         out = Path(package(run, Packaging(run.parent / "repository", "triton", "python"))["package"])
         self.engine = load_engine(out / "denoiser_step" / "1", options=ONE)
         self.session, self.engine.prompt = self.engine.prompt, None
-        self.drawer, self.steps, self.prompts = Drawer(out / "sampler" / "1"), 0, 0
+        self.drawer = Drawer(out / "sampler" / "1", Models(self.step, self.prompt, unasked, unasked))
+        self.steps = self.prompts = 0
 
     def step(self, feeds: Any) -> Arrays:
         self.steps += 1
@@ -53,8 +59,8 @@ class Server:
         return self.session.compute(feeds)
 
     def draw(self, given: Arrays, sampler: str | None = None, after: Callable[..., None] = ignore) -> Frame:
-        wish = self.drawer.wish({name: np.asarray(value) for name, value in given.items()}, sampler)
-        return self.drawer.draw(wish, self.step, self.prompt, after)
+        told = {} if sampler is None else {"sampler": sampler}
+        return self.drawer.draw(self.drawer.wish({name: np.asarray(it) for name, it in given.items()}, told), after)
 
 
 def settings(seed: int = 5, steps: int = 4, **more: Any) -> Arrays:
@@ -110,7 +116,8 @@ def test_a_condition_of_one_number_is_a_row_of_one(tmp_path: Path) -> None:
     finish(
         tmp_path, denoiser=denoiser(inputs_of((2, 4), Input("scale", "float32", (1,)))), package={"format": "triton"}
     )
-    assert Drawer(tmp_path).wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
+    drawer = Drawer(tmp_path, Models(unasked, unasked, unasked, unasked))
+    assert drawer.wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
 
 
 def test_a_seed_that_is_not_given_is_drawn(labelled: Path) -> None:
@@ -141,7 +148,7 @@ def test_what_cannot_be_drawn_is_refused_by_its_name(labelled: Path, given: Arra
     with pytest.raises(InputError, match=r"label .* is missing"):
         drawer.wish(settings())
     with pytest.raises(InputError, match="unknown sampler 'dim'"):
-        drawer.wish(settings() | CLASS, "dim")
+        drawer.wish(settings() | CLASS, {"sampler": "dim"})
 
 
 def test_conditions_that_are_not_finite_or_do_not_fit_are_refused(prompted: Path) -> None:
