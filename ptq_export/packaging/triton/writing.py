@@ -21,7 +21,8 @@ __all__ = ["ONNX_RUNTIME", "PYTHON", "batched_config", "opens", "write_config", 
 MODELS = Path(__file__).parent / "models"
 DELAY_US = 100
 """A lone request waits as long for others at every step."""
-ONNX_RUNTIME, PYTHON = 'backend: "onnxruntime"', 'backend: "python"'
+ONNX_RUNTIME = 'backend: "onnxruntime"'
+PYTHON = 'backend: "python"'
 
 
 def write_graph(parts: Parts, folder: Path, model: str, names: tuple[str, ...], max_batch: int, engine: str) -> None:
