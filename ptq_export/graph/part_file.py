@@ -26,10 +26,8 @@ def part_interface(path: Path) -> tuple[tuple[Input, ...], tuple[Input, ...]]:
     proto = read_proto(path)
     stated = next((item.value for item in proto.metadata_props if item.key == INPUTS), None)
     try:
-        outputs = _values(proto.graph.output)
-        return (
-            _values(proto.graph.input) if stated is None else values_from_json(json.loads(stated), path.name)
-        ), outputs
+        inputs = _values(proto.graph.input) if stated is None else values_from_json(json.loads(stated), path.name)
+        return inputs, _values(proto.graph.output)
     except (KeyError, ValueError, RecursionError) as error:
         told = f"{path.name} does not say what its inputs and outputs are: {error!r}"
         raise InputError(told, "export it again") from error
