@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ptq_export.denoiser import NoiseSchedule
-from ptq_export.engines.feeds import check_names, checked
+from ptq_export.engines.feeds import check_names, checked, zeros
 from ptq_export.engines.text_to_image import PromptEncoder
 from ptq_export.errors import InputError
 from ptq_export.interface import SAMPLE, TIMESTEP, Input
@@ -128,6 +127,6 @@ class Wishes:
         inputs = [sample, time, *(it for it in named if every or it.name in given)]
         rows = {it.name: known[it.name][None] if it.shape else known[it.name] for it in named if it.name in known}
         check_names(inputs, rows)
-        nothing = {SAMPLE: np.zeros((1, *sample.shape), np.float32), TIMESTEP: 0}
+        nothing = {SAMPLE: zeros([sample], 1)[SAMPLE], TIMESTEP: 0}
         whole = checked(inputs, self.schedule.num_train_timesteps, 1, {**nothing, **rows})
         return {name.removeprefix(prefix): whole[name] for name in rows}

@@ -32,10 +32,10 @@ def write_graph(parts: Parts, folder: Path, model: str, names: tuple[str, ...], 
     inputs, outputs = ([tensor_of(it) for it in each] for each in part_interface(parts.run / names[0]))
     if engine == "python":
         write_program(folder, model, "graph")
-        backend, more = PYTHON, (parameters({"onnx": names[0]}),)
+        backend, told = PYTHON, parameters({"onnx": names[0]})
     else:
-        backend, more = opens(ONNX_RUNTIME, names[0]), ()
-    write_config(folder, model, batched_config(model, backend, max_batch, "KIND_CPU", inputs, outputs, *more))
+        backend, told = opens(ONNX_RUNTIME, names[0]), ""
+    write_config(folder, model, batched_config(model, backend, max_batch, "KIND_CPU", inputs, outputs, told))
 
 
 def batched_config(
