@@ -4,9 +4,9 @@ ONNX Runtime computes both, whatever runs the steps: on a GPU where the steps ru
 there, else on the CPU. torch is not imported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -20,20 +20,36 @@ from ptq_export.errors import InputError
 from ptq_export.machine import physical_cores
 from ptq_export.schemas import MANIFEST, read_part
 from ptq_export.targets import find_target
-from ptq_export.text_to_image import DECODER, IMAGE, TEXT_ENCODER, TextParts, token_input, tokenizer_file
+from ptq_export.text_to_image import DECODER, IMAGE, LATENTS, TEXT_ENCODER, TextParts, token_input, tokenizer_file
 from ptq_export.tokens import Tokens
 
-__all__ = ["LatentDecoder", "PromptEncoder", "load_latent_decoder", "load_prompt_encoder", "open_part", "part_provider"]
+__all__ = [
+    "Graph",
+    "LatentDecoder",
+    "PromptEncoder",
+    "finite_images",
+    "load_latent_decoder",
+    "load_prompt_encoder",
+    "open_part",
+    "part_provider",
+]
 
 ENCODED_AT_ONCE, DECODED_AT_ONCE = 8, 4
+
+
+class Graph(Protocol):
+    """What computes a float graph: a session of ONNX Runtime, or a server that has one."""
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """These outputs of it."""
 
 
 class PromptEncoder:
     """The tokenizers and the text encoder of a run."""
 
-    def __init__(self, parts: TextParts, tokens: Sequence[Tokens], session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, parts: TextParts, tokens: Sequence[Tokens], graph: Graph) -> None:
         self.parts, self.tokens = parts, tuple(tokens)
-        self._session = session
+        self._graph = graph
 
     def __call__(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The conditions of `prompts`, one row each; an empty one takes the conditions away."""
@@ -52,25 +68,39 @@ class PromptEncoder:
     def _encode(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         ids = {token_input(index): tokens.ids(prompts) for index, tokens in enumerate(self.tokens)}
         names = list(self.parts.conditions)
-        return dict(zip(names, self._session.run(names, ids), strict=True))
+        return dict(zip(names, self._graph.run(names, ids), strict=True))
 
 
 class LatentDecoder:
     """The decoder of a run."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
 
     def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images `[N, C, H, W]` in [-1, 1] of `latents` `[N, ...]`, a few at a time."""
-        name = self._session.get_inputs()[0].name
         parts = np.split(latents, range(DECODED_AT_ONCE, len(latents), DECODED_AT_ONCE))
-        images = [self._session.run([IMAGE], {name: part})[0] for part in parts]
+        images = [self._graph.run([IMAGE], {LATENTS: part})[0] for part in parts]
         return np.concatenate(images).clip(-1, 1)
 
 
-def load_prompt_encoder(run: Path | str) -> PromptEncoder | None:
-    """The prompt encoder of a finished run; None where it takes no prompts.
+def finite_images(
+    decoder: Callable[[NDArray[np.float32]], NDArray[np.float32]], latents: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What `decoder` makes of latents.
+
+    Raises:
+        InputError: it holds NaN or infinite values.
+    """
+    images = decoder(latents)
+    if not np.isfinite(images).all():
+        raise InputError("the picture became NaN or infinite in the decoder", "ask for less guidance")
+    return images
+
+
+def load_prompt_encoder(run: Path | str, graph: Graph | None = None) -> PromptEncoder | None:
+    """The prompt encoder of a finished run; None where it takes no prompts. `graph` computes the text encoder
+    elsewhere: then the run needs its tokenizers alone.
 
     Raises:
         InputError: one of its files is absent or damaged.
@@ -82,7 +112,9 @@ def load_prompt_encoder(run: Path | str) -> PromptEncoder | None:
         return None
     files = [tokenizer_file(index) for index in range(parts.tokenizers)]
     tokens = [Tokens(_whole(folder, name).read_text(encoding="utf-8")) for name in files]
-    return PromptEncoder(parts, tokens, open_part(_whole(folder, TEXT_ENCODER), _provider(folder)))
+    if graph is None:
+        graph = open_part(_whole(folder, TEXT_ENCODER), _provider(folder))
+    return PromptEncoder(parts, tokens, graph)
 
 
 def load_latent_decoder(run: Path | str) -> LatentDecoder | None:

@@ -85,7 +85,10 @@ MANIFEST_PARTS = _file(
         "timings_s": named(DURATION),
         "verdict": record(VERDICT),
         "package?": record(
-            {"format": TEXT, "engine?": TEXT, "prompt?": ANY, "prompt_reads?": items(TEXT), "examples?": named(ANY)}
+            {
+                **{"format": TEXT, "engine?": TEXT, "prompt?": ANY, "prompt_reads?": items(TEXT)},
+                **{"examples?": named(ANY), "decodes?": FLAG},
+            }
         ),
     }
 )

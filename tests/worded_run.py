@@ -5,22 +5,28 @@ It has a condition that no prompt decides, as SDXL has, with examples.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from exported_net import inputs_of
 from least import least_manifest
 from nets_by_hand import net_by_hand
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ptq_export.artifacts import describe_file
+from ptq_export.command_options import Sampling
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.graph.prompt_file import save_split
 from ptq_export.interface import Input, inputs_to_json
+from ptq_export.pipeline import sample
+from ptq_export.pipeline.progress import SILENT
 from ptq_export.text_to_image import TextParts
 
-__all__ = ["PROMPTS", "SCALE", "TOKENS", "worded_run"]
+__all__ = ["PROMPTS", "SCALE", "TOKENS", "picture_of_sample", "worded_run"]
 
 GRAPH, TOKENS, SCALE = "denoiser.ort-int8.onnx", 5, 3.0
 PROMPTS = ("a red apple", "a green dog")
@@ -83,6 +89,14 @@ def worded_run(run: Path, examples: int = 4) -> Path:
     artefacts = {path.name: describe_file(path) for path in run.iterdir()}
     (run / "manifest.json").write_text(json.dumps(least_manifest(artefacts=artefacts, denoiser=denoiser)))
     return run
+
+
+def picture_of_sample(run: Path, picture: Path, prompt: str, seed: int, steps: int, **asked: Any) -> NDArray[np.uint8]:
+    """Pixels `[8, 8, 3]` of what `ptq-export sample --sampler ddim` writes to the file `picture`."""
+    sample(run, Sampling(picture, 1, steps, "ddim", prompt=prompt, seed=seed, **asked), SILENT)
+    grid = np.asarray(Image.open(picture))
+    scale = grid.shape[0] // 10
+    return grid[::scale, ::scale][1:-1, 1:-1]
 
 
 def tokenizer() -> Tokenizer:

@@ -11,7 +11,7 @@ from ptq_export.packaging.parts import Parts
 from ptq_export.pipeline.commands.reopened import examples_known
 from ptq_export.text_to_image import DECODER
 
-__all__ = ["FILES", "fill", "write_folder"]
+__all__ = ["FILES", "fill", "same_examples", "write_folder"]
 
 MOST_NUMBERS = 1024
 
@@ -34,7 +34,7 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
             "a run for a Jetson is delivered as its folder jetson/", f"copy {parts.run / 'jetson'} to the device"
         )
     parts.copy((*parts.names, *parts.around), folder)
-    parts.write_manifest(folder, format=packaging.format, **_examples(parts))
+    parts.write_manifest(folder, format=packaging.format, **same_examples(parts))
     inputs = "\n".join(
         f"| `{it.name}` | {it.dtype} | {', '.join(map(str, ('N', *it.shape)))} |" for it in parts.signature.inputs
     )
@@ -54,7 +54,7 @@ def write_folder(parts: Parts, folder: Path, packaging: Packaging) -> None:
         (folder / name).write_text(fill(FILES / source, values), encoding="utf-8")
 
 
-def _examples(parts: Parts) -> dict[str, Any]:
+def same_examples(parts: Parts) -> dict[str, Any]:
     """Of conditions that stand beside a prompt and were the same for every one (SDXL's sizes): that value, by name."""
     if parts.text is None:
         return {}

@@ -58,6 +58,15 @@ class Parts:
         return tuple(name for name in self.names if name in (prompt.name, data_beside(prompt).name))
 
     @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The tokenizers of a run that takes prompts."""
+        return () if self.text is None else tuple(map(tokenizer_file, range(self.text.tokenizers)))
+
+    def with_data(self, name: str) -> tuple[str, ...]:
+        """A graph that lies around the engine and the data of its weights; nothing where there is none."""
+        return tuple(each for each in (name, data_beside(Path(name)).name) if each in self.around)
+
+    @property
     def step_names(self) -> tuple[str, ...]:
         """The graph of a step and its data."""
         return tuple(name for name in self.names if name not in self.prompt_names)

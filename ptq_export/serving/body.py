@@ -8,10 +8,9 @@ from typing import Any, Literal, NoReturn, cast, get_args
 from ptq_export.errors import InputError
 from ptq_export.interface import LABEL
 from ptq_export.schedulers import SAMPLERS
-from ptq_export.serving.encoding import Encoding
 from ptq_export.serving.fields import FieldError, Fields, boolean, choice, integer, mapping, number
 from ptq_export.serving.request import Generation, Subject
-from ptq_export.serving.wording import NEGATIVE, Wording, wording_of
+from ptq_export.serving.wording import encoded_wording, wording_of
 
 __all__ = [
     "FIELDS",
@@ -87,7 +86,7 @@ def parse(fields: Fields, subject: Subject, drawn_seed: int) -> Asked:
     Raises:
         FieldError: with the field and what it may be.
     """
-    wording = wording_of(fields, subject)
+    wording = wording_of(fields, None if subject.encoding is None else subject.encoding.parts)
     choice(fields, "output_format", ("png",), "png")
     _check_size(fields, subject)
     count = integer(fields, "n", 1, 1, MOST_PICTURES)
@@ -108,20 +107,11 @@ def parse(fields: Fields, subject: Subject, drawn_seed: int) -> Asked:
     shown = cast(Preview, choice(fields, "preview", get_args(Preview), "estimate"))
     cut: tuple[str, ...] = ()
     if wording is not None and subject.encoding is not None:
-        encoded, guidance, cut = _encoded(wording, subject.encoding)
+        encoded, guidance, cut = encoded_wording(wording, subject.encoding)
         conditions |= encoded
     given |= {"conditions": conditions, **guidance}
     pictures = tuple(_generation(subject, (seed + index) % (MOST_SEED + 1), given) for index in range(count))
     return Asked(pictures, form, stream, previews, shown, cut)
-
-
-def _encoded(wording: Wording, encoding: Encoding) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """The conditions of a prompt, its guidance, and the fields that were cut."""
-    texts = {"prompt": wording.prompt} | ({} if wording.scale == 1 else {NEGATIVE: wording.negative})
-    found = {name: encoding(text) for name, text in texts.items()}
-    away = found.get(NEGATIVE)
-    guidance = {} if away is None else {"guidance": wording.scale, "unconditional": away.rows}
-    return dict(found["prompt"].rows), guidance, tuple(name for name, each in found.items() if each.was_cut)
 
 
 def _generation(subject: Subject, seed: int, given: dict[str, Any]) -> Generation:

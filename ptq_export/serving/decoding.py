@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ptq_export.engines.text_to_image import LatentDecoder
-from ptq_export.errors import InputError
+from ptq_export.engines.text_to_image import LatentDecoder, finite_images
 
 __all__ = ["Decoding"]
 
@@ -43,8 +42,6 @@ class Decoding:
 
     def _decode(self, latents: Tensor) -> Tensor:
         began = time.perf_counter()
-        found = torch.from_numpy(self._decoder(latents.numpy()))
+        found = finite_images(self._decoder, latents.numpy())
         self._observe(time.perf_counter() - began)
-        if not bool(torch.isfinite(found).all()):
-            raise InputError("the picture became NaN or infinite in the decoder", "ask for less guidance")
-        return found
+        return torch.from_numpy(found)

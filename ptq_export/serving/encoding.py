@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptq_export.engines.text_to_image import PromptEncoder
 
-__all__ = ["Encoded", "Encoding"]
+__all__ = ["KEPT", "Encode", "Encoded", "Encoding", "encoded_alone"]
 
 Result = TypeVar("Result")
 KEPT = 32
@@ -26,6 +26,15 @@ class Encoded:
 
     rows: Mapping[str, NDArray[np.float32]]
     was_cut: bool
+
+
+Encode = Callable[[str], Encoded]
+
+
+def encoded_alone(encoder: PromptEncoder, prompt: str) -> Encoded:
+    """One prompt: so its rows do not depend on what is encoded with it."""
+    found = encoder([prompt])
+    return Encoded({name: rows[0] for name, rows in found.items()}, bool(encoder.cut([prompt])))
 
 
 class Encoding:
@@ -63,6 +72,6 @@ class Encoding:
 
     def _encode(self, prompt: str) -> Encoded:
         began = time.perf_counter()
-        found = self._encoder([prompt])
+        found = encoded_alone(self._encoder, prompt)
         self._observe(time.perf_counter() - began)
-        return Encoded({name: rows[0] for name, rows in found.items()}, bool(self._encoder.cut([prompt])))
+        return found

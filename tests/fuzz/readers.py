@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -37,6 +37,7 @@ from ptq_export.interface import INPUTS, PROMPT, Input, Prompt, inputs_to_json, 
 from ptq_export.options import Options
 from ptq_export.packaging.sums import SUMS, check_sums, write_sums
 from ptq_export.packaging.triton.drawing import Drawer
+from ptq_export.packaging.triton.served import Models
 from ptq_export.pipeline.commands.after import compare, inspect
 from ptq_export.pipeline.commands.reopened import finished_manifest, read_schedule
 from ptq_export.report import build_report
@@ -151,6 +152,10 @@ def _sampler(folder: Path) -> None:
     value = json.loads((folder / MANIFEST).read_text())
     prompt = prompt_to_json(Prompt((Input("prompt_k", "float32", (2,)),), ("text",), "00"))
     write_json(folder / MANIFEST, value | {"package": {"format": "triton", "prompt": prompt, "prompt_reads": ["text"]}})
+
+
+def _unasked(_: object) -> NoReturn:
+    raise AssertionError("a reader asks no model")
 
 
 def _sidecar(folder: Path) -> None:
@@ -295,7 +300,7 @@ READERS = {
     "request": Reader(_run_folder, ["request.json"], _reopen_folder),
     "sidecar": Reader(_sidecar, ["a.identity.json"], lambda folder: read_identity(folder / "a.int8.plan")),
     "sums": Reader(_package, [SUMS, "a.txt"], check_sums),
-    "sampler": Reader(_sampler, [MANIFEST], lambda folder: Drawer(folder).wish({})),
+    "sampler": Reader(_sampler, [MANIFEST], lambda folder: Drawer(folder, Models(*[_unasked] * 4)).wish({})),
     "npz": Reader(_pairs("pairs.npz"), ["pairs.npz"], _load_pairs("pairs.npz")),
     "pairs": Reader(_pairs("pairs.safetensors"), ["pairs.safetensors"], _load_pairs("pairs.safetensors")),
     "onnx": Reader(_onnx, ["denoiser.onnx"], _read_onnx),

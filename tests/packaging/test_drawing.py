@@ -1,6 +1,5 @@
 """What Triton's sampler draws, without Triton: by the models of a package, called as the server would call them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +9,22 @@ import torch
 from exported_net import inputs_of
 from made_runs import denoiser, finish
 from numpy.typing import NDArray
+from served_models import Arrays, Server, unasked
 
-from ptq_export.command_options import Packaging
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import Engine, EngineOptions
 from ptq_export.errors import InputError
 from ptq_export.guidance import Guided
 from ptq_export.interface import Input
-from ptq_export.packaging import package
 from ptq_export.packaging.triton.drawing import Drawer, Frame
+from ptq_export.packaging.triton.served import Models
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
 
-Arrays = dict[str, NDArray[Any]]
 ONE = EngineOptions(threads=1)
 CLASS = {"label": np.array([3])}
 PROMPT = {"text": np.full((5, 3), 0.3, np.float32), "shift": np.full((2, 4), 0.1, np.float32)}
-
-
-def ignore(_: Frame | None) -> None:
-    pass
-
-
-class Server:
-    """The models of a repository: a step takes values of the prompt model, and numbers as `[N, 1]`."""
-
-    def __init__(self, run: Path) -> None:
-        out = Path(package(run, Packaging(run.parent / "repository", "triton", "python"))["package"])
-        self.engine = load_engine(out / "denoiser_step" / "1", options=ONE)
-        self.session, self.engine.prompt = self.engine.prompt, None
-        self.drawer, self.steps, self.prompts = Drawer(out / "sampler" / "1"), 0, 0
-
-    def step(self, feeds: Any) -> Arrays:
-        self.steps += 1
-        numbers = [it.name for it in self.engine.signature.step_inputs if not it.shape]
-        return {"eps": self.engine.run({name: it[:, 0] if name in numbers else it for name, it in feeds.items()})}
-
-    def prompt(self, feeds: Any) -> Arrays:
-        self.prompts += 1
-        assert self.session is not None
-        return self.session.compute(feeds)
-
-    def draw(self, given: Arrays, sampler: str | None = None, after: Callable[..., None] = ignore) -> Frame:
-        wish = self.drawer.wish({name: np.asarray(value) for name, value in given.items()}, sampler)
-        return self.drawer.draw(wish, self.step, self.prompt, after)
 
 
 def settings(seed: int = 5, steps: int = 4, **more: Any) -> Arrays:
@@ -73,7 +43,7 @@ def alone(engine: Engine | Guided, schedule: NoiseSchedule, sampler: str, shape:
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++", "euler", "pndm", "unipc"])
 def test_a_picture_is_the_one_of_the_loop_with_the_same_seed(labelled: Path, sampler: str) -> None:
     server, engine = Server(labelled), load_engine(labelled, options=ONE)
-    drawn = server.draw(settings() | CLASS, sampler)
+    drawn = server.draw(settings() | CLASS, sampler=sampler)
     assert np.array_equal(drawn.sample, alone(engine, server.drawer.schedule, sampler, (1, 8, 8), CLASS))
     assert drawn.step == drawn.steps == server.steps and drawn.image is not None
     levels = 255 * (drawn.sample.astype(np.float64)[0] + 1) / 2
@@ -110,7 +80,8 @@ def test_a_condition_of_one_number_is_a_row_of_one(tmp_path: Path) -> None:
     finish(
         tmp_path, denoiser=denoiser(inputs_of((2, 4), Input("scale", "float32", (1,)))), package={"format": "triton"}
     )
-    assert Drawer(tmp_path).wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
+    drawer = Drawer(tmp_path, Models(unasked, unasked, unasked, unasked))
+    assert drawer.wish({"scale": np.array([0.5], np.float32)}).conditions["scale"].shape == (1, 1)
 
 
 def test_a_seed_that_is_not_given_is_drawn(labelled: Path) -> None:
@@ -141,7 +112,7 @@ def test_what_cannot_be_drawn_is_refused_by_its_name(labelled: Path, given: Arra
     with pytest.raises(InputError, match=r"label .* is missing"):
         drawer.wish(settings())
     with pytest.raises(InputError, match="unknown sampler 'dim'"):
-        drawer.wish(settings() | CLASS, "dim")
+        drawer.wish(settings() | CLASS, {"sampler": "dim"})
 
 
 def test_conditions_that_are_not_finite_or_do_not_fit_are_refused(prompted: Path) -> None:

@@ -4,22 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf import descriptor_pool, message_factory, text_format
 from made_runs import GRAPH, labelled_run
+from safetensors.numpy import save_file
 
-from ptq_export.artifacts import sha256_file
+from ptq_export.artifacts import describe_file, sha256_file
 from ptq_export.command_options import Packaging
 from ptq_export.engines import load_engine
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.build_cache import current, write_identity
 from ptq_export.errors import EnvironmentMissing, InputError
+from ptq_export.graph import model_file
 from ptq_export.interface import Input
 from ptq_export.packaging import check_package, package
 
 PROMPT = "denoiser.ort-int8.prompt.onnx"
 SCHEMA = Path(__file__).parents[1] / "data" / "triton_model_config.binpb"
+BESIDE: dict[str, dict[str, str]] = {
+    "labelled": {},
+    "prompted": {"denoiser_prompt": PROMPT},
+    "worded": {"denoiser_prompt": PROMPT, "text_encoder": "text_encoder.onnx", "decoder": "decoder.onnx"},
+}
 KINDS = {"tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
 
 
@@ -52,10 +60,10 @@ def opened(path: Path) -> list[tuple[str, str, list[int]]]:
     return [(it.name, KINDS[it.type], [-1 if isinstance(size, str) else size for size in it.shape]) for it in tensors]
 
 
-@pytest.mark.parametrize("kind", ["labelled", "prompted"])
+@pytest.mark.parametrize("kind", ["labelled", "prompted", "worded"])
 def test_configurations_say_what_the_graphs_take_and_make(kind: str, request: pytest.FixtureRequest) -> None:
     out = written(request.getfixturevalue(kind))
-    models = {"denoiser_step": GRAPH} | ({"denoiser_prompt": PROMPT} if kind == "prompted" else {})
+    models = {"denoiser_step": GRAPH, **BESIDE[kind]}
     assert {path.name for path in out.iterdir() if path.is_dir()} == {*models, "sampler"}
     for name, graph in models.items():
         config = described(out / name / "config.pbtxt")
@@ -104,7 +112,53 @@ def test_samples_without_a_range_have_no_image(prompted: Path) -> None:
     assert [it.name for it in config.output] == ["sample", "step", "steps", "seed"]
 
 
-@pytest.mark.parametrize("kind", ["labelled", "large", "prompted"])
+def test_a_run_that_takes_prompts_has_models_around_the_step(worded: Path) -> None:
+    out = written(worded, max_batch=16)
+    for name, most in {"denoiser_step": 16, "text_encoder": 8, "decoder": 4}.items():
+        config = described(out / name / "config.pbtxt")
+        assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (most, [most])
+        assert [warm.batch_size for warm in config.model_warmup] == [1, most]
+        assert config.instance_group[0].kind == config.instance_group[0].KIND_CPU
+    config = described(out / "sampler" / "config.pbtxt")
+    assert {it.name: it.optional for it in config.input if it.name in ("text", "sizes")} == {
+        "text": True,
+        "sizes": True,
+    }
+    assert {it.name: (kind_of(it), list(it.dims)) for it in config.output} == {
+        "sample": ("TYPE_FP32", [2, 4, 4]),
+        "image": ("TYPE_UINT8", [8, 8, 3]),
+        "step": ("TYPE_INT32", [1]),
+        "steps": ("TYPE_INT32", [1]),
+        "seed": ("TYPE_INT64", [1]),
+        "cut": ("TYPE_INT32", [2]),
+    }
+    assert {path.name for path in (out / "sampler" / "1").iterdir()} == {"manifest.json", "model.py", "tokenizer.json"}
+    page = (out / "README.md").read_text()
+    assert "`negative_prompt`" in page and "'ptq-export[text]==" in page and "$" not in page
+
+
+def test_a_condition_that_differed_in_calibration_must_be_given(worded: Path) -> None:
+    save_file({"sizes": np.arange(8, dtype=np.float32).reshape(4, 2)}, worded / "pairs.safetensors")
+    config = described(written(worded) / "sampler" / "config.pbtxt")
+    assert {it.name: it.optional for it in config.input if it.name in ("text", "sizes")} == {
+        "text": True,
+        "sizes": False,
+    }
+
+
+def test_the_weights_of_a_large_text_encoder_go_along(worded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_file, "SELF_CONTAINED_BYTES", 64)
+    monkeypatch.setattr(model_file, "INSIDE_BYTES", 16)
+    path, manifest = worded / "text_encoder.onnx", json.loads((worded / "manifest.json").read_text())
+    model_file.save_model(model_file.load_model(path), path)
+    manifest["artefacts"] |= {it.name: describe_file(it) for it in worded.glob("text_encoder.onnx*")}
+    (worded / "manifest.json").write_text(json.dumps(manifest))
+    for engine in ("native", "python"):
+        place = written(worded, engine) / "text_encoder" / "1"
+        assert (place / "text_encoder.onnx.data").is_file() and opened(place / "text_encoder.onnx")
+
+
+@pytest.mark.parametrize("kind", ["labelled", "large", "prompted", "worded"])
 def test_in_the_python_form_the_step_s_folder_is_a_package(kind: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(kind)
     out = written(run, "python")
@@ -115,6 +169,10 @@ def test_in_the_python_form_the_step_s_folder_is_a_package(kind: str, request: p
     assert sorted(name for name, *_ in stated(config)) == sorted(
         [it.name for it in engine.signature.step_inputs] + ["eps"]
     )
+    for name, graph in BESIDE.get(kind, {}).items():
+        config = described(out / name / "config.pbtxt")
+        assert (config.backend, config.parameters["onnx"].string_value) == ("python", graph)
+        assert sorted(stated(config)) == sorted(opened(out / name / "1" / graph))
     for path in out.glob("*/1/model.py"):
         compile(path.read_text(), path.name, "exec")
     assert check_package(out)["engine"] == "not loaded"

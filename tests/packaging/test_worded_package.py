@@ -82,9 +82,3 @@ def test_examples_that_are_none_are_refused(worded: Path, tmp_path: Path, value:
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"sizes|package\.examples"):
         drawn(out, tmp_path / "package.png")
-
-
-def test_a_repository_of_triton_is_refused_with_the_remedy(worded: Path) -> None:
-    with pytest.raises(InputError, match=r"takes prompts[^$]*--format folder"):
-        package(worded, Packaging(worded.parent / "out", "triton"))
-    assert not (worded.parent / "out").exists()

@@ -49,9 +49,9 @@ class Server:
         answers: list[dict[str, Any]] = json.loads(target.read_text())
         return answers
 
-    def post(self, path: str, body: dict[str, Any]) -> str:
+    def post(self, path: str, body: dict[str, Any] | bytes) -> str:
         """What HTTP answers, be it an error."""
-        data = json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{self.address.split('/')[0]}/{path}", data)
         try:
             with urllib.request.urlopen(request, timeout=300) as answer:

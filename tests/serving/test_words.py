@@ -13,12 +13,9 @@ import pytest
 from caller import Answer, Caller, Start, until
 from numpy.typing import NDArray
 from PIL import Image
-from worded_run import SCALE, TOKENS
+from worded_run import SCALE, TOKENS, picture_of_sample
 
-from ptq_export.command_options import Sampling
 from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_encoder
-from ptq_export.pipeline import sample
-from ptq_export.pipeline.progress import SILENT
 
 APPLE: dict[str, Any] = {"prompt": "a red apple", "seed": 3, "steps": 5}
 LONG = "a red apple a green dog"
@@ -50,11 +47,7 @@ def drawn(worded: Path, tmp_path: Path) -> Draw:
     """What `ptq-export sample` draws."""
 
     def draw(prompt: str, seed: int = 3, **asked: Any) -> NDArray[np.uint8]:
-        path = tmp_path / "one.png"
-        sample(worded, Sampling(path, 1, 5, "ddim", prompt=prompt, seed=seed, **asked), SILENT)
-        grid = np.asarray(Image.open(path))
-        scale = grid.shape[0] // 10
-        return grid[::scale, ::scale][1:-1, 1:-1]
+        return picture_of_sample(worded, tmp_path / "one.png", prompt, seed, 5, **asked)
 
     return draw
 

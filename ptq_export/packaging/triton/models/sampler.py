@@ -1,12 +1,14 @@
 """Pictures for Triton's Python backend: previews while one is drawn, and then the picture.
 
 Every request is drawn by a thread of its own, which asks `denoiser_step` by BLS and waits: so the steps of all requests
-that are being drawn meet in that model's dynamic batcher, and each goes on with its own sample.
+that are being drawn meet in that model's dynamic batcher, and each goes on with its own sample. The models that encode
+prompts and decode latents are asked the same way.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from threading import Event, Semaphore
@@ -18,8 +20,10 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from ptq_export.errors import InputError, PtqExportError, explained
-from ptq_export.packaging.triton.drawing import Arrays, Drawer, Frame, Wish
+from ptq_export.packaging.triton.drawing import Drawer, Frame
+from ptq_export.packaging.triton.served import Arrays, Models
 from ptq_export.packaging.triton.tensors import array_of, dlpack_of
+from ptq_export.packaging.triton.wish import TEXTS, Wish
 
 __all__ = ["Stopped", "TritonPythonModel"]
 
@@ -34,14 +38,14 @@ class TritonPythonModel:
     """A decoupled model: it answers a request as often as there are previews, and once more."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read the manifest beside this file."""
+        """Read the manifest beside this file, and the tokenizers of a run that takes prompts."""
         torch.set_num_threads(1)  # of a loop: there are as many loops as requests
         config = json.loads(args["model_config"])
         told = {name: value["string_value"] for name, value in config["parameters"].items()}
         most = int(told["most_requests"])
-        self.drawer = Drawer(Path(args["model_repository"]) / args["model_version"])
+        models = Models(*(partial(_infer, told[f"{each.name}_model"]) for each in fields(Models)))
+        self.drawer = Drawer(Path(args["model_repository"]) / args["model_version"], models)
         self.names = [each["name"] for each in config["input"]]
-        self.step, self.prompt = partial(_infer, told["step_model"]), partial(_infer, told["prompt_model"])
         self.pool, self.free, self.stopping = ThreadPoolExecutor(most), Semaphore(most), Event()
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -52,20 +56,28 @@ class TritonPythonModel:
                 busy = "as many pictures as this server draws at a time are being drawn: try again later"
                 _refuse(sender, busy, pb_utils.TritonError.UNAVAILABLE)
                 continue
-            found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.names}
-            given = {name: array_of(tensor) for name, tensor in found.items() if tensor is not None}
-            self.pool.submit(self._answer, given, request.parameters(), sender)
+            try:
+                given, told = self._given(request), _told(request)
+            except Exception as error:
+                self.free.release()
+                _refuse(sender, explained(error).in_one_line, pb_utils.TritonError.INVALID_ARG)
+                continue
+            self.pool.submit(self._answer, given, told, sender)
 
     def finalize(self) -> None:
         """End what is being drawn."""
         self.stopping.set()
         self.pool.shutdown()
 
-    def _answer(self, given: Arrays, parameters: str, sender: Any) -> None:
+    def _given(self, request: Any) -> dict[str, NDArray[Any]]:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.names}
+        return {name: array_of(tensor) for name, tensor in found.items() if tensor is not None}
+
+    def _answer(self, given: Arrays, told: Mapping[str, Any], sender: Any) -> None:
         try:
-            wish = self.drawer.wish(given, json.loads(parameters or "{}").get("sampler"))
-            picture = self.drawer.draw(wish, self.step, self.prompt, partial(self._after, wish, sender))
-            sender.send(_response(picture, wish), flags=FINAL)
+            wish = self.drawer.wish(given, told)
+            picture = self.drawer.draw(wish, partial(self._after, wish, sender))
+            sender.send(self._response(picture, wish), flags=FINAL)
         except Stopped:
             _refuse(sender, "the request was cancelled", pb_utils.TritonError.CANCELLED)
         except InputError as error:
@@ -79,7 +91,15 @@ class TritonPythonModel:
         if self.stopping.is_set() or sender.is_cancelled():
             raise Stopped
         if preview is not None:
-            sender.send(_response(preview, wish))
+            sender.send(self._response(preview, wish))
+
+    def _response(self, frame: Frame, wish: Wish) -> Any:
+        tensors: dict[str, NDArray[Any] | None] = {"sample": frame.sample, "image": frame.image}
+        numbers = {"step": (frame.step, np.int32), "steps": (frame.steps, np.int32), "seed": (wish.seed, np.int64)}
+        tensors |= {name: np.array([value], kind) for name, (value, kind) in numbers.items()}
+        if self.drawer.takes_text:
+            tensors["cut"] = np.array([name in wish.cut for name in TEXTS], np.int32)
+        return pb_utils.InferenceResponse([_tensor(name, it) for name, it in tensors.items() if it is not None])
 
 
 def _infer(model: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -91,11 +111,18 @@ def _infer(model: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
     return {tensor.name(): array_of(tensor) for tensor in response.output_tensors()}
 
 
-def _response(frame: Frame, wish: Wish) -> Any:
-    tensors: dict[str, NDArray[Any] | None] = {"sample": frame.sample, "image": frame.image}
-    numbers = {"step": (frame.step, np.int32), "steps": (frame.steps, np.int32), "seed": (wish.seed, np.int64)}
-    tensors |= {name: np.array([value], kind) for name, (value, kind) in numbers.items()}
-    return pb_utils.InferenceResponse([_tensor(name, it) for name, it in tensors.items() if it is not None])
+def _told(request: Any) -> dict[str, Any]:
+    """The parameters of a request.
+
+    Raises:
+        InputError: text in them is no UTF-8.
+    """
+    try:
+        found: dict[str, Any] = json.loads(request.parameters() or "{}")
+    except ValueError as error:  # UnicodeDecodeError is one
+        told = f"the parameters of the request cannot be read: {error!s:.200}"
+        raise InputError(told, "send text as UTF-8") from error
+    return found
 
 
 def _tensor(name: str, value: NDArray[Any]) -> Any:

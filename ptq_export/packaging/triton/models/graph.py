@@ -1,4 +1,4 @@
-"""What conditions alone decide, once per prompt, for Triton's Python backend: the graph beside this file."""
+"""A float graph for Triton's Python backend, the one beside this file: what is asked once per prompt or picture."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptq_export.engines.feeds import check_values
 from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
 from ptq_export.errors import InputError, explained
-from ptq_export.graph.prompt_file import prompt_inputs
+from ptq_export.graph.part_file import part_interface
 from ptq_export.interface import Input
 from ptq_export.machine import physical_cores
 from ptq_export.packaging.triton.tensors import array_of, dlpack_of
@@ -21,18 +21,18 @@ __all__ = ["TritonPythonModel"]
 
 
 class TritonPythonModel:
-    """The prompt graph, in float32 on the CPU."""
+    """The graph, on the CPU. Each request is computed alone: its rows do not depend on what it waited with."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the graph."""
         name = json.loads(args["model_config"])["parameters"]["onnx"]["string_value"]
         path = Path(args["model_repository"]) / args["model_version"] / name
-        self.inputs = prompt_inputs(path)
+        self.inputs, outputs = part_interface(path)
         self.session = open_session(path, session_settings(physical_cores(), Level.ORT_ENABLE_ALL), [CPU])
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.outputs = [output.name for output in outputs]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """The values of every request's conditions, or an error that says what is wrong with it."""
+        """The outputs of every request, or an error that says what is wrong with it."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
