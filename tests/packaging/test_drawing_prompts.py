@@ -79,7 +79,6 @@ def test_conditions_may_be_given_by_hand_and_what_no_prompt_decides_beside_one(s
     ("given", "told", "cause"),
     [
         ({}, {}, "takes text: give `prompt`, or the condition text"),
-        ({}, {"prompt": ""}, "the prompt is empty"),
         ({}, {"negative_prompt": "a dog"}, "takes text"),
         ({}, {"prompt": 7}, "prompt must be text"),
         ({}, {"prompt": "dog " * 10_000}, "prompt must be text of at most"),

@@ -1,7 +1,6 @@
 """What a request to the sampler asks for: settings and conditions are its tensors, text its parameters.
 
-What words mean, and what may stand beside them, is as it is over HTTP (`ptq_export.serving.wording`), but for the empty
-prompt: nobody must send one here, and so it is refused.
+What words mean, and what may stand beside them, is as it is over HTTP (`ptq_export.serving.wording`).
 """
 
 import math
@@ -89,8 +88,6 @@ class Wishes:
 
     def _wording(self, given: Arrays, told: Mapping[str, Any], guidance: float | None) -> Wording | None:
         texts = {name: told[name] for name in TEXTS if name in told}
-        if self.parts is not None and texts.get("prompt") == "":
-            raise InputError("the prompt is empty", "say what the picture shows")
         names = [it.name for it in self.inputs[2:]]
         fields: dict[str, Any] = texts | {"conditions": {name: given[name] for name in names if name in given}}
         if away := [name for name in names if f"{UNCONDITIONAL}{name}" in given]:
