@@ -15,6 +15,7 @@
 #include "ptq_export/files.h"
 #include "ptq_export/sampling.h"
 #include "sha256.h"
+#include "text/tokenizer.h"
 
 using namespace ptq_export;
 using Words = std::vector<std::string>;
@@ -86,6 +87,19 @@ void prompts(Words const& words) {
   std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
 }
 
+// Of every line of a file: the ids that a tokenizer makes of it, and whether it was cut.
+void tokens(Words const& words) {
+  text::Tokenizer const tokenizer(words.at(0));
+  std::string const lines = read_bytes(words.at(1), std::size_t{1} << 24);
+  for (std::size_t at = 0; at < lines.size();) {
+    std::size_t const end = lines.find('\n', at);
+    auto const encoded = tokenizer.encode(std::string_view(lines).substr(at, end - at));
+    for (std::int64_t const id : encoded.ids) std::cout << id << ' ';
+    std::cout << encoded.was_cut << '\n';
+    at = end == std::string::npos ? lines.size() : end + 1;
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -97,6 +111,7 @@ int main(int count, char** words) {
       {"prompts", prompts},
       {"run", run},
       {"target", target},
+      {"tokens", tokens},
       {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
       {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
   };
