@@ -2,8 +2,8 @@
 
 python -m ptq_export.engines.cpp.unicode_tables > engines/cpp/src/text/unicode_tables.inc
 
-The package `tokenizers` is asked for what it does itself: it takes each part of Unicode from another library, of another
-version. The order of combining marks, which it does not tell, is `unicodedata`'s, for the marks that it knows too.
+The package `tokenizers` is asked for what it does itself: it takes each part of Unicode from another library, of its
+own version. The order of combining marks, which it does not tell, is `unicodedata`'s, for the marks that it knows too.
 """
 
 import sys
