@@ -1,12 +1,14 @@
 """Prompts from C++: the pictures of `ptq-export sample`, and its words where one cannot be drawn."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from clip_run import clip_run, described_again
 from cpp_tools import Call, edited
 from PIL import Image
@@ -14,8 +16,12 @@ from safetensors.numpy import save_file
 from worded_run import worded_run
 
 from ptq_export.command_options import Packaging, Sampling
+from ptq_export.conditions import draw
+from ptq_export.interface import Input
+from ptq_export.options import Options
 from ptq_export.packaging import package
 from ptq_export.pipeline import load_pipeline, sample
+from ptq_export.pipeline import run as export
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.sampling import initial_noise
 
@@ -88,6 +94,26 @@ def test_a_prompt_draws_pythons_picture(
     sample(run, Sampling(tmp_path / "b.png", count, 5, seed=3, **asked), SILENT)
     one, other = (np.asarray(Image.open(tmp_path / file)).astype(int) for file in ("a.png", "b.png"))
     assert np.abs(one - other).max() <= 1
+
+
+def test_a_service_draws_prompts_by_the_library_alone(runs: dict[str, Path], call: Call, tmp_path: Path) -> None:
+    done = call("probe", "pictures", runs["sdxl"], tmp_path / "x.npy")
+    assert done.returncode == 0, done.stderr
+    wanted = load_pipeline(runs["sdxl"])(
+        ["a red apple", "a green dog"], guidance=7.5, steps=4, sampler="dpm-solver++", seed=7
+    )
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("available", "count", "seed"), [(1, 3, 0), (7, 20, 5), (1000, 8, 2**32 + 9)])
+def test_rows_of_examples_are_those_that_torch_draws(
+    available: int, count: int, seed: int, run: Path, call: Call, tmp_path: Path
+) -> None:
+    rows = torch.arange(2.0 * available).reshape(available, 2)
+    save_file({"sizes": rows.numpy()}, run / "pairs.safetensors")
+    assert call("probe", "examples", run, "sizes", count, seed, tmp_path / "x.npy").returncode == 0
+    wanted = draw([Input("sizes", "float32", (2,))], {"sizes": rows}, count, seed)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), wanted["sizes"])
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_said_as_in_python(run: Path, call: Call, tmp_path: Path) -> None:
@@ -163,3 +189,25 @@ def test_a_manifest_with_another_number_of_tokenizers_is_refused(run: Path, call
         manifest["denoiser"]["text"]["tokenizers"] = count
         (run / "manifest.json").write_text(json.dumps(manifest))
         assert told in refusal(call, run, "--prompt", "a dog")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "lcm", "inpaint"])
+def test_pipelines_of_every_kind_are_drawn_as_in_python(kind: str, call: Call, tmp_path: Path) -> None:
+    """Of diffusers' own classes, through the whole job; the float engine, whose samples differ in the last places."""
+    sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+    import tiny_pipelines
+
+    quick = {"samples": 8, "steps": 4, "held_out": 2, "rounds": 10, "seconds": 0.0, "threads": 1, "min_sqnr": 0.0}
+    folder = tiny_pipelines.saved(kind, tmp_path)
+    made = export(Options(str(folder), out=tmp_path / "run", rounding="nearest", **quick))
+    drawing, count = load_pipeline(made, "ort-fp32"), 3
+    noise = initial_noise((count, *drawing.engine.sample_shape), 3)
+    np.save(tmp_path / "noise.npy", noise.numpy())
+    asked = ("--prompt", "a Red apple", "--noise", tmp_path / "noise.npy", "--samples", tmp_path / "x.npy")
+    command = ("sample_images", made, "--which", "ort-fp32", "--steps", 4, "--seed", 3, *asked)
+    done = call(*command, "-o", tmp_path / "a.png")
+    assert done.returncode == 0, done.stderr
+    conditions = drawing.conditions(["a Red apple"] * count, count, 3)
+    wanted = drawing.draw(noise, conditions, drawing.guidance("", None), 4)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), wanted, rtol=0, atol=1e-5)

@@ -14,6 +14,8 @@
 #include "ptq_export/error.h"
 #include "ptq_export/files.h"
 #include "ptq_export/sampling.h"
+#include "ptq_export/schedule.h"
+#include "ptq_export/text_to_image.h"
 #include "sha256.h"
 #include "text/tokenizer.h"
 
@@ -87,6 +89,34 @@ void prompts(Words const& words) {
   std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
 }
 
+// Two prompts as a service draws them, guided: pictures RUN OUT.npy
+void pictures(Words const& words) {
+  auto const denoiser = open_run(words.at(0));
+  PromptEncoder const encoder(words.at(0));
+  LatentDecoder const decoder(words.at(0));
+  auto const given = encoder.encode({"a red apple", "a green dog"});
+  auto const away = encoder.encode({""});
+  Feeds conditions(given.begin(), given.end());
+  Input sizes;
+  sizes.name = "sizes";
+  auto const examples = examples_of_run(words.at(0), {sizes}, 2, 7);
+  for (auto const& [name, array] : examples) conditions[name] = array.view();
+  auto const model = guided(model_of(*denoiser), 7.5F, {away.begin(), away.end()});
+  auto const sampler = make_sampler(NoiseSchedule::of_run(words.at(0)), "dpm-solver++", 4);
+  Shape shape = denoiser->signature().sample_shape();
+  shape.insert(shape.begin(), 2);
+  write_npy(words.at(1), decoder.decode(sample_loop(model, *sampler, initial_noise(shape, 7), conditions)));
+}
+
+// Rows that are drawn of an array: examples RUN NAME COUNT SEED OUT.npy
+void examples(Words const& words) {
+  Input input;
+  input.name = words.at(1);
+  auto const found = examples_of_run(words.at(0), {input}, std::stoll(words.at(2)), std::stoull(words.at(3)));
+  Array const& array = found.begin()->second;
+  write_npy(words.at(4), Tensor(array.shape, std::get<std::vector<float>>(array.values)));
+}
+
 // Of every line of a file: the ids that a tokenizer makes of it, and whether it was cut.
 void tokens(Words const& words) {
   text::Tokenizer const tokenizer(words.at(0));
@@ -104,10 +134,12 @@ void tokens(Words const& words) {
 
 int main(int count, char** words) {
   std::map<std::string, std::function<void(Words const&)>> const verbs{
+      {"examples", examples},
       {"identity", identity},
       {"json", json},
       {"machine", machine},
       {"noise", noise},
+      {"pictures", pictures},
       {"prompts", prompts},
       {"run", run},
       {"target", target},
