@@ -7,6 +7,7 @@
 #include <list>
 #include <new>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -93,6 +94,13 @@ void require_picture(std::filesystem::path const& file) {
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
 }
 
+// Pictures of latents where the run has a decoder, and the range in which they are drawn.
+std::optional<std::pair<double, double>> decode(Arguments const& asked, bool latents, Tensor& samples) {
+  if (!latents) return ptq_export::NoiseSchedule::of_run(asked.run).sample_range();
+  samples = ptq_export::LatentDecoder(asked.run, asked.engine.threads).decode(samples);
+  return std::pair{-1.0, 1.0};
+}
+
 void sample(Arguments const& asked) {
   require_picture(asked.picture);
   auto const schedule = ptq_export::NoiseSchedule::of_run(asked.run);
@@ -118,11 +126,7 @@ void sample(Arguments const& asked) {
   if (scale != 1.0 || !away.empty()) model = ptq_export::guided(model, static_cast<float>(scale), away);
   bool const whole = denoiser->signature().inputs[1].dtype == ptq_export::DType::int64;
   Tensor samples = ptq_export::sample_loop(model, *sampler, noise, conditions, whole);
-  auto range = schedule.sample_range();
-  if (around.latents) {
-    samples = ptq_export::LatentDecoder(asked.run, asked.engine.threads).decode(samples);
-    range = {-1.0, 1.0};
-  }
+  auto const range = decode(asked, around.latents, samples);
   if (!asked.samples.empty()) ptq_export::write_npy(asked.samples, samples);
   ptq_export::write_grid(asked.picture, samples, range);
   std::cout << asked.picture.string() << '\n';
