@@ -22,7 +22,7 @@ from ptq_export.interface import Input, inputs_to_json
 from ptq_export.text_to_image import TextParts
 from ptq_export.tokens import Tokens
 
-__all__ = ["LENGTH", "clip_run", "clip_tokens", "described_again"]
+__all__ = ["LENGTH", "clip_run", "clip_tokens", "described_again", "vocabulary"]
 
 LENGTH, ROWS = 12, 6
 LETTERS = "aeilnoprst"

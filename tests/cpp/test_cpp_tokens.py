@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from clip_run import clip_tokens
+from clip_run import clip_tokens, vocabulary
 from cpp_tools import SOURCES, Call
 
 from ptq_export.engines.cpp.unicode_tables import origin, tables
@@ -74,7 +74,7 @@ def test_files_of_before_are_read_as_tokenizers_reads_them(
     pattern = told["pre_tokenizer"]["pretokenizers"][0]["pattern"]
     pattern["Regex"] = pattern["Regex"].removeprefix(r"<\|startoftext\|>|<\|endoftext\|>|")
     told["added_tokens"][0]["normalized"] = True
-    told["added_tokens"].append({**told["added_tokens"][0], "id": 7, "content": "<Apple  Tree>", "special": False})
+    told["added_tokens"].append({**told["added_tokens"][0], "id": len(vocabulary()), "content": "<Apple  Tree>"})
     (tmp_path / "tokenizer.json").write_text(json.dumps(told), encoding="utf-8")
     texts = ["<|STARTOFTEXT|>a", "an <apple\t\ttree>s", "<apple tre", "<|ENDOFTEXT|>!!"]
     require_equal(

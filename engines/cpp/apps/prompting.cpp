@@ -19,10 +19,11 @@ bool are_by_hand(Arguments const& asked, std::vector<std::string> const& of_prom
   auto const given =
       std::find_if(of_prompt.begin(), of_prompt.end(), [&](std::string const& name) { return is_given(asked, name); });
   if (given == of_prompt.end()) return false;
-  for (std::string const& name : of_prompt)
-    if (!is_given(asked, name))
-      throw InputError("a prompt decides " + *given + " and " + name + ", and " + name + " is missing",
-                       "give all of them by --condition, or --prompt and none");
+  auto const absent = std::find_if_not(of_prompt.begin(), of_prompt.end(),
+                                       [&](std::string const& name) { return is_given(asked, name); });
+  if (absent != of_prompt.end())
+    throw InputError("a prompt decides " + *given + " and " + *absent + ", which is missing",
+                     "give all of them by --condition, or none and --prompt");
   if (asked.prompt || asked.negative)
     throw InputError(*given + " is given, which a prompt decides", "leave out --prompt and --negative, or --condition");
   return true;

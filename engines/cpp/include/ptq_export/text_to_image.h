@@ -40,6 +40,8 @@ class PromptEncoder {
   // InputError: the run takes no prompts, one of its files has not the manifest's digest, or its tokenizer is not of
   // CLIP's kind. EnvironmentMissing: this library was compiled without ONNX Runtime.
   explicit PromptEncoder(std::filesystem::path const& folder, int threads = 0);
+  PromptEncoder(PromptEncoder const&) = delete;
+  PromptEncoder& operator=(PromptEncoder const&) = delete;
   PromptEncoder(PromptEncoder&& other) noexcept;
   PromptEncoder& operator=(PromptEncoder&& other) noexcept;
   ~PromptEncoder();
@@ -65,6 +67,8 @@ class LatentDecoder {
  public:
   // InputError: the run has none, or its file has not the manifest's digest. EnvironmentMissing: as above.
   explicit LatentDecoder(std::filesystem::path const& folder, int threads = 0);
+  LatentDecoder(LatentDecoder const&) = delete;
+  LatentDecoder& operator=(LatentDecoder const&) = delete;
   LatentDecoder(LatentDecoder&& other) noexcept;
   LatentDecoder& operator=(LatentDecoder&& other) noexcept;
   ~LatentDecoder();

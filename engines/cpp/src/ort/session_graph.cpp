@@ -12,6 +12,7 @@ namespace {
 
 std::vector<char const*> pointers(std::vector<std::string> const& names) {
   std::vector<char const*> found;
+  found.reserve(names.size());
   for (std::string const& name : names) found.push_back(name.c_str());
   return found;
 }

@@ -65,9 +65,9 @@ constexpr char32_t kLeads = 19, kVowels = 21, kTails = 28, kSyllableCount = kLea
 
 void append_decomposed(std::u32string& text, char32_t point) {
   if (char32_t const syllable = point - kSyllables; syllable < kSyllableCount) {
-    text += kLead + syllable / kTails / kVowels;
-    text += kVowel + syllable / kTails % kVowels;
-    if (syllable % kTails != 0) text += kTail + syllable % kTails;
+    text += static_cast<char32_t>(kLead + syllable / kTails / kVowels);
+    text += static_cast<char32_t>(kVowel + syllable / kTails % kVowels);
+    if (syllable % kTails != 0) text += static_cast<char32_t>(kTail + syllable % kTails);
     return;
   }
   auto const* pair = std::lower_bound(kComposed.data(), kComposed.data() + kComposed.size(), point,
