@@ -11,7 +11,6 @@ from cpp_tools import Call, refused
 from exported_net import inputs_of
 from least import least_manifest
 from nets_by_hand import PROMPT_CONDITIONS, PROMPTED, net_by_hand
-from worded_run import worded_run
 
 from ptq_export.artifacts import describe_file
 from ptq_export.denoiser import NoiseSchedule
@@ -129,21 +128,6 @@ def test_a_prompt_of_any_length_is_pythons(prompted: Path, call: Call, tmp_path:
         done = predict(call, prompted, tmp_path, **feeds)
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(np.load(tmp_path / "prediction.npy"), engine(**feeds), rtol=0, atol=1e-6)
-
-
-def test_a_run_that_takes_prompts_says_what_it_lacks(call: Call, tmp_path: Path) -> None:
-    """Its text encoder and decoder are not run here: conditions by hand draw latents, and that is said."""
-    run, picture = worded_run(tmp_path / "worded"), tmp_path / "a.png"
-    command = ("sample_images", run, "--count", 2, "--steps", 2, "-o", picture)
-    done = call(*command)
-    assert done.returncode == 2 and "takes prompts" in done.stderr and "text is missing" in done.stderr, done.stderr
-    assert "ptq-export sample --prompt" in done.stderr and not picture.exists()
-    words = []
-    for name, shape in {"text": (2, 5, 3), "sizes": (2, 2)}.items():
-        np.save(tmp_path / f"{name}.npy", np.full(shape, 0.1, np.float32))
-        words += ["--condition", f"{name}={tmp_path / name}.npy"]
-    done = call(*command, *words)
-    assert done.returncode == 0 and "latents are drawn as they are" in done.stderr and picture.exists(), done.stderr
 
 
 def test_another_prompt_is_computed_anew_and_the_same_one_is_not(prompted: Path, call: Call) -> None:

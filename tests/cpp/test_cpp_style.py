@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_run import clip_run
 from cpp_tools import PROGRAMS, SOURCES, compiled, configured, missing, tool
 
 FILES = sorted(path for folder in (SOURCES, PROGRAMS) for end in ("*.h", "*.cpp") for path in folder.rglob(end))
@@ -76,14 +77,17 @@ def test_valgrind_sees_no_fault_and_no_leak(build: Path, copied_run: Path, tmp_p
         pytest.skip("no valgrind")
     program = str(build / "ptq_export" / "sample_images")
     words = (str(copied_run), "--steps", "2", "--count", "2", "--threads", "1")
-    command = [valgrind, *NO_FAULT, KNOWN, program, *words, "-o", str(tmp_path / "a.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    prompted = (str(clip_run(tmp_path / "sdxl", two=True)), *words[1:], "--prompt", "é <|endoftext|> it's " * 9)
+    for asked in (words, prompted):
+        command = [valgrind, *NO_FAULT, KNOWN, program, *asked, "-o", str(tmp_path / "a.png")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_under_sanitisers(onnxruntime_root: Path, tmp_path: Path) -> None:
-    """JSON and arrays with bytes flipped, cut and doubled: an answer or a refusal, and nothing a sanitiser sees."""
+    """JSON, arrays, tokenizers and examples with bytes flipped, cut and doubled: an answer or a refusal, and nothing a
+    sanitiser sees."""
     flags = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     build = configured(onnxruntime_root, tmp_path / "build", f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug")
     compiled(build, "probe", "trace")
@@ -94,6 +98,21 @@ def test_damaged_files_are_refused_under_sanitisers(onnxruntime_root: Path, tmp_
     )
     np.save(tmp_path / "noise.npy", rng.standard_normal((1, 1, 2, 2)).astype(np.float32))
     array = (tmp_path / "noise.npy").read_bytes()
+    run = clip_run(tmp_path / "run")
+    kept = {name: (run / name).read_bytes() for name in ("tokenizer.json", "pairs.safetensors")}
+    (tmp_path / "lines.txt").write_text("a red apple\né 日本 it's 12\n\n", encoding="utf-8")
+    asked = (
+        ("tokens", run / "tokenizer.json", tmp_path / "lines.txt"),
+        ("examples", run, "sizes", 8, 0, run / "x.npy"),
+    )
+    for number in range(200):
+        name = [*kept][number % 2]
+        # the rules at the beginning and the end, not only the words between
+        content = kept[name]
+        (run / name).write_bytes(damaged(content[:2000], rng) + content[2000:-1000] + damaged(content[-1000:], rng))
+        words = [str(build / "probe"), *map(str, asked[number % 2])]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode in (0, 2), done.stderr
     for number in range(200):
         (tmp_path / "schedule.json").write_bytes(damaged(schedule, rng) if number % 2 else schedule)
         (tmp_path / "noise.npy").write_bytes(array if number % 2 else damaged(array, rng))

@@ -24,9 +24,11 @@ Draws samples with the engine of a run folder and writes them as one picture.
   --noise FILE            the initial noise, float32 [N, C, ...] in an .npy file; --count is its N
   --class N               class of all samples, short for --condition label=N
   --condition NAME=VALUE  an integer for all samples, or an .npy file with a row per sample; once per condition
-  --guidance SCALE        classifier-free guidance, away from --unconditional (1: none)
+  --prompt TEXT           what the samples show, of a run that takes prompts (the run's own)
+  --negative TEXT         what they are moved away from (nothing)
+  --guidance SCALE        classifier-free guidance, away from --negative or --unconditional (the run's own; 1: none)
   --unconditional NAME=VALUE  what a condition is where it is taken away: an integer, or an .npy file of one row
-  --samples FILE          write the samples too, as .npy
+  --samples FILE          write the samples too, behind the decoder where there is one, as .npy
   --which TARGET          a baseline of the run, e.g. ort-fp32
   --threads N             of an engine on the CPU (all physical cores)
   --operators FILE        this package's compiled operators for ONNX Runtime
@@ -78,6 +80,8 @@ std::optional<Arguments> parse(int count, char const* const* words) {
        }},
       {"--condition", [&](auto const& flag, auto const& text) { add(found.conditions, flag, text); }},
       {"--unconditional", [&](auto const& flag, auto const& text) { add(found.unconditional, flag, text); }},
+      {"--prompt", [&](auto const&, auto const& text) { found.prompt = text; }},
+      {"--negative", [&](auto const&, auto const& text) { found.negative = text; }},
       {"--guidance", [&](auto const& flag, auto const& text) { found.guidance = number(flag, text); }},
       {"--samples", [&](auto const&, auto const& text) { found.samples = text; }},
       {"--which", [&](auto const&, auto const& text) { found.engine.which = text; }},

@@ -13,7 +13,8 @@ struct Arguments {
   std::filesystem::path run, picture = "samples.png", noise, samples;
   std::int64_t count = 16, steps = 20, seed = 0;
   std::string sampler;
-  double guidance = 1.0;
+  std::optional<std::string> prompt, negative;
+  std::optional<double> guidance;
   std::map<std::string, std::string> conditions, unconditional;  // by name: an integer, or an .npy file
   ptq_export::EngineOptions engine;
 };

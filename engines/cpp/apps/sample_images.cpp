@@ -3,12 +3,15 @@
 #include <csignal>
 #include <exception>
 #include <iostream>
+#include <iterator>
 #include <list>
 #include <new>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
+#include "prompting.h"
 #include "ptq_export/error.h"
 #include "ptq_export/files.h"
 #include "ptq_export/sampling.h"
@@ -57,12 +60,18 @@ void require_class(Denoiser const& denoiser, Arguments const& asked) {
                      "this engine knows the classes 0.." + std::to_string(*label->limit - 1));
 }
 
-// What a prompt decides can be given as arrays alone.
-void require_prompted(Arguments const& asked, std::vector<std::string> const& of_prompt) {
-  for (std::string const& name : of_prompt)
-    if (asked.conditions.find(name) == asked.conditions.end())
-      throw InputError("this run takes prompts, and sample_images has no way to give one yet: " + name + " is missing",
-                       "ptq-export sample --prompt TEXT, or give --condition " + name + "=FILE.npy");
+void add(Feeds& feeds, ptq_export::Conditions const& rows) {
+  for (auto const& [name, value] : rows) feeds[name] = value;
+}
+
+// Conditions of a run that takes prompts which nothing has given yet: those that it was calibrated with.
+ptq_export::Arrays examples_of(Denoiser const& denoiser, Arguments const& asked, Feeds const& given,
+                               std::int64_t count) {
+  std::vector<Input> absent;
+  auto const& inputs = denoiser.signature().inputs;
+  std::copy_if(inputs.begin() + 2, inputs.end(), std::back_inserter(absent),
+               [&](Input const& input) { return !input.limit && given.find(input.name) == given.end(); });
+  return ptq_export::examples_of_run(asked.run, absent, count, static_cast<std::uint64_t>(asked.seed));
 }
 
 Tensor noise_of(Denoiser const& denoiser, Arguments const& asked) {
@@ -85,6 +94,13 @@ void require_picture(std::filesystem::path const& file) {
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
 }
 
+// Pictures of latents where the run has a decoder, and the range in which they are drawn.
+std::optional<std::pair<double, double>> decode(Arguments const& asked, bool latents, Tensor& samples) {
+  if (!latents) return ptq_export::NoiseSchedule::of_run(asked.run).sample_range();
+  samples = ptq_export::LatentDecoder(asked.run, asked.engine.threads).decode(samples);
+  return std::pair{-1.0, 1.0};
+}
+
 void sample(Arguments const& asked) {
   require_picture(asked.picture);
   auto const schedule = ptq_export::NoiseSchedule::of_run(asked.run);
@@ -93,19 +109,26 @@ void sample(Arguments const& asked) {
     std::cerr << note << '\n';
   auto const denoiser = ptq_export::open_run(asked.run, asked.engine);
   auto const around = ptq_export::TextToImage::of_run(asked.run);
-  require_prompted(asked, around.conditions);
   require_class(*denoiser, asked);
   Tensor const noise = noise_of(*denoiser, asked);
+  std::int64_t const count = noise.shape().at(0);
+  Prompted const words = prompted(asked, around, count);
   Kept kept;
-  Feeds const conditions = feeds_of(asked.conditions, noise.shape().at(0), kept);
+  Feeds conditions = feeds_of(asked.conditions, count, kept);
+  Feeds away = feeds_of(asked.unconditional, 1, kept);
+  add(conditions, words.given);
+  add(away, words.away);
+  ptq_export::Arrays const examples =
+      around.conditions.empty() ? ptq_export::Arrays() : examples_of(*denoiser, asked, conditions, count);
+  for (auto const& [name, array] : examples) conditions[name] = array.view();
+  double const scale = words.given.empty() ? asked.guidance.value_or(1.0) : words.scale;
   ptq_export::Model model = ptq_export::model_of(*denoiser);
-  if (asked.guidance != 1.0 || !asked.unconditional.empty())
-    model = ptq_export::guided(model, static_cast<float>(asked.guidance), feeds_of(asked.unconditional, 1, kept));
+  if (scale != 1.0 || !away.empty()) model = ptq_export::guided(model, static_cast<float>(scale), away);
   bool const whole = denoiser->signature().inputs[1].dtype == ptq_export::DType::int64;
-  Tensor const samples = ptq_export::sample_loop(model, *sampler, noise, conditions, whole);
+  Tensor samples = ptq_export::sample_loop(model, *sampler, noise, conditions, whole);
+  auto const range = decode(asked, around.latents, samples);
   if (!asked.samples.empty()) ptq_export::write_npy(asked.samples, samples);
-  if (around.latents) std::cerr << "latents are drawn as they are: decoder.onnx makes pictures of them\n";
-  ptq_export::write_grid(asked.picture, samples, schedule.sample_range());
+  ptq_export::write_grid(asked.picture, samples, range);
   std::cout << asked.picture.string() << '\n';
 }
 

@@ -58,6 +58,19 @@ void append_utf8(std::string& text, std::uint32_t code_point) {
   }
 }
 
+std::u32string decoded(std::string_view text) {
+  std::u32string points;
+  for (std::size_t at = 0; at < text.size();) {
+    Lead const lead = lead_of(static_cast<unsigned char>(text[at]));
+    char32_t point = lead.bits;
+    for (std::size_t index = 1; index < lead.length; ++index)
+      point = (point << 6) | (static_cast<unsigned char>(text[at + index]) & 0x3FU);
+    points += point;
+    at += lead.length;
+  }
+  return points;
+}
+
 std::string printable(std::string_view text) {
   bool const plain = !is_utf8(text);
   std::string shown(text);

@@ -1,4 +1,4 @@
-// UTF-8: is it any, and one character more.
+// UTF-8: is it any, one character more, and all characters.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,9 @@ namespace ptq_export {
 bool is_utf8(std::string_view text) noexcept;
 
 void append_utf8(std::string& text, std::uint32_t code_point);
+
+// The characters of a text that is UTF-8.
+std::u32string decoded(std::string_view text);
 
 // The text with control characters, and bytes that are no UTF-8, as `?`: what a terminal may be shown of a file that
 // came from anyone.

@@ -14,7 +14,10 @@
 #include "ptq_export/error.h"
 #include "ptq_export/files.h"
 #include "ptq_export/sampling.h"
+#include "ptq_export/schedule.h"
+#include "ptq_export/text_to_image.h"
 #include "sha256.h"
+#include "text/tokenizer.h"
 
 using namespace ptq_export;
 using Words = std::vector<std::string>;
@@ -86,17 +89,61 @@ void prompts(Words const& words) {
   std::cout << (first != second) << ' ' << (second != predicted(2.0F)) << ' ' << (first == predicted(0.5F)) << '\n';
 }
 
+// Two prompts as a service draws them, guided: pictures RUN OUT.npy
+void pictures(Words const& words) {
+  auto const denoiser = open_run(words.at(0));
+  PromptEncoder const encoder(words.at(0));
+  LatentDecoder const decoder(words.at(0));
+  auto const given = encoder.encode({"a red apple", "a green dog"});
+  auto const away = encoder.encode({""});
+  Feeds conditions(given.begin(), given.end());
+  Input sizes;
+  sizes.name = "sizes";
+  auto const examples = examples_of_run(words.at(0), {sizes}, 2, 7);
+  for (auto const& [name, array] : examples) conditions[name] = array.view();
+  auto const model = guided(model_of(*denoiser), 7.5F, {away.begin(), away.end()});
+  auto const sampler = make_sampler(NoiseSchedule::of_run(words.at(0)), "dpm-solver++", 4);
+  Shape shape = denoiser->signature().sample_shape();
+  shape.insert(shape.begin(), 2);
+  write_npy(words.at(1), decoder.decode(sample_loop(model, *sampler, initial_noise(shape, 7), conditions)));
+}
+
+// Rows that are drawn of an array: examples RUN NAME COUNT SEED OUT.npy
+void examples(Words const& words) {
+  Input input;
+  input.name = words.at(1);
+  auto const found = examples_of_run(words.at(0), {input}, std::stoll(words.at(2)), std::stoull(words.at(3)));
+  Array const& array = found.begin()->second;
+  write_npy(words.at(4), Tensor(array.shape, std::get<std::vector<float>>(array.values)));
+}
+
+// Of every line of a file: the ids that a tokenizer makes of it, and whether it was cut.
+void tokens(Words const& words) {
+  text::Tokenizer const tokenizer(words.at(0));
+  std::string const lines = read_bytes(words.at(1), std::size_t{1} << 24);
+  for (std::size_t at = 0; at < lines.size();) {
+    std::size_t const end = lines.find('\n', at);
+    auto const encoded = tokenizer.encode(std::string_view(lines).substr(at, end - at));
+    for (std::int64_t const id : encoded.ids) std::cout << id << ' ';
+    std::cout << encoded.was_cut << '\n';
+    at = end == std::string::npos ? lines.size() : end + 1;
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
   std::map<std::string, std::function<void(Words const&)>> const verbs{
+      {"examples", examples},
       {"identity", identity},
       {"json", json},
       {"machine", machine},
       {"noise", noise},
+      {"pictures", pictures},
       {"prompts", prompts},
       {"run", run},
       {"target", target},
+      {"tokens", tokens},
       {"sha256", [](Words const& rest) { std::cout << sha256_file(rest.at(0)) << '\n'; }},
       {"inside", [](Words const& rest) { std::cout << inside(rest.at(0), rest.at(1)).string() << '\n'; }},
   };
