@@ -86,7 +86,7 @@ def _decompositions() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
             continue
         parts = [int(part, 16) for part in unicodedata.decomposition(chr(point)).split()]
         if len(parts) == 1:
-            single.append((point, parts[0]))
+            single.append((point, *parts))
         else:
             composed.append((point, *parts, int(compose("".join(map(chr, parts))) == chr(point))))
     return composed, single
