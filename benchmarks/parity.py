@@ -129,8 +129,9 @@ def global_parity(simulation: Curve, engine: Curve) -> list[GlobalParity]:
 
 
 def _as_read(x: Tensor, value: ir.Value) -> Tensor:
-    """`x` in the shape that the graph's input has, its first dimension open."""
-    return x if value.shape is None else x.reshape(-1, *(size for size in value.shape[1:] if isinstance(size, int)))
+    """`x` in the shape that the graph's input has, its first dimension open; as it is where others are open too."""
+    sizes = [] if value.shape is None else [size for size in value.shape[1:] if isinstance(size, int)]
+    return x.reshape(-1, *sizes) if value.shape is not None and len(sizes) == len(value.shape) - 1 else x
 
 
 def _run_alone(

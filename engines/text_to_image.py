@@ -1,24 +1,29 @@
-"""From prompts to conditions and from latents to images, by the float graphs of a run folder, on the CPU.
+"""From prompts to conditions and from latents to images, by the float graphs of a run folder.
 
-ONNX Runtime computes both, whatever runs the steps; torch is not imported.
+ONNX Runtime computes both, whatever runs the steps: on a GPU where the steps run on one and its package for CUDA is
+there, else on the CPU. torch is not imported.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from ptq_export.artifacts import data_beside, inside, sha256_file
-from ptq_export.engines.ort.session import CPU, Level, open_session, session_settings
+from ptq_export.engines.ort.gpu.providers import CUDA, missing_cuda
+from ptq_export.engines.ort.session import CPU, Level, Provider, open_session, session_settings
+from ptq_export.engines.registry import find_runtime
 from ptq_export.errors import InputError
 from ptq_export.machine import physical_cores
 from ptq_export.schemas import MANIFEST, read_part
+from ptq_export.targets import find_target
 from ptq_export.text_to_image import DECODER, IMAGE, TEXT_ENCODER, TextParts, token_input, tokenizer_file
 from ptq_export.tokens import Tokens
 
-__all__ = ["LatentDecoder", "PromptEncoder", "load_latent_decoder", "load_prompt_encoder", "open_part"]
+__all__ = ["LatentDecoder", "PromptEncoder", "load_latent_decoder", "load_prompt_encoder", "open_part", "part_provider"]
 
 ENCODED_AT_ONCE, DECODED_AT_ONCE = 8, 4
 
@@ -77,7 +82,7 @@ def load_prompt_encoder(run: Path | str) -> PromptEncoder | None:
         return None
     files = [tokenizer_file(index) for index in range(parts.tokenizers)]
     tokens = [Tokens(_whole(folder, name).read_text(encoding="utf-8")) for name in files]
-    return PromptEncoder(parts, tokens, open_part(_whole(folder, TEXT_ENCODER)))
+    return PromptEncoder(parts, tokens, open_part(_whole(folder, TEXT_ENCODER), _provider(folder)))
 
 
 def load_latent_decoder(run: Path | str) -> LatentDecoder | None:
@@ -89,12 +94,22 @@ def load_latent_decoder(run: Path | str) -> LatentDecoder | None:
     folder = Path(run)
     if DECODER not in read_part(folder, MANIFEST)["artefacts"]:
         return None
-    return LatentDecoder(open_part(_whole(folder, DECODER)))
+    return LatentDecoder(open_part(_whole(folder, DECODER), _provider(folder)))
 
 
-def open_part(path: Path) -> onnxruntime.InferenceSession:
+def open_part(path: Path, provider: Provider = CPU) -> onnxruntime.InferenceSession:
     """One of these graphs, whose digest was checked."""
-    return open_session(path, session_settings(physical_cores(), Level.ORT_ENABLE_ALL), [CPU])
+    providers = [provider] if provider == CPU else [provider, CPU]
+    return open_session(path, session_settings(physical_cores(), Level.ORT_ENABLE_ALL), providers)
+
+
+def part_provider(device: Literal["cpu", "gpu"]) -> Provider:
+    """What computes the parts around steps that run on `device`: the same, if ONNX Runtime can."""
+    return (CUDA, {}) if device == "gpu" and missing_cuda() is None else CPU
+
+
+def _provider(folder: Path) -> Provider:
+    return part_provider(find_runtime(find_target(str(read_part(folder, MANIFEST)["target"])).engine).device)
 
 
 def _whole(folder: Path, name: str) -> Path:

@@ -291,6 +291,9 @@ class Options:
     ] = None
 
     def __post_init__(self) -> None:
+        for name in ("out", "config", "scheduler_config", "prompts", "calibration_data"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
         for name in ("seconds", "tune", "tune_loss", "guidance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):

@@ -76,6 +76,7 @@ SAMPLERS: dict[str, type] = {
 }
 _FORWARD = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
 _REVERSE = ("prediction_type", "clip_sample", "clip_sample_range", "variance_type")
+_BY_TIME = ("dpm-solver++", "unipc")
 _DDPM_ONLY = ("sigmoid", "laplace")
 _MOST_SKIPPED = 1 / 20  # of T, beyond the stride: noise of a time-step this far down is no longer that of T
 _FAULTS = (ValueError, TypeError, NotImplementedError, ImportError, LookupError)
@@ -252,13 +253,15 @@ def check_steps(schedule: NoiseSchedule, steps: int, sampler: str | None = None)
     """
     scheduler, total = make_scheduler(schedule, sampler), schedule.num_train_timesteps
     sampler = sampler or schedule.sampler
-    if not (reason := _refusal(scheduler, schedule, steps, sampler)):
+    reason = _out_of_reach(scheduler, schedule, steps, sampler)
+    too_dense = "" if reason else _too_dense(scheduler, sampler)
+    if not reason and not too_dense:
         return
-    below, above = range(min(steps - 1, total), 0, -1), range(steps + 1, total + 1)
+    below, above = range(min(steps - 1, total), 0, -1), range(steps + 1, (steps if too_dense else total) + 1)
     allowed = [(n for n in side if not _refusal(scheduler, schedule, n, sampler)) for side in (below, above)]
     near = ", ".join(str(count) for side in allowed if (count := next(side, None)) is not None)
     remedy = f"nearest that can be taken: {near}" if near else "take another --sampler"
-    raise InputError(f"{steps} {sampler} steps of the {total} training steps: {reason}", remedy)
+    raise InputError(f"{steps} {sampler} steps of the {total} training steps: {reason or too_dense}", remedy)
 
 
 def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str]:
@@ -290,6 +293,11 @@ def sampler_notes(schedule: NoiseSchedule, steps: int, sampler: str) -> list[str
 
 def _refusal(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) -> str:
     """Why `scheduler`, which this sets to so many steps, cannot take them; empty if it can."""
+    return _out_of_reach(scheduler, schedule, steps, sampler) or _too_dense(scheduler, sampler)
+
+
+def _out_of_reach(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) -> str:
+    """Why `scheduler` cannot be set to so many steps, or would lead elsewhere; empty if it is set to them."""
     total = schedule.num_train_timesteps
     if not 1 <= steps <= total:
         return "there are fewer training steps" if steps > total else "at least one is needed"
@@ -304,11 +312,18 @@ def _refusal(scheduler: Any, schedule: NoiseSchedule, steps: int, sampler: str) 
         return ""
     if min(times) < 0 or max(times) >= total:
         return f"t = {max(times)} is past the last, {total - 1}" if max(times) >= total else "the last would be t = -1"
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and not (sigmas.diff() < 0).all():
-        return "two of them would be the same"
     if total - total // steps - times[0] > total * _MOST_SKIPPED:
         return f"the first would be t = {times[0]}, and the noisier ones skipped"
+    return ""
+
+
+def _too_dense(scheduler: Any, sampler: str) -> str:
+    """Why the steps to which `scheduler` is set lie too close together; empty if they do not."""
+    sigmas, times = getattr(scheduler, "sigmas", None), _times(scheduler)
+    if sigmas is not None and not (sigmas.diff() < 0).all():
+        return "two of them would be the same"
+    if sampler in _BY_TIME and times[:1] == times[1:2]:
+        return f"the first two would be t = {times[0]}, and it finds its place by the time"
     return ""
 
 

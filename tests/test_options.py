@@ -1,5 +1,9 @@
 """Options that are texts with a grammar of their own."""
 
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
 import pytest
 
 from ptq_export.errors import InputError
@@ -69,3 +73,9 @@ def test_times_and_losses_are_finite(name: str, value: float) -> None:
 def test_layers_to_keep_for_no_number_of_db_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="is no number of dB"):
         _ = Options(keep_float=text).keep_float_db
+
+
+def test_paths_may_be_strings() -> None:
+    named = {it.name for it in fields(Options) if "Path" in str(get_type_hints(Options)[it.name])}
+    given = Options("x", **dict.fromkeys(named, "a/b"))
+    assert len(named) == 5 and all(getattr(given, name) == Path("a/b") for name in named)

@@ -93,6 +93,7 @@ def ratio_db(expected: Tensor, found: Tensor) -> float:
 
 PIXELS = NoiseSchedule(variance_type="fixed_large", conventions=ERMONGROUP)
 LINEAR = NoiseSchedule(variance_type="fixed_large", conventions=OPENAI)
+KARRAS_OF_COSINE = NoiseSchedule(beta_schedule="squaredcos_cap_v2", settings={"use_karras_sigmas": True})
 COSINE = NoiseSchedule(4000, "squaredcos_cap_v2", variance_type="learned_range", conventions=OPENAI)
 OF_250 = [round(3999 * (249 - index) / 249) for index in range(250)]
 
@@ -259,6 +260,8 @@ def test_network_sees_scaled_samples_and_whole_times() -> None:
         (NoiseSchedule(), "ddim", 0, "at least one"),
         (LINEAR, "ddim", 600, "no integer stride.*\nnearest that can be taken: 500, 1000"),
         (NoiseSchedule(), "dpm-solver++", 1000, "the same\nnearest that can be taken: 999"),
+        (KARRAS_OF_COSINE, "dpm-solver++", 20, "first two would be t = 998.*\nnearest that can be taken: 3"),
+        (KARRAS_OF_COSINE, "unipc", 20, "first two would be t = 999.*\nnearest that can be taken: 5"),
         (NoiseSchedule(), "pndm", 3, "Runge-Kutta.*\nnearest that can be taken: 4"),
         (NoiseSchedule(settings={"steps_offset": 1}), "ddim", 1000, "t = 1000 is past the last, 999"),
         (NoiseSchedule(prediction_type="sample"), "pndm", 20, "pndm cannot sample a net that predicts x_0"),

@@ -18,7 +18,7 @@ from ptq_export.benchmarks.timing.memory import peak_memory_bytes
 from ptq_export.engines.base import Engine, GpuEngine
 from ptq_export.engines.cuda.driver import describe_gpu
 from ptq_export.engines.registry import find_runtime, load_files
-from ptq_export.engines.text_to_image import LatentDecoder, PromptEncoder, open_part
+from ptq_export.engines.text_to_image import LatentDecoder, PromptEncoder, open_part, part_provider
 from ptq_export.graph.model_file import model_bytes
 from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
@@ -192,16 +192,16 @@ def _once_per_prompt(job: Job, engines: Mapping[str, Engine], batch: int) -> Jso
 
 
 def _once_per_picture(job: Job) -> Json:
-    """`once`: what stands before the steps of one picture, and behind them, computed on the CPU."""
-    text, path = job.denoiser.text, job.folder.path
+    """`once`: what stands before the steps of one picture, and behind them."""
+    text, path, provider = job.denoiser.text, job.folder.path, part_provider(job.runtime.device)
     calls: dict[str, Callable[[], object]] = {}
     if text is not None:
-        encode, prompts = PromptEncoder(text.parts, text.tokens, open_part(path / TEXT_ENCODER)), text.prompts[:1]
+        session, prompts = open_part(path / TEXT_ENCODER, provider), text.prompts[:1]
         sides = [*prompts] if job.denoiser.guidance is None else [*prompts, ""]
-        calls["text_encoder_ms"] = partial(encode, sides)
+        calls["text_encoder_ms"] = partial(PromptEncoder(text.parts, text.tokens, session), sides)
     if (path / DECODER).is_file():
         latents = np.zeros((1, *job.denoiser.sample_shape), np.float32)
-        calls["decoder_ms"] = partial(LatentDecoder(open_part(path / DECODER)), latents)
+        calls["decoder_ms"] = partial(LatentDecoder(open_part(path / DECODER, provider)), latents)
     if not calls:
         return {}
     with job.stage("latency before and behind the steps"):

@@ -101,6 +101,16 @@ def test_layer_as_simulated_passes() -> None:
     assert row.to_json()["sqnr_db"] > 100
 
 
+def test_a_layer_whose_input_has_sizes_that_the_graph_does_not_tell_is_run_with_those_it_meets() -> None:
+    net, graph = net_and_graph()
+    told = graph.clone()
+    read = next(node for node in told.graph if node.op_type == "Tanh").outputs[0]
+    read.shape = ir.Shape([None, 1, None, None])
+    pairs = Pairs(SAMPLE, torch.tensor([1, 2]))
+    [row] = local_parity(net, net, told, ["block.conv"], OrtEngine.run_graph, pairs)
+    assert row.ok and row.max_steps == 0
+
+
 def test_layer_off_by_one_step_on_less_than_a_hundredth_passes() -> None:
     row = parity(add(STEP, 5), "block.conv")
     assert (row.max_steps, row.share_off, row.ok) == (1, 5 / 512, True)

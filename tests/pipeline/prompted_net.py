@@ -74,6 +74,13 @@ class Decoder(nn.Module):
         return self.vae.decode(latents, return_dict=False)[0]
 
 
+class Loud(Decoder):
+    """The same, by way of numbers that float16 does not have."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return super().forward(latents * 1e3 * 1e3 / 1e3 / 1e3)
+
+
 def tokens() -> Tokens:
     """Words, cut and padded to `TOKENS`."""
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(("<s>", "</s>", *WORDS))}, "</s>"))
@@ -97,6 +104,10 @@ def factory() -> Denoiser:
         decoder,
         text,
     )
+
+
+def loud() -> Denoiser:
+    return replace(factory(), decoder=Loud().eval().requires_grad_(False))
 
 
 def _two_levels() -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import prompted_net
 import pytest
 import torch
@@ -18,8 +19,10 @@ from ptq_export.command_options import Sampling
 from ptq_export.engines import load_engine
 from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_encoder
 from ptq_export.errors import InputError
+from ptq_export.graph.model_file import load_model
 from ptq_export.options import Options
 from ptq_export.pipeline import run, sample, verify
+from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
 
@@ -34,10 +37,41 @@ def net() -> prompted_net.Denoiser:
 
 @pytest.fixture(scope="module")
 def finished_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantised(tmp_path_factory.mktemp("runs") / "prompted", "ort-int8")
+
+
+def quantised(folder: Path, target: str, progress: Progress = SILENT, spec: str = SPEC) -> Path:
     """Its drawn weights make a wild net: the floor is low."""
-    folder = tmp_path_factory.mktemp("runs") / "prompted"
     quick = {"samples": 8, "steps": 4, "held_out": 2, "rounds": 10, "seconds": 0.0, "threads": 1}
-    return run(Options(SPEC, out=folder, rounding="nearest", guidance=3.0, min_sqnr=5.0, **quick))
+    options = Options(spec, target=target, out=folder, rounding="nearest", guidance=3.0, min_sqnr=5.0, **quick)
+    return run(options, progress)
+
+
+def float_types(graph: Path) -> set[ir.DataType]:
+    types = {weight.dtype for weight in load_model(graph).graph.initializers.values()}
+    return types & {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["openvino-int8", "trt-rtx-int8", "jetson-int8"])
+def test_every_proof_holds_for_every_target(tmp_path: Path, target: str) -> None:
+    manifest = json.loads((quantised(tmp_path / "run", target) / "manifest.json").read_text())
+    assert manifest["verdict"]["ok"], manifest["verdict"]
+    assert {"text_encoder.onnx", "tokenizer.json", "decoder.onnx"} <= set(manifest["artefacts"])
+    checked = tmp_path / "run" / "tensorrt.json"
+    plans = json.loads(checked.read_text())["plans"].values() if checked.exists() else []
+    assert all(plan["weights"]["bytes_per_weight"] == 1.0 for plan in plans)
+    assert load_prompt_encoder(tmp_path / "run") is not None
+    wanted = ir.DataType.FLOAT if target == "openvino-int8" else ir.DataType.FLOAT16
+    assert float_types(tmp_path / "run" / "decoder.onnx") == {wanted}
+    assert target != "jetson-int8" or (tmp_path / "run" / "jetson" / "bundle.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_decoder_that_float16_cannot_hold_stays_float32_and_is_said(tmp_path: Path, watcher: Watcher) -> None:
+    folder = quantised(tmp_path / "run", "trt-rtx-int8", watcher, "prompted_net:loud")
+    assert float_types(folder / "decoder.onnx") == {ir.DataType.FLOAT}
+    assert any("decoder.onnx stays float32" in message for message in watcher.messages)
 
 
 def test_every_second_pair_is_a_call_without_the_prompt(finished_text: Path, net: prompted_net.Denoiser) -> None:
