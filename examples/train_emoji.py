@@ -9,6 +9,7 @@ guidance. Seeded; saved every minute: the same command goes on where it stopped.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def main() -> None:
     folder = options.out / "pipeline"
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     (folder / "prompts.txt").write_text("\n".join(_some(pictures.prompts)) + "\n", encoding="utf-8")
+    shutil.copy(Path(__file__).parent / "emoji" / "LICENSES.md", folder)
     stated = {"guidance": GUIDANCE, "steps": options.steps, "autoencoder_steps": options.autoencoder_steps, "ema": True}
     (folder / "training.json").write_text(json.dumps(stated), encoding="utf-8")
 
