@@ -63,7 +63,7 @@ class Options:
         Flag(
             _MAIN,
             "Trained denoiser: a .pt, .ckpt or .safetensors file, a diffusers folder, package.module:factory, "
-            "embedded:digits (comes with the package) or random:ddim-cifar10 (latency only).",
+            "embedded:digits or embedded:emoji (come with the package) or random:ddim-cifar10 (latency only).",
             {"metavar": "FILE|FOLDER|NAME", "show_default": False},
         ),
     ] = ""

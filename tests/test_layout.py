@@ -14,7 +14,7 @@ LIBRARY = ("ptq_export.calibrators", "ptq_export.engines", "ptq_export.benchmark
 ON_DEVICE = ("ptq_export.engines.jetson.on_device",)
 TOP = (
     *("ptq_export.pipeline", "ptq_export.packaging", "ptq_export.serving", "ptq_export.cli", "ptq_export.__main__"),
-    *("ptq_export.benchmarks.peers", "ptq_export.benchmarks.serving"),
+    *("ptq_export.benchmarks.peers", "ptq_export.benchmarks.serving", "ptq_export.benchmarks.emoji_groups"),
 )
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 ABSOLUTE = re.compile(r"^(/(home|root|work|tmp|usr|opt|mnt|data|Users|content)/|[A-Z]:\\)")

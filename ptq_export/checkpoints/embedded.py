@@ -1,6 +1,8 @@
-"""Safetensors that describe themselves: a `UNet2DModel`'s and a scheduler's arguments in the header, as JSON.
+"""The trained models that the package carries.
 
-The package carries one, `embedded:digits`; `examples/train_digits.py` writes them.
+`embedded:digits` is safetensors that describe themselves: a `UNet2DModel`'s and a scheduler's arguments in the header,
+as JSON; `examples/train_digits.py` writes them. `embedded:emoji` is a pipeline's folder as diffusers saves it, with
+prompts to calibrate with and how it was trained; `examples/train_emoji.py` writes it.
 """
 
 import json
@@ -10,7 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ptq_export.artifacts import read_json
 from ptq_export.checkpoints.assume import NOTHING
+from ptq_export.checkpoints.diffusers_folder import read_folder
+from ptq_export.checkpoints.pipeline_folder import PIPELINE
 from ptq_export.checkpoints.reading import read_weights
 from ptq_export.checkpoints.schedule import noise_schedule
 from ptq_export.checkpoints.unet import build_unet, label_of, sample_shape, with_variance
@@ -23,7 +28,8 @@ __all__ = ["ASSETS", "EMBEDDED", "SELF_DESCRIBING", "load_embedded"]
 
 _NAME = "ptq-export/unet2d"
 ASSETS = Path(str(resources.files("ptq_export"))) / "assets"
-EMBEDDED = {"digits": "digits.safetensors"}
+EMBEDDED = {"digits": "digits.safetensors", "emoji": "emoji"}
+_PROMPTS, _TRAINING = "prompts.txt", "training.json"
 
 
 def load_embedded(name: str, resolution: int | None) -> Denoiser:
@@ -35,7 +41,19 @@ def load_embedded(name: str, resolution: int | None) -> Denoiser:
     path = ASSETS / lookup("embedded model", name, EMBEDDED)
     if not path.exists():
         raise InputError(f"this installation lacks the embedded model {path.name}", "install ptq-export again")
+    if path.is_dir():
+        return _load_pipeline(path, f"embedded:{name}", resolution)
     return _load(read_weights(path, f"embedded:{name}"), resolution, NOTHING)
+
+
+def _load_pipeline(folder: Path, spec: str, resolution: int | None) -> Denoiser:
+    found = PIPELINE.load(read_folder(folder, spec), resolution, NOTHING)
+    training = read_json(folder / _TRAINING)
+    prompts = tuple((folder / _PROMPTS).read_text(encoding="utf-8").splitlines())
+    note = "trained with " + ", ".join(f"{name} = {value}" for name, value in training.items() if name != "guidance")
+    source = replace(found.source, ema=training.get("ema"), notes=(*found.source.notes, note))
+    text = found.text and replace(found.text, scale=float(training["guidance"]), prompts=prompts)
+    return replace(found, text=text, source=source)
 
 
 def _matches(weights: Weights) -> bool:
