@@ -64,7 +64,8 @@ def prompted(denoiser: Denoiser, prompts: Sequence[str], scale: float | None) ->
     if cut := longest.cut(chosen):
         notes.append(f"{len(cut)} prompts have more than {longest.length} tokens and were cut, e.g. {cut[0]!r:.80}")
     if scale is None:
-        notes.append(f"guidance {text.scale:g} assumed; --guidance sets another, 1 none")
+        stated = "is the model's own" if text.prompts else "assumed"
+        notes.append(f"guidance {text.scale:g} {stated}; --guidance sets another, 1 none")
     scale = text.scale if scale is None else scale
     guidance = Guidance(scale, text.encode([""])) if scale != 1 else None
     source = replace(denoiser.source, notes=(*denoiser.source.notes, *notes))

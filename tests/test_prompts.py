@@ -50,7 +50,7 @@ def test_prompts_become_examples_and_the_empty_one_is_what_guidance_takes_away()
 
 def test_what_is_assumed_is_said() -> None:
     notes = prompted(prompted_net.factory(), (), None).source.notes
-    assert "4 prompts of the model's own" in notes[0] and "guidance 3 assumed" in notes[1]
+    assert "4 prompts of the model's own" in notes[0] and "guidance 3 is the model's own" in notes[1]
 
 
 def test_a_prompt_that_is_cut_is_said() -> None:

@@ -47,11 +47,12 @@ def load_embedded(name: str, resolution: int | None) -> Denoiser:
 
 
 def _load_pipeline(folder: Path, spec: str, resolution: int | None) -> Denoiser:
-    found = PIPELINE.load(read_folder(folder, spec), resolution, NOTHING)
     training = read_json(folder / _TRAINING)
+    weights = replace(read_folder(folder, spec), ema=training.get("ema"))
+    found = PIPELINE.load(weights, resolution, NOTHING)
     prompts = tuple((folder / _PROMPTS).read_text(encoding="utf-8").splitlines())
     note = "trained with " + ", ".join(f"{name} = {value}" for name, value in training.items() if name != "guidance")
-    source = replace(found.source, ema=training.get("ema"), notes=(*found.source.notes, note))
+    source = replace(found.source, notes=(*found.source.notes, note))
     text = found.text and replace(found.text, scale=float(training["guidance"]), prompts=prompts)
     return replace(found, text=text, source=source)
 

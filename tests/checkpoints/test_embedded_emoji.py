@@ -40,6 +40,7 @@ def test_diffusers_loads_the_same_model(denoiser: Denoiser, pipeline: StableDiff
 
 def test_it_tells_how_it_was_trained_and_is_small(denoiser: Denoiser) -> None:
     assert denoiser.schedule.prediction_type == "v_prediction" and denoiser.sample_shape == (4, 16, 16)
+    assert denoiser.source.ema and not any("not stated" in note for note in denoiser.source.notes)
     assert any("trained with" in note for note in denoiser.source.notes)
     assert sum(file.stat().st_size for file in (ASSETS / "emoji").rglob("*") if file.is_file()) < MOST_BYTES
 
