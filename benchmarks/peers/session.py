@@ -44,7 +44,7 @@ class Session:
         """
         worker = self._worker(entry)
         cache = self._workshop.cache / slug(entry.name)
-        inputs = self._inputs(batch)
+        inputs = [self._subject.as_read(entry.file, feeds) for feeds in self._inputs(batch)]
         return worker.ask(
             open_model, entry.name, entry.runtime, self._subject, entry.file, cache, batch, self._threads, inputs
         )
@@ -55,7 +55,8 @@ class Session:
 
         def compute(sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
             feeds = Pairs(sample, timestep, conditions).feeds
-            answer = worker.ask(eps, entry.name, {name: value.numpy() for name, value in feeds.items()})
+            arrays = {name: value.numpy() for name, value in feeds.items()}
+            answer = worker.ask(eps, entry.name, self._subject.as_read(entry.file, arrays))
             return torch.from_numpy(answer)
 
         def call(sample: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:

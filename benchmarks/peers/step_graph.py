@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ptq_export.engines.base import EngineOptions
 from ptq_export.engines.prompt import open_prompt
 from ptq_export.engines.signature import read_signature
+from ptq_export.errors import InputError
 from ptq_export.graph.model_file import load_model, save_model
 from ptq_export.interface import INPUTS, PROMPT, inputs_to_json
 
-__all__ = ["step_feeds", "step_graph"]
+__all__ = ["step_feeds", "step_graph", "value_gains"]
+
+CLOSE = 1e-4
 
 
 def step_graph(source: Path, folder: Path) -> Path:
@@ -34,3 +38,21 @@ def step_feeds(source: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArra
     prompt = open_prompt(source, read_signature(source), EngineOptions())
     assert prompt is not None, "asked for of such graphs alone"
     return dict(prompt.step_feeds(feeds))
+
+
+def value_gains(exact: dict[str, NDArray[Any]], ours: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """By what the values `[N, ...]` of our prompt graph are multiples of those of the FP32 one: where channels are
+    balanced, the prompt graph has a part in it. One row `[1, ...]` per value.
+
+    Raises:
+        InputError: they are something else.
+    """
+    gains = {}
+    for name, value in exact.items():
+        loudest = np.abs(value).argmax(0)[None]
+        theirs, found = (np.take_along_axis(each, loudest, 0) for each in (value, ours[name]))
+        gain = np.divide(found, theirs, out=np.ones_like(theirs), where=theirs != 0)
+        if np.abs(value * gain - ours[name]).max() > CLOSE * np.abs(ours[name]).max():
+            raise InputError(f"our prompt graph makes another {name} than FP32's", "make the run again in a new folder")
+        gains[name] = gain
+    return gains

@@ -1,7 +1,7 @@
 """What every peer gets: the FP32 graph, the calibration pairs and the list of layers of one or more finished runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ptq_export.artifacts import inside, sha256_file
-from ptq_export.benchmarks.peers.step_graph import step_feeds, step_graph
+from ptq_export.benchmarks.peers.step_graph import step_feeds, step_graph, value_gains
 from ptq_export.conditions import draw
 from ptq_export.denoiser import NoiseSchedule
 from ptq_export.engines.exported_layers import open_graph
@@ -32,11 +32,15 @@ TARGETS = ("ort-int8", "openvino-int8")
 
 @dataclass(frozen=True)
 class Own:
-    """One of our int8 graphs, and the seconds that its run spent on making it from the pairs."""
+    """One of our int8 graphs, and the seconds that its run spent on making it from the pairs.
+
+    `gains`: what it reads of conditions are these multiples of what the FP32 graph reads.
+    """
 
     target: str
     graph: Path
     seconds: float
+    gains: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class Subject:
         pairs, step = self.pairs(), 1 if self.scale is None else 2
         examples = {it.name: torch.from_numpy(pairs[it.name][::step]) for it in self.conditions if it.limit is None}
         return draw(self.conditions, examples, count, seed)
+
+    def as_read(self, graph: Path | None, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What a model made of `graph` reads for `feeds` of the FP32 graph."""
+        gains = next((own.gains for own in self.own if own.graph == graph), {})
+        return {name: value * gains[name] if name in gains else value for name, value in feeds.items()}
 
     @property
     def guidance(self) -> Guidance | None:
@@ -141,14 +150,19 @@ def open_subject(folders: Sequence[Path], made: Path) -> Subject:
 
 def _step_of(subject: Subject, made: Path) -> Subject:
     """The subject whose graphs are those of a step."""
-    feeds, signature = step_feeds(subject.graph, subject.pairs()), read_signature(subject.graph)
+    pairs, signature = subject.pairs(), read_signature(subject.graph)
     assert signature.prompt is not None
+    feeds, values = step_feeds(subject.graph, pairs), [value.name for value in signature.prompt.values]
+    exact = {name: feeds[name] for name in values}
     made.mkdir(parents=True, exist_ok=True)
     save_file(feeds, made / PAIRS)
     return replace(
         subject,
         conditions=signature.prompt.step_inputs(signature.inputs)[2:],
-        own=tuple(replace(own, graph=step_graph(own.graph, made)) for own in subject.own),
+        own=tuple(
+            replace(own, graph=step_graph(own.graph, made), gains=value_gains(exact, step_feeds(own.graph, pairs)))
+            for own in subject.own
+        ),
         graph=step_graph(subject.graph, made),
         pairs_file=made / PAIRS,
     )
