@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from watcher import Watcher
 
+from ptq_export.benchmarks.peers.subject import open_subject
 from ptq_export.command_options import Sampling
 from ptq_export.engines import load_engine
+from ptq_export.engines.ort.engine import OrtEngine
 from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_encoder
 from ptq_export.errors import InputError
 from ptq_export.graph.model_file import load_model
@@ -131,6 +133,16 @@ def test_a_guided_loop_is_the_one_of_stable_diffusion(
 def test_the_engine_tells_a_pipeline_what_a_network_would(finished_text: Path) -> None:
     config = load_engine(finished_text).as_unet().config
     assert isinstance(config, FrozenDict) and config.time_cond_proj_dim is None and config.sample_size == 8
+
+
+def test_peers_meet_our_step_as_the_run_serves_it(finished_text: Path, tmp_path: Path) -> None:
+    subject = open_subject([finished_text], tmp_path)
+    (own,) = subject.own
+    assert any((gain != 1).any() for gain in own.gains.values()), "channels of values are balanced in this run"
+    step = {name: rows[:ROWS] for name, rows in subject.pairs().items()}
+    whole = {name: rows[:ROWS].numpy() for name, rows in load_file(finished_text / "pairs.safetensors").items()}
+    found = OrtEngine(own.graph, tmp_path / "engine").run(subject.as_read(own.graph, step))
+    np.testing.assert_allclose(found, load_engine(finished_text)(**whole), atol=1e-3)
 
 
 def test_the_report_tells_the_prompts_and_what_a_picture_takes(finished_text: Path) -> None:
