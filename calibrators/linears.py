@@ -34,7 +34,7 @@ __all__ = ["ALPHAS", "BALANCED", "TOKEN", "LinearChoice", "choose_linears"]
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 BALANCED = 0.9
-TOKEN = 0.5
+TOKEN = 0.7
 WIDEST = 256.0
 BATCH, NUMBERS, FEWEST = 16, 1 << 19, 256
 

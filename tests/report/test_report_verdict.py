@@ -53,9 +53,21 @@ def test_the_headline_is_of_the_batch_that_was_judged() -> None:
     assert judged_step(latency)["batch"] == 1
 
 
-@pytest.mark.parametrize(("sqnr_db", "warned"), [(14.0, True), (24.9, True), (25.0, False), (None, False)])
-def test_images_that_will_differ_are_the_first_thing_said(sqnr_db: float | None, warned: bool) -> None:
-    said = sentence(manifest_with(median_sqnr_db=sqnr_db)["verdict"])
+@pytest.mark.parametrize(
+    ("sqnr_db", "psnr_db", "warned"),
+    [
+        (14.0, 30.0, True),
+        (24.9, 34.9, True),
+        (24.9, None, True),
+        (24.9, 35.0, False),
+        (25.0, 30.0, False),
+        (None, None, False),
+    ],
+)
+def test_images_that_will_differ_are_the_first_thing_said(
+    sqnr_db: float | None, psnr_db: float | None, warned: bool
+) -> None:
+    said = sentence(manifest_with(median_sqnr_db=sqnr_db, psnr_db=psnr_db)["verdict"])
     assert said.startswith("The images will differ from full precision's") == warned
 
 
