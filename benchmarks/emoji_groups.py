@@ -5,6 +5,7 @@
 The classifier never saw the real pictures of these prompts. The engine and its FP32 baseline draw the same noise.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,3 +54,7 @@ def _measure(run: Path, count: int) -> list[str]:
 
 def _share(groups: EmojiGroups, images: Tensor, wanted: Tensor) -> str:
     return f"{(groups.group_of(images) == wanted).float().mean().item():.1%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
