@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from ptq_export.artifacts import atomic_path, sha256_file
-from ptq_export.benchmarks.timing.latency import BRIEF, interleave
+from ptq_export.benchmarks.timing.clock import Protocol, interleave
 from ptq_export.pipeline.drawing import Drawing, load_pipeline
 from ptq_export.schemas import read_part
 
@@ -26,6 +26,7 @@ PROMPTS = (
 )
 STEPS, SEED = 20, 0
 COLUMNS, SIDE_PX, LEFT_PX, CAPTION_PX, TEXT_PX = 8, 128, 56, 26, 13
+ROUNDS = Protocol(warmup=2, min_rounds=10, min_seconds=2.0)
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -39,12 +40,12 @@ def main() -> None:
     told = PngImagePlugin.PngInfo()
     told.add_text("manifest", sha256_file(run / "manifest.json"))
     with atomic_path(Path(__file__).parent / "emoji.png") as path:
-        _sheet(drawn, _time_taken(run, pipelines)).save(path, "PNG", optimize=True, pnginfo=told)
+        _sheet(drawn, _time_taken(run, pipelines)).quantize(256).save(path, "PNG", optimize=True, pnginfo=told)
 
 
 def _time_taken(run: Path, pipelines: Mapping[str, Drawing]) -> str:
     calls = {name: partial(pipeline, PROMPTS[:1], steps=STEPS) for name, pipeline in pipelines.items()}
-    taken = {name: latency.median_ms for name, latency in interleave(calls, BRIEF).items()}
+    taken = {name: latency.median_ms for name, latency in interleave(calls, ROUNDS).items()}
     machine = read_part(run, "manifest.json")["environment"]
     told = ", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in taken.items())
     return f"from prompt to picture, {STEPS} guided steps: {told} ({machine['cpu']}, {machine['threads']} threads)"

@@ -64,8 +64,10 @@ def test_a_step_per_token_is_proposed_where_tokens_are_outliers() -> None:
     torch.manual_seed(0)
     denoiser = denoiser_of(Around(nn.Linear(WIDTH, WIDTH)), (2, 6, 6))
     pairs = random_pairs(denoiser, 16)
-    assert not chosen(denoiser, ORT_CPU)[0].by_token
-    pairs.sample[..., 0, 0] *= 100
+    pairs.timestep.fill_(500)
+    pairs.sample.mul_(0.01)  # all tokens have one size, that of a bias
+    assert not choose_linears(denoiser, find_sites(denoiser, ORT_CPU), pairs, ORT_CPU, "l2.4", 0)[0].by_token
+    pairs.sample[..., 0, 0].mul_(10_000)
     (choice,) = choose_linears(denoiser, find_sites(denoiser, ORT_CPU), pairs, ORT_CPU, "l2.4", 0)
     assert choice.by_token and choice.noise["token"] <= TOKEN * choice.noise["tensor"]
     assert choice.reading.source == "" and choice.gains is None
