@@ -11,7 +11,7 @@ namespace ptq_export {
 namespace {
 
 void append_escaped(std::string& text, std::uint32_t unit) {
-  char buffer[8];
+  char buffer[12];  // of any unit, which compilers cannot know to be of 16 bits
   std::snprintf(buffer, sizeof buffer, "\\u%04x", unit);
   text += buffer;
 }
