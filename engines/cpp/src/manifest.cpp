@@ -77,7 +77,7 @@ std::string Manifest::sha256(std::string const& name) const {
 }
 
 fs::path Manifest::verified(std::string const& name) const {
-  fs::path const file = inside(folder_, name);
+  fs::path file = inside(folder_, name);
   std::string const wanted = sha256(name);
   if (!fs::is_regular_file(file)) throw InputError(file.string() + " does not exist", "export it first");
   std::string const found = sha256_file(file);

@@ -72,7 +72,8 @@ std::string refusal(Entry const& entry, NoiseSchedule const& schedule, Forward c
   bool const falls = std::adjacent_find(track.sigmas.begin(), track.sigmas.end(),
                                         [](float one, float two) { return !(two < one); }) == track.sigmas.end();
   if (!falls || track.begins_twice) return "two of them would be the same";
-  double const skipped = static_cast<double>(total - total / steps) - track.timesteps.front();
+  std::int64_t const stride = total / steps;
+  double const skipped = static_cast<double>(total - stride) - track.timesteps.front();
   if (skipped > static_cast<double>(total) * kMostSkipped)
     return "the first would be t = " + told(track.timesteps.front()) + ", and the noisier ones skipped";
   return "";

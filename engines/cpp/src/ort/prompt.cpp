@@ -17,7 +17,7 @@ namespace {
 constexpr char const* kRemedy = "copy both files again, or export it again";
 
 fs::path required(fs::path const& source, Prompt const& prompt) {
-  fs::path const beside = prompt_beside(source);
+  fs::path beside = prompt_beside(source);
   std::string const step = source.filename().string();
   if (!fs::exists(beside))
     throw InputError(beside.string() + " is not there: " + step + " takes what it computes once per prompt", kRemedy);

@@ -163,9 +163,11 @@ std::vector<Tensor> Session::run(std::vector<char const*> const& names, std::vec
   std::string const failure = message_of(api().Run(session_.get(), nullptr, names.data(), pointers(values).data(),
                                                    values.size(), made_names.data(), outs.size(), outs.data()));
   std::vector<Owned<OrtValue>> kept;
+  kept.reserve(outs.size());
   for (OrtValue* out : outs) kept.emplace_back(out);
   if (!failure.empty()) throw InputError(name_ + " cannot be computed: " + failure, "export it again");
   std::vector<Tensor> tensors;
+  tensors.reserve(kept.size());
   for (auto const& value : kept) tensors.push_back(copied(value.get(), name_ + " cannot be read"));
   return tensors;
 }
