@@ -29,8 +29,8 @@ KL = 1e-5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("training/emoji"))
-    parser.add_argument("--autoencoder-steps", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--autoencoder-steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6400)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

@@ -26,24 +26,14 @@ from ptq_export.pipeline import sample
 from ptq_export.pipeline.progress import SILENT
 from ptq_export.text_to_image import TextParts
 
-__all__ = ["PROMPTS", "SCALE", "TOKENS", "picture_of_sample", "worded_run"]
+__all__ = ["MOVED", "PROMPTS", "SCALE", "TOKENS", "picture_of_sample", "worded_run"]
 
 GRAPH, TOKENS, SCALE = "denoiser.ort-int8.onnx", 5, 3.0
 PROMPTS = ("a red apple", "a green dog")
 WORDS = ("</s>", "a", "red", "green", "apple", "dog")
 LATENTS = (2, 4, 4)
 CONDITIONS = (Input("text", "float32", (TOKENS, 3)), Input("sizes", "float32", (2,)))
-NET = """
-<ir_version: 10, opset_import: ["": 18]>
-net (float[batch,2,4,4] sample, int64[batch] timestep, float[batch,5,3] text, float[batch,2] sizes)
- => (float[batch,2,4,4] eps)
-<float[1] small = {0.001}, int64[3] sides = {1, 2, 3}, int64[2] across = {2, 3}, int64[1] words = {1},
- float[3,2] w = {1,-1, 0.5,2, -2,1}, float[1,2,4,4] weight>
-{
-    read = MatMul(text, w)
-    mean = ReduceMean <keepdims = 0> (read, words)
-    told = Mul(mean, sizes)
-    shift = Unsqueeze(told, across)
+MOVED = """
     t = Cast <to = 1> (timestep)
     scaled = Mul(t, small)
     time = Unsqueeze(scaled, sides)
@@ -53,6 +43,20 @@ net (float[batch,2,4,4] sample, int64[batch] timestep, float[batch,5,3] text, fl
     eps = Tanh(all)
 }
 """
+NET = (
+    """
+<ir_version: 10, opset_import: ["": 18]>
+net (float[batch,2,4,4] sample, int64[batch] timestep, float[batch,5,3] text, float[batch,2] sizes)
+ => (float[batch,2,4,4] eps)
+<float[1] small = {0.001}, int64[3] sides = {1, 2, 3}, int64[2] across = {2, 3}, int64[1] words = {1},
+ float[3,2] w = {1,-1, 0.5,2, -2,1}, float[1,2,4,4] weight>
+{
+    read = MatMul(text, w)
+    mean = ReduceMean <keepdims = 0> (read, words)
+    told = Mul(mean, sizes)
+    shift = Unsqueeze(told, across)"""
+    + MOVED
+)
 ENCODER = """
 <ir_version: 10, opset_import: ["": 18]>
 encoder (int64[batch,5] input_ids) => (float[batch,5,3] text)

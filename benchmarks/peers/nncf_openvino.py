@@ -8,6 +8,7 @@ from ptq_export.benchmarks.peers.subject import Subject
 
 __all__ = ["Nncf"]
 
+UNSMOOTHED = {"convolution": -1, "matmul": -1}
 PRODUCTS = ("Convolution", "MatMul")
 
 
@@ -55,7 +56,7 @@ class Nncf:
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE if self.overflow_fix else None,
-                smooth_quant_alphas=_no_smoothing() if self.hybrid else nncf.AdvancedSmoothQuantParameters(),
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(**UNSMOOTHED if self.hybrid else {}),
             ),
         )
         openvino.save_model(quantised, target, compress_to_fp16=False)
@@ -75,12 +76,6 @@ def _linears(model: Any) -> list[str]:
         for node in products
         if any(value.get_node().get_type_name() == "Constant" for value in node.input_values())
     ]
-
-
-def _no_smoothing() -> Any:
-    from nncf import AdvancedSmoothQuantParameters
-
-    return AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
 
 
 def _feed(pairs: dict[str, Any], row: int) -> dict[str, Any]:

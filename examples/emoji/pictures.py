@@ -1,13 +1,14 @@
 """The pictures and their prompts: two open sets of emoji, rendered at 64 x 64 on white.
 
 Pictures: `@iconify-json/noto` (Google's Noto Emoji, Apache-2.0) and `@iconify-json/fluent-emoji-flat` (Microsoft's
-Fluent Emoji, MIT). Names and groups: `emojibase-data` (MIT). Flags and variants of skin tone are left out.
+Fluent Emoji, MIT). Names and groups: `emojibase-data` (MIT). Flags and variants of skin tone are left out. npm fetches
+the packages.
 """
 
 import io
 import json
+import subprocess
 import tarfile
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,8 @@ from torch import Tensor
 
 __all__ = ["GROUPS", "SIDE", "Pictures", "load_pictures"]
 
-REGISTRY = "https://registry.npmjs.org"
-STYLES = {
-    "noto": "@iconify-json/noto/-/noto-1.2.9.tgz",
-    "flat": "@iconify-json/fluent-emoji-flat/-/fluent-emoji-flat-1.2.6.tgz",
-}
-NAMES = "emojibase-data/-/emojibase-data-17.0.0.tgz"
+STYLES = {"noto": "@iconify-json/noto@1.2.9", "flat": "@iconify-json/fluent-emoji-flat@1.2.6"}
+NAMES = "emojibase-data@17.0.0"
 GROUPS = {0: "smileys", 1: "people", 3: "animals", 4: "food", 5: "travel", 6: "activities", 7: "objects", 8: "symbols"}
 SIDE = 64
 
@@ -90,10 +87,9 @@ def _render(icons: dict, name: str) -> np.ndarray:
 
 
 def _read(folder: Path, package: str, name: str) -> bytes:
-    path = folder / package.rpartition("/")[2]
+    path = folder / f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz"
     if not path.exists():
-        with urllib.request.urlopen(f"{REGISTRY}/{package}", timeout=60) as answer:
-            path.write_bytes(answer.read())
+        subprocess.run(["npm", "pack", package, "--pack-destination", str(folder)], check=True, timeout=300)
     with tarfile.open(path) as archive:
         member = archive.extractfile(f"package/{name}")
         if member is None:

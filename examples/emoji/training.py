@@ -1,5 +1,6 @@
 """A training loop that is seeded, resumes where it stopped, and says how far it is."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def train(
 
 
 def _pace(step: int, steps: int) -> float:
-    warm, cosine = min(1.0, (step + 1) / 200), 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+    warm, cosine = min(1.0, (step + 1) / 200), 0.5 * (1 + math.cos(math.pi * step / steps))
     return warm * max(cosine, 0.02)
 
 

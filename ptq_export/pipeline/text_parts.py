@@ -97,12 +97,14 @@ def _write(job: Job, name: str, graph: ir.Model, proof: _Proof) -> None:
     """
     path = job.folder.path / name
     if job.runtime.device == "gpu":
+        why = f"its numbers, up to {proof.largest:.0f}, are not float16's"
         if proof.largest < LARGEST_HALF:
             save_model(HalfPrecision()(graph).model, path)
-            if proof.off() <= HALF_CLOSE:
+            if (off := proof.off()) <= HALF_CLOSE:
                 job.folder.keep(name)
                 return
-        job.progress.message(f"{name} stays float32: its numbers, up to {proof.largest:.0f}, are not float16's")
+            why = f"float16 moves it by {off:.1e} of the largest value"
+        job.progress.message(f"{name} stays float32: {why}")
     save_model(graph, path)
     if (off := proof.off()) > CLOSE:
         raise GateFailed(

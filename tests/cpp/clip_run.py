@@ -12,7 +12,7 @@ from nets_by_hand import net_by_hand
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from worded_run import DECODER, GRAPH, LATENTS, PROMPTS, SCALE
+from worded_run import DECODER, GRAPH, LATENTS, MOVED, PROMPTS, SCALE
 
 from ptq_export.artifacts import describe_file
 from ptq_export.checkpoints.clip_tokens import read_tokens
@@ -29,7 +29,8 @@ LETTERS = "aeilnoprst"
 TEXT = Input("text", "float32", (LENGTH, 3))
 WHOLE = Input("whole", "float32", (2,))
 SIZES = Input("sizes", "float32", (2,))
-NET = """
+NET = (
+    """
 <ir_version: 10, opset_import: ["": 18]>
 net (float[batch,2,4,4] sample, int64[batch] timestep, float[batch,LENGTH,3] text, float[batch,2] whole,
      float[batch,2] sizes) => (float[batch,2,4,4] eps)
@@ -40,16 +41,9 @@ net (float[batch,2,4,4] sample, int64[batch] timestep, float[batch,LENGTH,3] tex
     mean = ReduceMean <keepdims = 0> (read, words)
     told = Mul(mean, sizes)
     both = Add(told, whole)
-    shift = Unsqueeze(both, across)
-    t = Cast <to = 1> (timestep)
-    scaled = Mul(t, small)
-    time = Unsqueeze(scaled, sides)
-    weighed = Mul(sample, weight)
-    moved = Add(weighed, shift)
-    all = Add(moved, time)
-    eps = Tanh(all)
-}
-"""
+    shift = Unsqueeze(both, across)"""
+    + MOVED
+)
 ENCODER = """
 <ir_version: 10, opset_import: ["": 18]>
 encoder (int64[batch,LENGTH] input_ids) => (float[batch,LENGTH,3] text)
