@@ -10,6 +10,7 @@ from ptq_export.calibrators.finite import require_usable
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
 from ptq_export.calibrators.sites import hooked
 from ptq_export.denoiser import Denoiser
+from ptq_export.nn.convolution import is_pointwise
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pairs import Pairs
 
@@ -61,6 +62,11 @@ def _channelwise(layer: nn.Module, role: str, scheme: Scheme) -> bool:
     return isinstance(layer, nn.Conv2d) and granularity == "channel"
 
 
+def _has_output_grid(layer: nn.Module, scheme: Scheme) -> bool:
+    is_rows = scheme.pointwise_rows and is_pointwise(layer)
+    return isinstance(layer, nn.Conv2d) and scheme.conv_output is not None and not is_rows
+
+
 def _visit(
     denoiser: Denoiser,
     pairs: Pairs,
@@ -73,7 +79,7 @@ def _visit(
 
     def hook(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         visit((name, "input"), inputs[0], timestep)
-        if isinstance(layers[name], nn.Conv2d) and scheme.conv_output:
+        if _has_output_grid(layers[name], scheme):
             visit((name, "output"), output, timestep)
 
     with hooked(layers, hook), torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.grids import bias_step, fold_input_scale, weight_scale
 from ptq_export.nn.calls import the_input
-from ptq_export.nn.convolution import with_weights
+from ptq_export.nn.convolution import is_pointwise, with_weights
 from ptq_export.nn.grid_point import GridPoint, QuantisedGrid
 from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, quantised_layer, token_magnitude
 from ptq_export.nn.ops import fake_quantize, round_to
@@ -84,6 +84,8 @@ class SoftLayer(nn.Module):
         """The integer layer: every weight takes the side that it leans to."""
         reach, dtype = self.scheme.weights.reach, self.scheme.weights.dtype
         codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-reach, reach).to(dtype)
+        if self.scheme.pointwise_rows and is_pointwise(self.layer):
+            codes = codes.flatten(1)
         grid = Grid(self.input_scale(), self.zero_point)
         bias = self.bias.half().float() if self.scheme.float_dtype == "float16" else self.bias
         learned = LayerCodes(codes, self.step, bias, grid, self.output, self.scheme.integer_bias, self.by_token)

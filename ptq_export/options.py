@@ -19,6 +19,8 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "standard": {"samples": 128, "steps": 20, "iterations": 80, "held_out": 64},
     "paper": {"samples": 1024, "steps": 100, "iterations": 20000, "held_out": 64},
 }
+RANDOM_SUFFICES: Mapping[str, int] = {"samples": 8, "held_out": 2}
+"""The most that `random:` takes of a preset: its images mean nothing, and latency asks for no more."""
 DEFAULT_TUNE_LOSS_DB = 0.1
 MOST = 2**31 - 1
 """What a count may be at most, whatever this machine can hold."""
@@ -304,7 +306,10 @@ class Options:
 
     def resolved(self) -> "Options":
         """The same options with every option that `effort` governs filled in."""
-        missing: dict[str, Any] = {k: value for k, value in PRESETS[self.effort].items() if getattr(self, k) is None}
+        preset = PRESETS[self.effort]
+        if self.ckpt.startswith("random:"):
+            preset = {key: min(value, RANDOM_SUFFICES.get(key, value)) for key, value in preset.items()}
+        missing: dict[str, Any] = {key: value for key, value in preset.items() if getattr(self, key) is None}
         return replace(self, **missing)
 
     @property

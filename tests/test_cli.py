@@ -251,6 +251,15 @@ def test_preset_fills_only_the_options_that_are_not_given() -> None:
     assert (options.samples, options.steps) == (7, PRESETS["quick"]["steps"])
 
 
+@pytest.mark.parametrize("effort", PRESETS)
+def test_random_weights_get_a_few_samples_unless_asked(effort: str) -> None:
+    """Latency is all that they tell: an evaluation of Stable Diffusion's size takes a second."""
+    few, many = Options("random:sd15", effort=effort).resolved(), Options("embedded:emoji", effort=effort).resolved()
+    assert (few.samples, few.held_out) == (8, 2)
+    assert (few.steps, few.iterations) == (many.steps, many.iterations)
+    assert Options("random:sd15", effort=effort, samples=100).resolved().samples == 100
+
+
 def test_run_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file")
     done = call("--ckpt", "embedded:digits", "--out", tmp_path / "occupied" / "run", cwd=tmp_path)

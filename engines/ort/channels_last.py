@@ -134,7 +134,7 @@ def _quantised(node: ir.Node, twins: Twins) -> ir.Value | None:
     if given is None or scale is None or zero is None:
         return None
     rows, target = transposed_rows(given)
-    scaled, gain = factor(rows)
+    scaled, gain = factor(unflattened(rows))
     small, repeats = repeated(scaled)
     norm = match_group_norm(small)
     source = unflattened(small if norm is None else norm.source)

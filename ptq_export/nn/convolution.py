@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Geometry", "PaddedConv2d", "Sides", "with_weights"]
+__all__ = ["Geometry", "PaddedConv2d", "Sides", "is_pointwise", "with_weights"]
 
 Sides = tuple[int, int, int, int]
 """What is added on the left, the right, above and below, as `functional.pad` takes it."""
@@ -66,6 +66,14 @@ class Geometry:
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`x` `[N, C, H, W]` through `weight` `[O, C / groups, kh, kw]`."""
         return self.slide(self.surround(x), weight, bias)
+
+
+def is_pointwise(layer: nn.Module) -> bool:
+    """Whether each pixel of a convolution's result is a linear of the same pixel of its input, all channels of it."""
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1) or layer.groups != 1:
+        return False
+    has_border = isinstance(layer, PaddedConv2d) or layer.padding not in ((0, 0), "valid", "same")
+    return layer.stride == (1, 1) and not has_border
 
 
 def with_weights(layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

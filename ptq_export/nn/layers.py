@@ -31,6 +31,7 @@ __all__ = [
     "ExactWeightsLayer",
     "Grid",
     "LayerCodes",
+    "PointwiseConv2d",
     "QuantisedConv2d",
     "QuantisedLayer",
     "QuantisedLinear",
@@ -58,7 +59,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class LayerCodes:
-    """What was learned about one layer: codes `[O, I, ...]` int8 of w * s / u, their scale v `[O]`, and bias `[O]`."""
+    """What was learned about one layer: codes `[O, I, ...]` int8 of w * s / u, their scale v `[O]`, and bias `[O]`.
+
+    A convolution whose codes are `[O, I]` is computed on rows of pixels.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -99,8 +103,14 @@ class QuantisedLayer(nn.Module):
 
     def on_grid(self, x: Tensor) -> Tensor:
         """(q - z) * u: the input on its scalar grid, as the integer kernel reads it."""
-        if self.has_input_gain:
-            x = x * self.input_gain
+        return self.rounded(self.scaled(x))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """The input times its gains, which make its steps one."""
+        return x * self.input_gain if self.has_input_gain else x
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """What was scaled, on the grid."""
         codes = quantize_linear(x, self.input_scale, self.input_zero_point, 0)
         values: Tensor = dequantize_linear(codes, self.input_scale, self.input_zero_point, 0)
         return values
@@ -123,12 +133,16 @@ class QuantisedLayer(nn.Module):
 
     def compute(self, x: Tensor) -> Tensor:
         """The result of `x`, whose quantiser comes first."""
-        weight = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
-        y = self.apply_weights(self.on_grid(x), weight, self.bias_values())
+        y = self.apply_weights(self.on_grid(x), self.weights(), self.bias_values())
         if not self.has_output_grid:
             return y
         codes = quantize_linear(y, self.one, self.zero_u8, self.channel_axis)
         values: Tensor = dequantize_linear(codes, self.output_scale, self.output_zero_point, self.channel_axis)
+        return values
+
+    def weights(self) -> Tensor:
+        """c v, in the shape of the codes."""
+        values: Tensor = dequantize_linear(self.weight_codes, self.weight_scale, self.zero_i8, 0)
         return values
 
     def bias_values(self) -> Tensor:
@@ -155,6 +169,19 @@ class QuantisedConv2d(QuantisedLayer):
 
     def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.geometry.slide(x, weight, bias)
+
+
+class PointwiseConv2d(QuantisedLayer):
+    """A 1 x 1 convolution `[N, C, H, W]`, computed on rows of pixels `[N H W, C]` so that the engine sees one Gemm."""
+
+    def compute(self, x: Tensor) -> Tensor:
+        rows = self.scaled(x).flatten(2).transpose(1, 2)
+        y = self.apply_weights(self.rounded(rows.flatten(0, 1)), self.weights(), self.bias_values())
+        pixels: Tensor = y.unflatten(0, rows.shape[:2]).transpose(1, 2)  # type: ignore[no-untyped-call]
+        return pixels.unflatten(2, x.shape[2:])  # type: ignore[no-any-return, no-untyped-call]
+
+    def apply_weights(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(x, weight, bias)
 
 
 class QuantisedLinear(QuantisedLayer):
@@ -243,5 +270,5 @@ def layer_state(layer: LayerCodes) -> dict[str, Tensor]:
 def quantised_layer(state: Mapping[str, Tensor], like: nn.Module) -> QuantisedLayer:
     """The integer form of the float layer `like`."""
     if isinstance(like, nn.Conv2d):
-        return QuantisedConv2d(state, like)
+        return PointwiseConv2d(state) if state["weight_codes"].ndim == 2 else QuantisedConv2d(state, like)
     return TokenLinear(state) if "token_bias" in state else QuantisedLinear(state)

@@ -37,6 +37,8 @@ class Scheme:
         conv_output: Granularity of the grid on convolution outputs. `channel` costs nothing at run time: scale and
             offset are folded into the weight scales and the bias. (Linears: one step per input, no output grid.)
             None: no grid there.
+        pointwise_rows: A 1 x 1 convolution is a linear over pixels: the engine computes it as one product of rows, and
+            like a linear's its result has no grid.
         linear_input: One step for the whole input of a linear, or one per token (the last axis being the channels):
             x / m is quantised, m the token's largest magnitude, and the product multiplied by m. Outliers of one token
             then cost the others nothing, and nothing is quantised dynamically: the step is always 1 / 127.
@@ -73,6 +75,7 @@ class Scheme:
     min_channels: int
     weights: CodeType = INT8
     linear_input: LinearGranularity = "tensor"
+    pointwise_rows: bool = False
     float_shortcuts: bool = False
     before_resize: bool = False
     residual: bool = False
@@ -107,6 +110,7 @@ ORT_CPU = Scheme(
     weight_zero_point=True,
     float_dtype="float32",
     min_channels=1,
+    pointwise_rows=True,
 )
 OPENVINO = Scheme(
     name="openvino",

@@ -19,7 +19,7 @@ from ptq_export.calibrators.quantise import (
 from ptq_export.calibrators.reconstruct import Recipe
 from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
-from ptq_export.nn.layers import QuantisedConv2d, QuantisedLinear
+from ptq_export.nn.layers import PointwiseConv2d, QuantisedConv2d, QuantisedLinear
 from ptq_export.nn.scheme import ORT_CPU
 from ptq_export.pairs import Pairs
 
@@ -118,7 +118,8 @@ def test_layers_become_integers_exactly_where_the_sites_say() -> None:
         denoiser, find_sites(denoiser, ORT_CPU), random_pairs(denoiser, 4), NEAREST, memory_store({}), lambda _: None
     )
     kinds = {name: type(layer) for name, layer in quantised_modules(model).items()}
-    assert kinds == {"body.0": QuantisedConv2d, "body.2": QuantisedConv2d, "mix": QuantisedLinear}
+    assert kinds == {"body.0": QuantisedConv2d, "body.2": PointwiseConv2d, "mix": QuantisedLinear}
+    assert model.get_submodule("body.0").has_output_grid and not model.get_submodule("body.2").has_output_grid
     for site in find_sites(denoiser, ORT_CPU):
         assert (site.name in kinds) == (not site.keep_float)
 

@@ -57,7 +57,7 @@ def learned_codes(layer: Layer, scheme: Scheme) -> Codes:
         module.weight.copy_(torch.from_numpy(layer.weight(rows)))
     grid = Grid(torch.tensor(1.0), torch.tensor(0, dtype=torch.uint8))
     weight = SoftLayer(module, grid, None, scheme, learn=False).harden().weight_codes
-    found: Codes = (weight.permute(0, 2, 3, 1) if layer.kernel else weight).flatten(1).numpy()
+    found: Codes = (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1).numpy()
     return found
 
 

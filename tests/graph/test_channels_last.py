@@ -64,6 +64,11 @@ ROWS = """
  d1 = DequantizeLinear(q1, step, middle) u1 = Reshape(d1, tokens) u2 = Transpose<perm = [0, 2, 1]>(u1)
  u3 = Reshape(u2, image) y = Add(u3, a0)
 """
+PIXELS = """
+ m1 = Mul(a0, gain) r1 = Reshape(m1, row) t1 = Transpose<perm = [0, 2, 1]>(r1) t2 = Reshape(t1, rows)
+ q1 = QuantizeLinear(t2, step, middle) d1 = DequantizeLinear(q1, step, middle) u1 = Reshape(d1, tokens)
+ u2 = Transpose<perm = [0, 2, 1]>(u1) u3 = Reshape(u2, image) y = Add(u3, c0)
+"""
 NETS = {
     "a convolution": FIRST + " y = Neg(c0)",
     "codes through a norm": BLOCK + " y = Neg(c1)",
@@ -78,6 +83,7 @@ NETS = {
     + " y = Add(c2, a1)",
     "floats straight to codes": BLOCK + " a1 = Add(c1, x)" + quantise("q2", "a1") + conv("c2", "q2") + " y = Neg(c2)",
     "attention's rows": FIRST + " a0 = Add(c0, x)" + ROWS,
+    "rows of pixels": FIRST + " a0 = Add(c0, x)" + PIXELS,
 }
 OPERATORS = {
     "a convolution": set(),
@@ -88,6 +94,7 @@ OPERATORS = {
     "floats through a norm": {"DequantizeGroupNormQuantize", "DequantizeAdd", "GroupNormQuantize"},
     "floats straight to codes": {"DequantizeGroupNormQuantize", "DequantizeAdd", "QuantizeChannels"},
     "attention's rows": {"DequantizeAdd", "GroupNormQuantize"},
+    "rows of pixels": {"DequantizeAdd", "QuantizeChannels"},
 }
 
 
@@ -146,6 +153,13 @@ def test_nothing_slow_is_left_between_convolutions(name: str) -> None:
     assert not left
     inputs = [value.name for value in model.graph.inputs]
     assert inputs == ["x", "shift"] and [value.name for value in model.graph.outputs] == ["y"]
+
+
+def test_rows_are_those_of_a_channels_last_image() -> None:
+    """The transposes that are left stand at the ends: those of the input and of its codes, and the result's."""
+    model = rewritten(NETS["rows of pixels"])
+    transposes = [node for node in model.graph if node.op_type == "Transpose"]
+    assert [node.inputs[0].name for node in transposes] == ["x", "q0", "y_last"]
 
 
 def test_pixels_are_repeated_as_codes() -> None:

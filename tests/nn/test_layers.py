@@ -1,5 +1,7 @@
 """Quantised layers compute what an int8 engine computes, and their buffers carry both grids exactly."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch.nn import functional
 from ptq_export.nn.layers import (
     Grid,
     LayerCodes,
+    PointwiseConv2d,
     QuantisedConv2d,
     QuantisedLinear,
     layer_state,
@@ -66,6 +69,17 @@ def test_without_an_output_grid_the_accumulator_is_returned_in_float() -> None:
     learned, x = codes_of(like, channels=True, output=False), noise(2, 3, 7, 7)
     wanted = integer_accumulator(learned, like, x) * layer_state(learned)["bias_scale"][:, None]
     torch.testing.assert_close(QuantisedConv2d(layer_state(learned), like)(x).flatten(2), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [False, True], ids=["one input step", "input steps per channel"])
+def test_rows_of_pixels_give_the_convolution_of_one_pixel(channels: bool) -> None:
+    like = nn.Conv2d(5, 4, 1).requires_grad_(False)
+    learned, x = codes_of(like, channels, output=False), noise(2, 5, 3, 7)
+    wanted = integer_accumulator(learned, like, x) * layer_state(learned)["bias_scale"][:, None]
+    layer = quantised_layer(layer_state(replace(learned, codes=learned.codes.flatten(1))), like)
+    assert type(layer) is PointwiseConv2d
+    torch.testing.assert_close(layer(x).flatten(2), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.fake_input(x), QuantisedConv2d(layer_state(learned), like).fake_input(x))
 
 
 def test_linear_equals_integer_arithmetic_on_every_leading_shape() -> None:

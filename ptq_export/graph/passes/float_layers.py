@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
+from ptq_export.graph.patterns import factor, transposed_rows, unflattened
 from ptq_export.graph.scopes import module_path
 
 __all__ = ["FloatLayers"]
@@ -21,6 +22,7 @@ class FloatLayers(ir.passes.InPlacePass):
     2. The output is the layer's own: an output grid goes. One that other nodes read, too, has none; a grid that is not
        the layer's own stays (`DropGrids`).
     3. A quantiser that several layers read stays for the others.
+    4. A convolution that is a product of rows of pixels is one of images again.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
@@ -30,8 +32,12 @@ class FloatLayers(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = [node for node in model.graph if node.name in self.layers and _quantiser(node) is not None]
         for node in found:
-            _bypass_grids(node)
-            _set_weights(model.graph, node, self.layers[str(node.name)])
+            layer = self.layers[str(node.name)]
+            if isinstance(layer, nn.Conv2d) and node.op_type == "Gemm":
+                node = _of_images(model.graph, node)
+            else:
+                _bypass_grids(node)
+            _set_weights(model.graph, node, layer)
         if found:
             RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -60,6 +66,25 @@ def _bypass_grids(layer: ir.Node) -> None:
     if len(uses) == 1 and uses[0].node.op_type == "QuantizeLinear" and module_path(uses[0].node) == layer.name:
         (dequantised,) = (use.node for use in uses[0].node.outputs[0].uses())
         dequantised.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
+
+
+def _of_images(graph: ir.Graph, product: ir.Node) -> ir.Node:
+    """A convolution in place of a product of rows of pixels, of what was quantised, still without its own weights."""
+    quantiser = _quantiser(product)
+    assert quantiser is not None and quantiser.inputs[0] is not None
+    rows, _ = transposed_rows(quantiser.inputs[0])
+    image, _ = factor(unflattened(rows))
+    conv = ir.node("Conv", [image, *product.inputs[1:]], {"kernel_shape": [1, 1]}, name=product.name)
+    conv.metadata_props.update(product.metadata_props)
+    result = product.outputs[0]
+    for op_type in ("Reshape", "Transpose", "Reshape"):
+        (reader,) = (use.node for use in result.uses())
+        assert reader.op_type == op_type
+        result = reader.outputs[0]
+    conv.outputs[0].name, conv.outputs[0].shape, conv.outputs[0].type = result.name, result.shape, result.type
+    graph.insert_before(product, conv)
+    result.replace_all_uses_with(conv.outputs[0], replace_graph_outputs=True)
+    return conv
 
 
 def _set_weights(graph: ir.Graph, node: ir.Node, layer: nn.Module) -> None:
