@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from ptq_export.artifacts import atomic_path
 from ptq_export.errors import InputError
 
-__all__ = ["Gallery", "Pair", "load_gallery", "png_bytes", "png_uri", "sample_grid"]
+__all__ = ["Gallery", "Pair", "load_gallery", "load_samples", "png_bytes", "png_uri", "sample_grid"]
 
 Array = npt.NDArray[np.float64]
 SHOWN = 16
@@ -55,9 +55,9 @@ class Gallery:
     width: int
 
 
-def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
-    """Read `reference` and `engine` `[K, C, H, W]` or `[K, C, L]`, with values between `low` and `high`, from a
-    safetensors file.
+def load_samples(path: Path) -> tuple[Array, Array]:
+    """What FP32 and the engine made of the same noise: `reference` and `engine` `[K, C, H, W]` of a safetensors
+    file; `[K, C, L]` as grey images.
 
     Raises:
         InputError: the file is damaged or holds something else.
@@ -71,6 +71,16 @@ def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
         raise InputError(f"{path} does not hold two equal sets of images [K, C, H, W]", "make the run again")
     if not (np.isfinite(reference).all() and np.isfinite(engine).all()):
         raise InputError(f"{path} holds images with NaN or infinite values", "make the run again")
+    return reference, engine
+
+
+def load_gallery(path: Path, low: float = -1.0, high: float = 1.0) -> Gallery:
+    """The gallery of a file of samples, with values between `low` and `high`.
+
+    Raises:
+        InputError: the file is damaged or holds something else.
+    """
+    reference, engine = load_samples(path)
     span = max(high - low, np.finfo(np.float32).tiny)
     difference = np.abs(engine - reference) / span
     gain = _gain(difference)
