@@ -1,7 +1,10 @@
 """What this machine can hold: memory and threads, as far as its container and its limits let a process have them."""
 
+import ctypes
+import gc
 import os
 import resource
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +12,14 @@ import psutil
 
 from ptq_export.errors import InputError
 
-__all__ = ["most_threads", "physical_cores", "require_memory", "require_threads", "total_memory_bytes"]
+__all__ = [
+    "most_threads",
+    "physical_cores",
+    "release_memory",
+    "require_memory",
+    "require_threads",
+    "total_memory_bytes",
+]
 
 THREADS_PER_CORE = 8
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
@@ -44,6 +54,14 @@ def total_memory_bytes() -> int:
     limits += [size for size in (_cgroup_bytes(name) for name in _CGROUP_LIMITS) if size is not None]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return min([*limits, *([] if soft == resource.RLIM_INFINITY else [soft])])
+
+
+def release_memory() -> None:
+    """Give the system back what nothing refers to: modules and graphs refer to themselves, and glibc keeps the pages
+    between blocks that are still used."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def require_memory(size_bytes: int, what: str, remedy: str) -> None:

@@ -24,6 +24,7 @@ from ptq_export.nn.probe import noise
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.job import Job
 from ptq_export.pipeline.proofs import any_batch, build, one_call
+from ptq_export.report.units import duration
 from ptq_export.report.verdict import judged_step
 from ptq_export.schedulers import allowed_steps
 from ptq_export.targets import Target, find_target
@@ -37,13 +38,16 @@ GUIDED_BATCHES = (2, 16)
 """Two rows per picture."""
 LOOPS, FLOW_LOOPS = (("ddim", 20), ("dpm-solver++", 20)), (("flow-euler", 20),)
 MAX_SECONDS = 120.0
+UNASKED_SECONDS = 300.0
+"""What a batch may take that nobody asked for."""
 BRIEF = Protocol(warmup=1, min_rounds=5, min_seconds=0.0, max_seconds=MAX_SECONDS, fewest=1)
 
 
 def measure_latency(job: Job) -> dict[str, Any]:
     """Write `latency.json` and `latency.png`; returns the former.
 
-    What was timed of a batch is kept when it is finished: an interrupted stage goes on with the next batch.
+    What was timed of a batch is kept when it is finished: an interrupted stage goes on with the next batch. A batch of
+    which the fewest rounds that count would take minutes is left out, unless it was asked for.
     """
     baselines = map(find_target, job.target.baselines)
     targets = [job.target, *(each for each in baselines if find_runtime(each.engine).missing() is None)]
@@ -53,16 +57,21 @@ def measure_latency(job: Job) -> dict[str, Any]:
     measure = _OnGpu(job, targets, protocol) if on_gpu else _OnCpu(job, targets, protocol, batches, judged)
     environment = describe_environment(_gpu_name() if on_gpu else "", job.runtime.distributions)
     conditions = _conditions(job, targets, protocol, environment)
-    parts = [_kept(job, batch, conditions, partial(measure, batch, batch == judged)) for batch in batches]
+    parts: dict[int, Json] = {}
+    for batch in batches:
+        if judged in parts and (seconds := _unasked_seconds(job, protocol, batch, parts[judged])) > UNASKED_SECONDS:
+            job.progress.message(f"batch {batch} is not timed: it would take {duration(seconds)}; --batch {batch} does")
+        else:
+            parts[batch] = _kept(job, batch, conditions, partial(measure, batch, batch == judged))
     report = LatencyReport(
         environment=environment,
         protocol=protocol,
-        steps=[part["step"] for part in parts],
-        loops=[loop for part in parts for loop in part["loops"]],
+        steps=[part["step"] for part in parts.values()],
+        loops=[loop for part in parts.values() for loop in part["loops"]],
         size_bytes={target.name: model_bytes(job.folder.path / target.onnx) for target in targets},
-        peak_memory_bytes=parts[batches.index(judged)]["peak_memory_bytes"],
+        peak_memory_bytes=parts[judged]["peak_memory_bytes"],
         judged_batch=judged,
-        gpu=[part["gpu"] for part in parts if part["gpu"]],
+        gpu=[part["gpu"] for part in parts.values() if part["gpu"]],
     ).to_json()
     report |= _once_per_picture(job)
     job.folder.save_json("latency.json", report)
@@ -75,6 +84,15 @@ def measure_latency(job: Job) -> dict[str, Any]:
 def _protocol(job: Job) -> Protocol:
     rounds, seconds = job.options.rounds, job.options.seconds
     return Protocol(min_rounds=rounds, min_seconds=seconds, max_seconds=max(MAX_SECONDS, seconds))
+
+
+def _unasked_seconds(job: Job, protocol: Protocol, batch: int, judged: Json) -> float:
+    """What the fewest rounds of a batch take, by those of the judged one; 0 of a batch that was asked for."""
+    if job.options.fixed_batch is not None or job.options.batch_range is not None:
+        return 0.0
+    step = judged["step"]
+    round_ms = sum(latency["median_ms"] for latency in step["candidates"].values())
+    return float(protocol.fewest * round_ms / 1e3 * batch / step["batch"])
 
 
 def _part(batch: int) -> str:

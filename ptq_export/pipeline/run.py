@@ -1,6 +1,5 @@
 """The main job: checkpoint -> calibration -> ONNX -> engine -> proofs -> latency -> report, in one run folder."""
 
-import gc
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from ptq_export.device import find_device
 from ptq_export.engines.registry import check_target
 from ptq_export.engines.runtime import Runtime
 from ptq_export.errors import EnvironmentMissing, GateFailed
+from ptq_export.machine import release_memory
 from ptq_export.options import Options
 from ptq_export.pipeline.estimate import require_resources
 from ptq_export.pipeline.float_layers import SENSITIVITY, choose_float_layers, put_back, rank_layers
@@ -133,7 +133,7 @@ def _proved(job: Job) -> Job:
 
 def _measure(job: Job) -> None:
     """What the engine executes, and how fast."""
-    gc.collect()  # modules and graphs refer to themselves
+    release_memory()
     check_layers(job)
     if job.runs_here and not all(job.folder.has(name) for name in ("latency.json", "latency.png")):
         measure_latency(job)

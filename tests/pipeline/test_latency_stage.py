@@ -54,6 +54,19 @@ def test_a_batch_that_is_timed_is_not_timed_again(stopped: Path, watcher: Watche
     assert not list(stopped.glob("latency.batch-*")) and not any("batch-" in name for name in job.folder.names)
 
 
+def test_a_batch_that_nobody_asked_for_and_takes_minutes_is_left_out_and_said(
+    stopped: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = read_json(stopped / "latency.batch-1.json")["step"]
+    ten_rounds = 10 * sum(latency["median_ms"] for latency in kept["candidates"].values()) / 1e3
+    monkeypatch.setattr("ptq_export.pipeline.latency.UNASKED_SECONDS", 15 * ten_rounds)
+    with reopen_engine(stopped, watcher) as job:
+        latency = measure_latency(job)
+    assert [step["batch"] for step in latency["steps"]] == [1] and watcher.stages == []
+    (told,) = (message for message in watcher.messages if "batch" in message)
+    assert told.startswith("batch 16 is not timed: it would take") and told.endswith("--batch 16 does")
+
+
 @pytest.mark.parametrize("part", ["machine", "engines", "protocol"])
 def test_a_batch_that_was_timed_under_other_conditions_is_timed_again(stopped: Path, part: str) -> None:
     again = Stopped(1)
