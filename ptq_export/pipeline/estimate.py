@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from math import prod
 
-from ptq_export.calibrators.sites import find_sites, find_units
 from ptq_export.denoiser import Denoiser
 from ptq_export.device import find_device
 from ptq_export.machine import require_memory, require_threads, total_memory_bytes
@@ -14,11 +13,12 @@ from ptq_export.pairs import Pairs
 from ptq_export.pipeline.proofs import FID_SAMPLES, LOOP_STEPS, TIMESTEPS
 from ptq_export.pipeline.stages import VALUES_PER_NUMBER, given, load_denoiser
 from ptq_export.pipeline.start import COPIES
-from ptq_export.targets import find_target
 
 __all__ = ["Estimate", "estimate", "require_resources"]
 
 BATCH = 16
+LONG_S = 0.5
+CALIBRATION_PASSES = 30  # evaluations per pair, for ranges, inputs of linears and rounding: 25 to 35 were measured
 LEARNING_COST = 6.0  # one learning step on a sample, in evaluations: forward, backward, and the soft weights
 MODELS_MEASURED = 4  # full precision, simulation, exact weights, engine
 FIXED_S = 45.0  # two exports and the latency rounds of a small net
@@ -44,12 +44,9 @@ def estimate(options: Options) -> Estimate:
     device = find_device(options.device)
     denoiser = load_denoiser(options)
     require_resources(options, denoiser)
-    pairs = noise(denoiser, BATCH, 0, 0)
-    measured = denoiser.on(device)
-    per_sample_s = min(_evaluation_s(measured, pairs) for _ in range(3)) / BATCH
+    per_sample_s = _per_sample_s(denoiser.on(device))
     samples, held_out = given(options.samples), given(options.held_out)
-    units = len(find_units(denoiser, find_sites(denoiser, find_target(options.target).quantised())))
-    evaluations = samples * (given(options.steps) + 2 + units)
+    evaluations = samples * (given(options.steps) + CALIBRATION_PASSES)
     evaluations += held_out * MODELS_MEASURED * (LOOP_STEPS + TIMESTEPS)
     evaluations *= 1 if denoiser.guidance is None else 2
     if options.rounding == "learned":
@@ -95,6 +92,15 @@ def _sample_bytes(denoiser: Denoiser) -> int:
 
 def _parameter_bytes(denoiser: Denoiser) -> int:
     return 4 * sum(parameter.numel() for parameter in denoiser.module.parameters())
+
+
+def _per_sample_s(denoiser: Denoiser) -> float:
+    """Seconds of an evaluation per sample: of a batch, where one alone does not take long enough to tell."""
+    alone_s = min(_evaluation_s(denoiser, noise(denoiser, 1, 0, 0)) for _ in range(2))
+    if alone_s >= LONG_S:
+        return alone_s
+    batch = noise(denoiser, BATCH, 0, 0)
+    return min(_evaluation_s(denoiser, batch) for _ in range(3)) / BATCH
 
 
 def _evaluation_s(denoiser: Denoiser, pairs: Pairs) -> float:
