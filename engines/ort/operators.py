@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from ptq_export.artifacts import sha256_file
+from ptq_export.engines.ort.attention import FuseAttention
 from ptq_export.engines.ort.channels_last import ChannelsLast
 from ptq_export.engines.ort.idle_transposes import IdleTransposes
 from ptq_export.engines.ort.winograd import Choice, Winograd
@@ -89,10 +90,12 @@ def register(settings: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions
 
 
 def with_operators(graph: ir.Model, choice: Choice) -> ir.Model | None:
-    """The graph, with this package's operators now; None where they are absent or nothing is to gain."""
+    """The graph, with this package's operators now, and rewritten around them; None where they are absent or nothing is
+    to gain."""
     if library() is None or not ChannelsLast()(graph).modified:
         return None
     Winograd(choice)(graph)
+    FuseAttention()(graph)
     IdleTransposes()(graph)
     return graph
 
