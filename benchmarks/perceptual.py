@@ -39,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def distances(first: Features, second: Features) -> NDArray[np.float64]:
     """The distance `[N]` of every image of one batch from that of another, by the features of their layers."""
     apart = [np.square(_directions(a) - _directions(b)).sum(1) for a, b in zip(first, second, strict=True)]
-    return np.mean([layer.reshape(len(layer), -1).mean(1) for layer in apart], axis=0, dtype=np.float64)
+    averaged: NDArray[np.float64] = np.mean([layer.reshape(len(layer), -1).mean(1) for layer in apart], 0, np.float64)
+    return averaged
 
 
 def _directions(features: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.divide(features, length, out=np.zeros_like(features), where=length > 0)
+    directions: NDArray[np.float32] = np.divide(features, length, out=np.zeros_like(features), where=length > 0)
+    return directions
 
 
 def _measure(run: Path, backbone: Path) -> list[str]:
