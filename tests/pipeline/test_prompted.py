@@ -1,6 +1,7 @@
 """A text-to-image model through the whole job: prompts, guidance, pictures, beside diffusers' own pipeline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ptq_export.engines.text_to_image import load_latent_decoder, load_prompt_en
 from ptq_export.errors import InputError
 from ptq_export.graph.model_file import load_model
 from ptq_export.options import Options
-from ptq_export.pipeline import run, sample, verify
+from ptq_export.pipeline import bench, run, sample, verify
 from ptq_export.pipeline.progress import SILENT, Progress
 from ptq_export.sampling import initial_noise, sample_loop
 from ptq_export.schedulers import make_scheduler
@@ -152,6 +153,16 @@ def test_the_report_tells_the_prompts_and_what_a_picture_takes(finished_text: Pa
     assert "ms text encoder + " in page and "guided by 3" in page and "Before the decoder the latents" in page
     prompts = json.loads((finished_text / "fidelity.json").read_text())["prompts"]
     assert {*prompts} <= {*prompted_net.PROMPTS} and all(f"<td>{prompt}</td>" in page for prompt in prompts)
+
+
+def test_the_bench_times_what_the_run_timed(finished_text: Path, tmp_path: Path) -> None:
+    """Two rows for a picture, and all its parts: not the unguided steps of a net without text."""
+    folder = Path(shutil.copytree(finished_text, tmp_path / "run"))
+    before = json.loads((folder / "latency.json").read_text())
+    again = bench(folder, SILENT)
+    assert [step["batch"] for step in again["steps"]] == [step["batch"] for step in before["steps"]] == [2, 16]
+    assert set(again["once"]) == set(before["once"]) == {"text_encoder_ms", "decoder_ms"}
+    assert [loop["batch"] for loop in again["loops"]] == [loop["batch"] for loop in before["loops"]]
 
 
 def test_a_prompt_is_drawn(finished_text: Path, tmp_path: Path, watcher: Watcher) -> None:

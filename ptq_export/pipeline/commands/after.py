@@ -1,6 +1,6 @@
 """What one does with a finished run: time it again, verify it where it will serve, inspect, compare."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from ptq_export.benchmarks.parity import local_parity
 from ptq_export.calibrators.quantise import quantised_grids, quantised_modules
 from ptq_export.calibrators.sites import find_units
 from ptq_export.checkpoints import load_checkpoint
+from ptq_export.denoiser import Absent
 from ptq_export.engines.load import load_engine
+from ptq_export.engines.text_to_image import load_prompt_encoder
 from ptq_export.errors import GateFailed, InputError
 from ptq_export.graph.audit import check_codes, check_grids
 from ptq_export.graph.model_file import load_model
 from ptq_export.graph.prompt_file import load_whole
+from ptq_export.guidance import Guidance
 from ptq_export.pairs import Pairs
 from ptq_export.pipeline.commands.reopened import (
     finished_manifest,
@@ -30,6 +33,7 @@ from ptq_export.pipeline.latency import measure_latency, timing_verdict
 from ptq_export.pipeline.progress import Progress
 from ptq_export.report import build_report
 from ptq_export.sampling import initial_noise
+from ptq_export.text import Text
 
 __all__ = ["bench", "compare", "inspect", "verify"]
 
@@ -41,15 +45,27 @@ def bench(run: Path, progress: Progress) -> dict[str, Any]:
     whole, with the old figures or the new.
 
     Raises:
-        EnvironmentMissing: this machine cannot run the engine.
+        EnvironmentMissing: this machine cannot run the engine; it takes prompts, and the extra `text` is not installed.
     """
     with reopen_engine(run, progress) as job:
         load_engine(run)
         with job.folder.amending() as manifest:
-            latency = measure_latency(job)
+            latency = measure_latency(_with_prompts(job))
             manifest["verdict"] |= timing_verdict(latency)
         build_report(run)
     return latency
+
+
+def _with_prompts(job: Job) -> Job:
+    """The job of a run that takes prompts, guided as it was calibrated; any other as it is."""
+    encoder = load_prompt_encoder(job.folder.path)
+    if encoder is None:
+        return job
+    parts = encoder.parts
+    text = Text(Absent(), encoder.tokens, parts.conditions, parts.scale, parts.prompts)
+    empty = {name: torch.from_numpy(row) for name, row in encoder([""]).items()}
+    guidance = None if parts.scale == 1 else Guidance(parts.scale, empty)
+    return replace(job, denoiser=replace(job.denoiser, text=text, guidance=guidance))
 
 
 def verify(run: Path, progress: Progress, ckpt: str | None = None) -> dict[str, Any]:
