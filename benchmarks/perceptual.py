@@ -25,6 +25,7 @@ from ptq_export.report.images import load_samples
 
 __all__ = ["distances", "main"]
 
+WANTED = "float32 features [N, D] or [N, D, h, w] of N images are wanted"
 Features = Sequence[NDArray[np.float32]]
 
 
@@ -73,13 +74,10 @@ def _features(session: onnxruntime.InferenceSession, images: NDArray[np.float32]
         ) from error
     features = [np.asarray(result) for result in results]
     if any(it.ndim not in (2, 4) or len(it) != len(images) or it.dtype != np.float32 for it in features):
-        raise InputError(f"{backbone} gives {[f'{it.dtype} {list(it.shape)}' for it in features]}", _WANTED)
+        raise InputError(f"{backbone} gives {[f'{it.dtype} {list(it.shape)}' for it in features]}", WANTED)
     if not all(np.isfinite(it).all() for it in features):
         raise InputError(f"{backbone} gives numbers that are not finite", "features of images in [-1, 1] must be")
     return features
-
-
-_WANTED = "float32 features [N, D] or [N, D, h, w] of N images are wanted"
 
 
 if __name__ == "__main__":

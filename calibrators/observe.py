@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ptq_export.calibrators.finite import require_usable
 from ptq_export.calibrators.histogram import ChannelHistogram, ChannelRange
+from ptq_export.calibrators.rounding import on_rows
 from ptq_export.calibrators.sites import hooked
 from ptq_export.denoiser import Denoiser
-from ptq_export.nn.convolution import is_pointwise
 from ptq_export.nn.scheme import Scheme
 from ptq_export.pairs import Pairs
 
@@ -63,8 +63,7 @@ def _channelwise(layer: nn.Module, role: str, scheme: Scheme) -> bool:
 
 
 def _has_output_grid(layer: nn.Module, scheme: Scheme) -> bool:
-    is_rows = scheme.pointwise_rows and is_pointwise(layer)
-    return isinstance(layer, nn.Conv2d) and scheme.conv_output is not None and not is_rows
+    return isinstance(layer, nn.Conv2d) and scheme.conv_output is not None and not on_rows(layer, scheme)
 
 
 def _visit(

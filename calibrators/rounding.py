@@ -16,7 +16,7 @@ from ptq_export.nn.layers import Grid, LayerCodes, QuantisedLayer, layer_state, 
 from ptq_export.nn.ops import fake_quantize, round_to
 from ptq_export.nn.scheme import Scheme
 
-__all__ = ["SoftGrid", "SoftLayer", "by_token"]
+__all__ = ["SoftGrid", "SoftLayer", "by_token", "on_rows"]
 
 GAMMA, ZETA = -0.1, 1.1
 
@@ -84,7 +84,7 @@ class SoftLayer(nn.Module):
         """The integer layer: every weight takes the side that it leans to."""
         reach, dtype = self.scheme.weights.reach, self.scheme.weights.dtype
         codes = (self.ratio.floor() + (self.rounding() >= 0.5)).clamp(-reach, reach).to(dtype)
-        if self.scheme.pointwise_rows and is_pointwise(self.layer):
+        if on_rows(self.layer, self.scheme):
             codes = codes.flatten(1)
         grid = Grid(self.input_scale(), self.zero_point)
         bias = self.bias.half().float() if self.scheme.float_dtype == "float16" else self.bias
@@ -111,6 +111,11 @@ class SoftGrid(GridPoint):
 def by_token(layer: nn.Module, scheme: Scheme) -> bool:
     """Whether the layer's input has a step per token."""
     return isinstance(layer, nn.Linear) and scheme.linear_input == "token"
+
+
+def on_rows(layer: nn.Module, scheme: Scheme) -> bool:
+    """Whether the layer is a convolution that is computed on rows of pixels, without a grid on its result."""
+    return scheme.pointwise_rows and is_pointwise(layer)
 
 
 def _reads_even_pairs(layer: nn.Conv2d | nn.Linear) -> bool:

@@ -77,15 +77,13 @@ def test_equal_to_torch(tmp_path: Path, backbone: Path, capsys: pytest.CaptureFi
     assert mean_of(line) == pytest.approx(sum(wanted).item() / 2, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("shape", "cause"), [((4, 1, 64, 64), "does not read images"), ((4, 3, 64, 8), "does not read images")]
-)
+@pytest.mark.parametrize("shape", [(4, 1, 64, 64), (4, 3, 64, 8)])
 def test_pictures_that_the_backbone_does_not_read_are_refused(
-    shape: tuple[int, ...], cause: str, tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]
+    shape: tuple[int, ...], tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(tmp_path, torch.zeros(shape), torch.zeros(shape))
     assert main([str(run), "--backbone", str(backbone)]) == 2
-    assert cause in capsys.readouterr().err
+    assert "does not read images" in capsys.readouterr().err
 
 
 def test_what_is_no_backbone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
