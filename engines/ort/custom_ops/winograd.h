@@ -21,6 +21,8 @@ inline constexpr std::size_t kPixels = 16;  // Of a tile.
 inline constexpr std::size_t kBlock = 16;   // Output channels that are computed together.
 inline constexpr std::size_t kTaps = 9;     // Of a 3 x 3 kernel.
 inline constexpr std::size_t kAlign = 32;   // Input channels per vector, of the longest vectors.
+inline constexpr std::size_t kTiles = 32;   // That a thread computes at once, for some output channels
+inline constexpr std::size_t kPairs = 64;   // and at most so many pairs of input channels.
 inline constexpr std::int64_t kExact = std::int64_t{1} << 26;  // So many results can be told apart.
 
 // A block of output channels: code = clamp(round((sum + bias) * scale) + zero_point).
@@ -30,20 +32,22 @@ struct Requantisation {
   std::int32_t zero_point;
 };
 
+// What is between two of the points in transforms of weights and of sums; not a power of two, for the caches.
+inline constexpr std::size_t kWeightStride = kPairs * kBlock * 2 + 32, kSumStride = kTiles * kBlock + 16;
+
 struct WinogradKernels {
   // Patch of codes to its transform: v[point * stride + c], for c up to the next multiple of kAlign.
   void (*transform_input)(const std::uint8_t* const* patch, std::size_t channels, std::int16_t* v, std::size_t stride);
 
-  // Weights [pairs of input channels][kTaps][kBlock][2] to their transform: u[point * stride + (pair, kBlock, 2)].
-  void (*transform_weights)(const std::int8_t* weights, std::size_t pairs, std::int16_t* u, std::size_t stride);
+  // Weights [pairs of input channels][kTaps][kBlock][2] to their transform: u[point * kWeightStride + (pair, kBlock, 2)].
+  void (*transform_weights)(const std::int8_t* weights, std::size_t pairs, std::int16_t* u);
 
   // m[tile][kBlock] (+)= sum over pairs of v[tile * stride + (pair, 2)] * u[pair][kBlock][2].
   void (*multiply)(const std::int16_t* v, std::size_t stride, const std::int16_t* u, std::size_t pairs,
                    std::size_t tiles, std::int32_t* m, bool accumulate);
 
-  // A tile of m[point * stride + kBlock] to its sums [kPixels][kBlock] (+)= y + centre, for |y + centre| < kExact / 2.
-  void (*transform_output)(const std::int32_t* m, std::size_t stride, const std::int32_t* centre, std::int32_t* sums,
-                           bool accumulate);
+  // A tile of m[point * kSumStride + kBlock] to its sums [kPixels][kBlock] (+)= y + centre, |y + centre| < kExact / 2.
+  void (*transform_output)(const std::int32_t* m, const std::int32_t* centre, std::int32_t* sums, bool accumulate);
 
   // A tile of sums to its codes.
   void (*requantise)(const std::int32_t* sums, const Requantisation& to, std::uint8_t* codes);

@@ -18,7 +18,7 @@ namespace channels_last {
 // The transformed inputs of some tiles, in slices of channels that are read one after the other.
 class InputTransforms {
  public:
-  static constexpr size_t kChannels = 128;  // Of a slice.
+  static constexpr size_t kChannels = 2 * kPairs;  // Of a slice.
 
   InputTransforms(size_t tiles, size_t channels)
       : slices((channels + kChannels - 1) / kChannels),
@@ -45,9 +45,6 @@ class InputTransforms {
 
 // What one thread works with, while it computes some tiles of a block of output channels: for the caches' first levels.
 struct WinogradScratch {
-  static constexpr size_t kTiles = 32, kPairs = InputTransforms::kChannels / 2;
-  static constexpr size_t kWeightStride = kPairs * kBlock * 2 + 32, kSumStride = kTiles * kBlock + 16;
-
   alignas(64) std::int16_t weights[kPoints * kWeightStride];
   alignas(64) std::int32_t products[kPoints * kSumStride];
   alignas(64) std::int32_t sums[kTiles][kPixels * kBlock];
@@ -100,7 +97,7 @@ struct WinogradConv {
     const Tiling tiling = tiles_of(call, x.shape);
     const auto shape = sizes({tiling.images, tiling.output_height, tiling.output_width, tiling.outputs});
     uint8_t* y = call.output<uint8_t>(shape);
-    const size_t most = std::max(WinogradScratch::kTiles, kMostTransformed / (kPoints * 2 * tiling.channels));
+    const size_t most = std::max(kTiles, kMostTransformed / (kPoints * 2 * tiling.channels));
     for (size_t first = 0; first < tiling.tiles(); first += most) {
       compute_tiles(call, tiling, x.data, first, std::min(most, tiling.tiles() - first), y);
     }
@@ -159,11 +156,11 @@ struct WinogradConv {
       const size_t begin = task * kTilesPerTask, end = std::min(count, begin + kTilesPerTask);
       for (size_t tile = begin; tile < end; ++tile) transform_patch(tiling, x, first + tile, tile, transforms);
     });
-    const size_t parts = (count + WinogradScratch::kTiles - 1) / WinogradScratch::kTiles, blocks = weights_->blocks;
+    const size_t parts = (count + kTiles - 1) / kTiles, blocks = weights_->blocks;
     std::atomic<bool> out_of_memory{false};
     call.parallel(blocks * parts, [&](size_t task) {
-      const size_t block = task % blocks, begin = task / blocks * WinogradScratch::kTiles;
-      const size_t end = std::min(count, begin + WinogradScratch::kTiles);
+      const size_t block = task % blocks, begin = task / blocks * kTiles;
+      const size_t end = std::min(count, begin + kTiles);
       WinogradScratch* scratch = WinogradScratch::own();
       if (scratch == nullptr) return out_of_memory.store(true);
       add_up(transforms, block, begin, end - begin, *scratch);
@@ -198,19 +195,19 @@ struct WinogradConv {
     const auto& kernels = winograd_kernels();
     for (const Range& range : weights_->ranges) {
       for (size_t pair = range.first, pairs = 0; pair < range.last; pair += pairs) {
-        const size_t slice = pair / WinogradScratch::kPairs, in_slice = pair % WinogradScratch::kPairs;
-        pairs = std::min(WinogradScratch::kPairs - in_slice, range.last - pair);
-        kernels.transform_weights(weights_->at(block, pair), pairs, scratch.weights, WinogradScratch::kWeightStride);
+        const size_t slice = pair / kPairs, in_slice = pair % kPairs;
+        pairs = std::min(kPairs - in_slice, range.last - pair);
+        kernels.transform_weights(weights_->at(block, pair), pairs, scratch.weights);
         for (size_t point = 0; point < kPoints; ++point) {
           const std::int16_t* v = transforms.at(slice, tile) + point * transforms.stride + 2 * in_slice;
-          kernels.multiply(v, transforms.row, scratch.weights + point * WinogradScratch::kWeightStride, pairs, count,
-                           scratch.products + point * WinogradScratch::kSumStride, pair != range.first);
+          kernels.multiply(v, transforms.row, scratch.weights + point * kWeightStride, pairs, count,
+                           scratch.products + point * kSumStride, pair != range.first);
         }
       }
       const bool accumulate = &range != &weights_->ranges.front();
       for (size_t i = 0; i < count; ++i) {
-        kernels.transform_output(scratch.products + i * kBlock, WinogradScratch::kSumStride,
-                                 range.centre.data() + block * kBlock, scratch.sums[i], accumulate);
+        kernels.transform_output(scratch.products + i * kBlock, range.centre.data() + block * kBlock,
+                                 scratch.sums[i], accumulate);
       }
     }
   }

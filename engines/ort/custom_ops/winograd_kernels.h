@@ -1,14 +1,11 @@
 // The kernels of `winograd.h` for vectors of kBytes bytes, kRows tiles at once. Included once per instruction set, in a
-// namespace of its own that defines Register, kBytes, kRows and `add_products`, between TARGET_BEGIN and TARGET_END.
+// namespace of its own that defines Register, kBytes, kRows and the functions that winograd.cpp names, between TARGET_BEGIN
+// and TARGET_END.
 
 using Shorts = std::uint16_t __attribute__((vector_size(kBytes)));  // Unsigned: they may wrap.
-using SignedShorts = std::int16_t __attribute__((vector_size(kBytes)));
 using SignedInts = std::int32_t __attribute__((vector_size(kBytes)));
 using Ints = std::uint32_t __attribute__((vector_size(kBytes)));
 using Floats = float __attribute__((vector_size(kBytes)));
-using Codes = std::uint8_t __attribute__((vector_size(kBytes / 2)));
-using SignedCodes = std::int8_t __attribute__((vector_size(kBytes / 2)));
-using NarrowCodes = std::uint8_t __attribute__((vector_size(kBytes / 4)));
 
 constexpr size_t kShorts = kBytes / 2, kInts = kBytes / 4, kVectors = kBlock / kInts;
 
@@ -71,22 +68,27 @@ struct OutputTransform {
 template <class Transform, class Vector, class From, class To>
 INLINED inline void transform(const From& from, const To& to) {
   Vector half[Transform::kTo][Transform::kFrom];
+#pragma GCC unroll 6
   for (size_t column = 0; column < Transform::kFrom; ++column) {
     Vector given[Transform::kFrom], made[Transform::kTo];
+#pragma GCC unroll 6
     for (size_t row = 0; row < Transform::kFrom; ++row) given[row] = from(row, column);
     Transform::apply(given, made);
+#pragma GCC unroll 6
     for (size_t row = 0; row < Transform::kTo; ++row) half[row][column] = made[row];
   }
+#pragma GCC unroll 6
   for (size_t row = 0; row < Transform::kTo; ++row) {
     Vector made[Transform::kTo];
     Transform::apply(half[row], made);
+#pragma GCC unroll 6
     for (size_t column = 0; column < Transform::kTo; ++column) to(row, column, made[column]);
   }
 }
 
 INLINED inline void transform_pixels(const uint8_t* const* patch, size_t channel, int16_t* v, size_t stride) {
   const auto code = [=](size_t row, size_t column) INLINED {
-    return __builtin_convertvector(load<Codes>(patch[row * kPatch + column] + channel), Shorts);
+    return reinterpret_cast<Shorts>(widened(patch[row * kPatch + column] + channel));
   };
   const auto put = [=](size_t row, size_t column, const Shorts& value) INLINED {
     store(v + (row * kPatch + column) * stride, value);
@@ -107,28 +109,27 @@ void transform_input(const uint8_t* const* patch, size_t channels, int16_t* v, s
   transform_pixels(rests, 0, v + channel, stride);
 }
 
-void transform_weights(const int8_t* weights, size_t pairs, int16_t* u, size_t stride) {
+void transform_weights(const int8_t* weights, size_t pairs, int16_t* u) {
   constexpr size_t kPair = 2 * kBlock, kAhead = 32;  // Pairs: what is read next comes from far away.
   for (size_t pair = 0; pair < pairs; ++pair, weights += kTaps * kPair, u += kPair) {
     for (size_t line = 0; line < kTaps * kPair; line += 64) __builtin_prefetch(weights + kAhead * kTaps * kPair + line);
     for (size_t first = 0; first < kPair; first += kShorts) {
       const auto weight = [=](size_t row, size_t column) INLINED {
-        const auto codes = load<SignedCodes>(weights + (row * 3 + column) * kPair + first);
-        return reinterpret_cast<Shorts>(__builtin_convertvector(codes, SignedShorts));
+        return reinterpret_cast<Shorts>(widened(weights + (row * 3 + column) * kPair + first));
       };
       const auto put = [=](size_t row, size_t column, const Shorts& value) INLINED {
-        store(u + (row * kPatch + column) * stride + first, value);
+        store(u + (row * kPatch + column) * kWeightStride + first, value);
       };
       transform<WeightTransform, Shorts>(weight, put);
     }
   }
 }
 
-template <size_t kTiles>
+template <size_t kCount>
 void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, int32_t* m, bool accumulate) {
-  Register sums[kTiles][kVectors];
+  Register sums[kCount][kVectors];
 #pragma GCC unroll 16
-  for (size_t tile = 0; tile < kTiles; ++tile) {
+  for (size_t tile = 0; tile < kCount; ++tile) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kVectors; ++i) {
       sums[tile][i] = accumulate ? load<Register>(m + tile * kBlock + i * kInts) : Register{};
@@ -139,7 +140,7 @@ void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pa
 #pragma GCC unroll 4
     for (size_t i = 0; i < kVectors; ++i) weights[i] = load<Register>(u + pair * 2 * kBlock + i * kShorts);
 #pragma GCC unroll 16
-    for (size_t tile = 0; tile < kTiles; ++tile) {
+    for (size_t tile = 0; tile < kCount; ++tile) {
       std::uint32_t codes;
       __builtin_memcpy(&codes, v + tile * stride + 2 * pair, sizeof codes);
       const auto all = reinterpret_cast<Register>(codes - Ints{});
@@ -148,19 +149,19 @@ void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pa
     }
   }
 #pragma GCC unroll 16
-  for (size_t tile = 0; tile < kTiles; ++tile) {
+  for (size_t tile = 0; tile < kCount; ++tile) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kVectors; ++i) store(m + tile * kBlock + i * kInts, sums[tile][i]);
   }
 }
 
-// `multiply_tiles` for `tiles` of 1 to kTiles.
-template <size_t kTiles, class... Arguments>
+// `multiply_tiles` for `tiles` of 1 to kCount.
+template <size_t kCount, class... Arguments>
 void multiply_up_to(size_t tiles, Arguments... arguments) {
-  if constexpr (kTiles > 1) {
-    if (tiles < kTiles) return multiply_up_to<kTiles - 1>(tiles, arguments...);
+  if constexpr (kCount > 1) {
+    if (tiles < kCount) return multiply_up_to<kCount - 1>(tiles, arguments...);
   }
-  multiply_tiles<kTiles>(arguments...);
+  multiply_tiles<kCount>(arguments...);
 }
 
 void multiply(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, size_t tiles, int32_t* m,
@@ -172,12 +173,12 @@ void multiply(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, s
   }
 }
 
-void transform_output(const int32_t* m, size_t stride, const int32_t* centre, int32_t* sums, bool accumulate) {
+void transform_output(const int32_t* m, const int32_t* centre, int32_t* sums, bool accumulate) {
   constexpr std::uint32_t kInverseOf9 = 0x38E38E39;
   for (size_t first = 0; first < kBlock; first += kInts) {
     const Ints shift = load<Ints>(centre + first) << 6;
     const auto product = [=](size_t row, size_t column) INLINED {
-      return load<Ints>(m + (row * kPatch + column) * stride + first);
+      return load<Ints>(m + (row * kPatch + column) * kSumStride + first);
     };
     const auto put = [=](size_t row, size_t column, const Ints& value) INLINED {
       int32_t* sum = sums + (row * kTile + column) * kBlock + first;
@@ -189,20 +190,27 @@ void transform_output(const int32_t* m, size_t stride, const int32_t* centre, in
 }
 
 void requantise(const int32_t* sums, const Requantisation& to, uint8_t* codes) {
-  constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: added, it leaves the rounded number in the lowest bits.
+  constexpr std::uint32_t kToInteger = 0x4B400000;  // As a float 1.5 * 2^23: added, it leaves an integer in the lowest bits.
   const Floats least = Floats{} - static_cast<float>(to.zero_point), most = least + 255.0f;
-  const Ints zero_point = static_cast<std::uint32_t>(to.zero_point) + Ints{};
-  for (size_t first = 0; first < kBlock; first += kInts) {
-    const Ints bias = load<Ints>(to.bias + first);
-    const Floats scale = load<Floats>(to.scale + first);
-    for (size_t pixel = 0; pixel < kPixels; ++pixel) {
-      const Ints sum = load<Ints>(sums + pixel * kBlock + first) + bias;
-      Floats number = __builtin_convertvector(reinterpret_cast<SignedInts>(sum), Floats) * scale;
+  const Ints zero_point = static_cast<std::uint32_t>(to.zero_point) - (kToInteger + Ints{});
+  Ints bias[kVectors];
+  Floats scale[kVectors];
+#pragma GCC unroll 4
+  for (size_t i = 0; i < kVectors; ++i) {
+    bias[i] = load<Ints>(to.bias + i * kInts), scale[i] = load<Floats>(to.scale + i * kInts);
+  }
+  for (size_t pixel = 0; pixel < kPixels; ++pixel) {
+    Register made[kVectors];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kVectors; ++i) {
+      const Ints sum = load<Ints>(sums + pixel * kBlock + i * kInts) + bias[i];
+      Floats number = __builtin_convertvector(reinterpret_cast<SignedInts>(sum), Floats) * scale[i];
       number = number > least ? number : least;
       number = number < most ? number : most;
-      const Ints code = reinterpret_cast<Ints>(number + kToInteger) + zero_point;
-      store(codes + pixel * kBlock + first, __builtin_convertvector(code & 255u, NarrowCodes));
+      const Floats shifted = number + reinterpret_cast<Floats>(kToInteger + Ints{});
+      made[i] = reinterpret_cast<Register>(reinterpret_cast<Ints>(shifted) + zero_point);
     }
+    narrow(made, codes + pixel * kBlock);
   }
 }
 
