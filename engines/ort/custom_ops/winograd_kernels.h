@@ -135,6 +135,7 @@ void multiply_tiles(const int16_t* v, size_t stride, const int16_t* u, size_t pa
       sums[tile][i] = accumulate ? load<Register>(m + tile * kBlock + i * kInts) : Register{};
     }
   }
+#pragma GCC unroll 2
   for (size_t pair = 0; pair < pairs; ++pair) {
     Register weights[kVectors];
 #pragma GCC unroll 4
