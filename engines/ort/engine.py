@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from ptq_export import __version__
 from ptq_export.artifacts import data_beside
 from ptq_export.engines.base import EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
@@ -96,7 +97,7 @@ class OrtEngine(SessionEngine):
 
     def _identity(self, onnx_sha256: str) -> Identity:
         operators = library_version() if self.options.operators else "none"
-        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators}
+        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators, "ptq-export": __version__}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
     def _optimise(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -59,7 +60,8 @@ def measure_latency(job: Job) -> dict[str, Any]:
     conditions = _conditions(job, targets, protocol, environment)
     parts: dict[int, Json] = {}
     for batch in batches:
-        if judged in parts and (seconds := _unasked_seconds(job, protocol, batch, parts[judged])) > UNASKED_SECONDS:
+        seconds = _unasked_seconds(job, protocol, batch, _round_s(parts[judged])) if judged in parts else 0.0
+        if seconds > UNASKED_SECONDS:
             job.progress.message(f"batch {batch} is not timed: it would take {duration(seconds)}; --batch {batch} does")
         else:
             parts[batch] = _kept(job, batch, conditions, partial(measure, batch, batch == judged))
@@ -86,13 +88,17 @@ def _protocol(job: Job) -> Protocol:
     return Protocol(min_rounds=rounds, min_seconds=seconds, max_seconds=max(MAX_SECONDS, seconds))
 
 
-def _unasked_seconds(job: Job, protocol: Protocol, batch: int, judged: Json) -> float:
-    """What the fewest rounds of a batch take, by those of the judged one; 0 of a batch that was asked for."""
+def _unasked_seconds(job: Job, protocol: Protocol, batch: int, round_s: float) -> float:
+    """What the fewest rounds of a batch take, if one of a sample takes `round_s`; 0 of a batch that was asked for."""
     if job.options.fixed_batch is not None or job.options.batch_range is not None:
         return 0.0
-    step = judged["step"]
-    round_ms = sum(latency["median_ms"] for latency in step["candidates"].values())
-    return float(protocol.fewest * round_ms / 1e3 * batch / step["batch"])
+    return protocol.fewest * round_s * batch
+
+
+def _round_s(part: Json) -> float:
+    """Seconds of a round, a step of every engine, per sample of the batch that was timed."""
+    step = part["step"]
+    return float(sum(latency["median_ms"] for latency in step["candidates"].values()) / 1e3 / step["batch"])
 
 
 def _part(batch: int) -> str:
@@ -153,9 +159,14 @@ class _OnCpu:
         return {target.name: build(job, target) for target in targets}, memory
 
     def _keep_builds(self, target: Target) -> None:
-        engine = build(self._job, target)
+        job, judged = self._job, self._judged
+        engine = build(job, target)
+        start = perf_counter()
+        engine.run(one_call(job, judged))
+        round_s = (perf_counter() - start) / judged * len(self._targets)
         for batch in self._batches:
-            engine.run(one_call(self._job, batch))
+            if batch != judged and _unasked_seconds(job, self._protocol, batch, round_s) <= UNASKED_SECONDS:
+                engine.run(one_call(job, batch))
 
 
 class _OnGpu:

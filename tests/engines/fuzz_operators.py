@@ -66,9 +66,9 @@ def fuzz(seconds: float, seed: int, count: int = 2000) -> Counter[str]:
         Finding: something was found.
     """
     total: Counter[str] = Counter()
-    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         library = _compile(Path(folder))
+        end = time.monotonic() + seconds
         while not total or time.monotonic() < end:
             total += _round(library, seed, count)
             seed += 1

@@ -118,7 +118,10 @@ INLINED inline Register add_products(Register sums, Register a, Register b) {
 INLINED inline Register widened(const uint8_t* codes) { return _mm512_cvtepu8_epi16(load_half(codes)); }
 INLINED inline Register widened(const int8_t* codes) { return _mm512_cvtepi8_epi16(load_half(codes)); }
 INLINED inline void narrow(const Register* numbers, uint8_t* codes) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(numbers[0]));
+  using Numbers = std::uint32_t __attribute__((vector_size(64)));
+  using Codes = uint8_t __attribute__((vector_size(16)));
+  const auto narrowed = __builtin_convertvector(reinterpret_cast<Numbers>(numbers[0]), Codes);
+  __builtin_memcpy(codes, &narrowed, sizeof narrowed);
 }
 #include "winograd_kernels.h"
 

@@ -21,7 +21,7 @@ inline constexpr std::size_t kPixels = 16;  // Of a tile.
 inline constexpr std::size_t kBlock = 16;   // Output channels that are computed together.
 inline constexpr std::size_t kTaps = 9;     // Of a 3 x 3 kernel.
 inline constexpr std::size_t kAlign = 32;   // Input channels per vector, of the longest vectors.
-inline constexpr std::size_t kTiles = 32;   // That a thread computes at once, for some output channels
+inline constexpr std::size_t kTiles = 64;   // That a thread computes at once, for a block of output channels
 inline constexpr std::size_t kPairs = 64;   // and at most so many pairs of input channels.
 inline constexpr std::int64_t kExact = std::int64_t{1} << 26;  // So many results can be told apart.
 
@@ -39,7 +39,7 @@ struct WinogradKernels {
   // Patch of codes to its transform: v[point * stride + c], for c up to the next multiple of kAlign.
   void (*transform_input)(const std::uint8_t* const* patch, std::size_t channels, std::int16_t* v, std::size_t stride);
 
-  // Weights [pairs of input channels][kTaps][kBlock][2] to their transform: u[point * kWeightStride + (pair, kBlock, 2)].
+  // Weights [pairs of inputs][kTaps][kBlock][2] to their transform: u[point * kWeightStride + (pair, kBlock, 2)].
   void (*transform_weights)(const std::int8_t* weights, std::size_t pairs, std::int16_t* u);
 
   // m[tile][kBlock] (+)= sum over pairs of v[tile * stride + (pair, 2)] * u[pair][kBlock][2].

@@ -206,8 +206,8 @@ struct WinogradConv {
       }
       const bool accumulate = &range != &weights_->ranges.front();
       for (size_t i = 0; i < count; ++i) {
-        kernels.transform_output(scratch.products + i * kBlock, range.centre.data() + block * kBlock,
-                                 scratch.sums[i], accumulate);
+        kernels.transform_output(scratch.products + i * kBlock, range.centre.data() + block * kBlock, scratch.sums[i],
+                                 accumulate);
       }
     }
   }
@@ -224,7 +224,8 @@ struct WinogradConv {
       size_t pixel = (place.image * tiling.output_height + place.row + row) * tiling.output_width + place.column;
       const uint8_t* code = codes + row * kTile * kBlock;
       for (size_t column = 0; column < columns; ++column, ++pixel, code += kBlock) {
-        std::memcpy(y + pixel * tiling.outputs + channel, code, channels);
+        uint8_t* const to = y + pixel * tiling.outputs + channel;
+        channels == kBlock ? std::memcpy(to, code, kBlock) : std::memcpy(to, code, channels);
       }
     }
   }

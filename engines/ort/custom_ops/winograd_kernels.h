@@ -1,6 +1,6 @@
 // The kernels of `winograd.h` for vectors of kBytes bytes, kRows tiles at once. Included once per instruction set, in a
-// namespace of its own that defines Register, kBytes, kRows and the functions that winograd.cpp names, between TARGET_BEGIN
-// and TARGET_END.
+// namespace of its own that defines Register, kBytes, kRows and the functions that winograd.cpp names, between
+// TARGET_BEGIN and TARGET_END.
 
 using Shorts = std::uint16_t __attribute__((vector_size(kBytes)));  // Unsigned: they may wrap.
 using SignedInts = std::int32_t __attribute__((vector_size(kBytes)));
@@ -27,12 +27,12 @@ struct InputTransform {
   INLINED inline static void apply(const Shorts* d, Shorts* v) {
     const Shorts even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2);
     const Shorts inner_even = d[4] - d[2], inner_odd = (d[3] - d[1]) << 1;
-    v[0] = (d[0] << 2) - (d[2] << 2) - d[2] + d[4];
+    v[0] = ((d[0] - d[2]) << 2) + inner_even;
     v[1] = even + odd;
     v[2] = even - odd;
     v[3] = inner_even + inner_odd;
     v[4] = inner_even - inner_odd;
-    v[5] = (d[1] << 2) - (d[3] << 2) - d[3] + d[5];
+    v[5] = d[5] - d[3] - (inner_odd << 1);
   }
 };
 
@@ -191,7 +191,7 @@ void transform_output(const int32_t* m, const int32_t* centre, int32_t* sums, bo
 }
 
 void requantise(const int32_t* sums, const Requantisation& to, uint8_t* codes) {
-  constexpr std::uint32_t kToInteger = 0x4B400000;  // As a float 1.5 * 2^23: added, it leaves an integer in the lowest bits.
+  constexpr std::uint32_t kToInteger = 0x4B400000;  // As a float 1.5 * 2^23: added, it leaves an integer in low bits.
   const Floats least = Floats{} - static_cast<float>(to.zero_point), most = least + 255.0f;
   const Ints zero_point = static_cast<std::uint32_t>(to.zero_point) - (kToInteger + Ints{});
   Ints bias[kVectors];
