@@ -243,7 +243,7 @@ def _time(subject: Subject, workshop: Workshop, plan: _Plan, results: Results, p
             progress.stage(f"{own.target} in a sampling loop", len(plan.batches))
             with Worker(workshop.log(f"loop {own.target}")) as worker:
                 for batch in plan.batches:
-                    brief = Protocol(warmup=1, min_rounds=3, min_seconds=2.0)
+                    brief = Protocol(warmup=1, min_rounds=3, min_seconds=6.0)
                     cache = workshop.cache / slug(f"loop {own.target}")
                     loop = worker.ask(loop_overhead, subject, own, cache, batch, threads, brief)
                     results.loops.append(Overhead(own.target, threads, loop))
