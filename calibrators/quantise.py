@@ -117,11 +117,12 @@ def _quantise_unit(
     for name, part in (soft | grids).items():
         model.set_submodule(name, part)
     module = model.get_submodule(unit.name)
-    if method.recipe is None:
-        inside = {name.removeprefix(unit.name).removeprefix("."): layer for name, layer in soft.items()}
-        correct_bias(reference.get_submodule(unit.name), module, inside, wanted, found)
-    else:
+    if method.recipe is not None:
         reconstruct(module, list(soft.values()), found, method.recipe, method.seed)
+        for layer in soft.values():
+            layer.settle()
+    inside = {name.removeprefix(unit.name).removeprefix("."): layer for name, layer in soft.items()}
+    correct_bias(reference.get_submodule(unit.name), module, inside, wanted, found)
     for name, part in (soft | grids).items():
         model.set_submodule(name, part.harden())
 

@@ -24,7 +24,7 @@ GAMMA, ZETA = -0.1, 1.1
 class SoftLayer(nn.Module):
     """A float layer with fake-quantised input, softly rounded weights and its output grid; `harden` gives the codes.
 
-    With `learn` False every weight is rounded to nearest.
+    While `learn` is False every weight is rounded to its side: to nearest, until a learned rounding is settled.
     """
 
     def __init__(
@@ -47,14 +47,18 @@ class SoftLayer(nn.Module):
         self.log_input_scale = nn.Parameter(weight.new_zeros(()))
         self.base_scale = grid.scale
         fraction = self.ratio - self.ratio.floor()
-        self.nearest = (fraction >= 0.5).float()
+        self.side = (fraction >= 0.5).float()
         self.alpha = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))
 
     def rounding(self) -> Tensor:
         """h(alpha) in [0, 1], shaped like the weight."""
         if not self.learn:
-            return self.nearest
+            return self.side
         return (torch.sigmoid(self.alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def settle(self) -> None:
+        """Round hard from now on, each weight to the side that it leans to."""
+        self.side, self.learn = (self.rounding() >= 0.5).float().detach(), False
 
     def input_scale(self) -> Tensor:
         """The learned step(s) of the input: the calibrated ones times one learned factor, as the float type holds them.

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,6 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from ptq_export import __version__
 from ptq_export.artifacts import data_beside
 from ptq_export.engines.base import EngineOptions, Feeds
 from ptq_export.engines.build_cache import Identity, build_or_reuse, current, verified_sha256
@@ -97,7 +97,7 @@ class OrtEngine(SessionEngine):
 
     def _identity(self, onnx_sha256: str) -> Identity:
         operators = library_version() if self.options.operators else "none"
-        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators, "ptq-export": __version__}
+        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators, "ptq-export": version("ptq-export")}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
     def _optimise(self, path: Path) -> None:

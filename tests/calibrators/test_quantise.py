@@ -155,6 +155,17 @@ def test_a_quantised_unet_stays_close_to_float(method: Method) -> None:
 
 
 @both
+def test_rounding_leaves_no_mean_error(method: Method) -> None:
+    """Learning has too few steps here to find the biases: without a correction behind it a quarter of a standard
+    deviation was left. Measured: nearest 0.08, learned 0.03 of one."""
+    denoiser, model = plain_denoiser(), quantised_plain(method, memory_store({}))
+    pairs = random_pairs(denoiser, 6)
+    with torch.no_grad():
+        error = model(pairs.sample, pairs.timestep) - pairs.through(denoiser)
+    assert error.mean().abs() < 0.12 * error.std()
+
+
+@both
 def test_every_int8_site_of_the_unet_is_an_integer_layer_that_keeps_the_pair_rule(method: Method) -> None:
     denoiser, model, _ = quantised_unet(method)
     units = find_units(denoiser, find_sites(denoiser, ORT_CPU))

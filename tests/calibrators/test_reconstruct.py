@@ -92,6 +92,20 @@ def test_the_regulariser_drives_every_weight_to_a_side() -> None:
     assert min(between) > 0.7 and max(after) < 0.1
 
 
+def test_a_settled_layer_computes_what_its_integers_will() -> None:
+    block, data = block_data()
+    module, soft = soften(block, learn=True)
+    reconstruct(module, list(soft.values()), data, replace(RECIPE, iterations=10), seed=0)
+    leaning = data.call.again(module)
+    for layer in soft.values():
+        layer.settle()
+    settled = data.call.again(module)
+    for name, layer in soft.items():
+        module.set_submodule(name, layer.harden())
+    hard = data.call.again(module)
+    assert (settled - hard).square().mean() < 0.05 * (settled - leaning).square().mean()
+
+
 @pytest.mark.parametrize("shape", [(9, 4), (9, 3, 4), (9, 3, 3, 4)], ids=str)
 def test_linears_are_reconstructed_on_any_leading_shape(shape: tuple[int, ...]) -> None:
     layer, x = nn.Linear(4, 6).requires_grad_(False), noise(*shape)
