@@ -26,7 +26,7 @@ class Recipe:
     iterations: int
     batch: int = 16
     rounding_rate: float = 1e-2
-    scale_rate: float = 1e-3
+    scale_rate: float = 4e-5
     bias_rate: float = 1e-3
     regulariser: float = 1e-2
     warm_up: float = 0.2
