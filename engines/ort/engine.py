@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU: the graph is optimised once, kept beside the run, and loaded as it is from then on."""
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,7 +96,7 @@ class OrtEngine(SessionEngine):
 
     def _identity(self, onnx_sha256: str) -> Identity:
         operators = library_version() if self.options.operators else "none"
-        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators, "ptq-export": version("ptq-export")}
+        versions = {"onnxruntime": onnxruntime.__version__, "operators": operators}
         return current("ort", versions, onnx_sha256, {"optimisation": "all", "batch": self.options.batch})
 
     def _optimise(self, path: Path) -> None:
