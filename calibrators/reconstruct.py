@@ -2,8 +2,9 @@
 
 BRECQ (arXiv:2102.05426) with AdaRound's regulariser (arXiv:2004.10568, eq. 21-25): minimise
 mean_n sum_c (y - y_fp)^2 + lambda sum (1 - |2 h(alpha) - 1|^b), b annealed 20 -> 2 after a warm-up of 20 %.
-The bias is learned too. What hard rounding leaves of its mean error is corrected in closed form, as it is where weights
-are rounded to nearest: without that few steps of learning gave less than none.
+The bias is learned too; the mean error that is left when the weights are hard is corrected in closed form, as it is
+where they are rounded to nearest: a few steps of learning do not find it. Input steps move at the rate of PTQ4DM's
+released code.
 """
 
 from dataclasses import dataclass

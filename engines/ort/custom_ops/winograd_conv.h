@@ -225,7 +225,11 @@ struct WinogradConv {
       const uint8_t* code = codes + row * kTile * kBlock;
       for (size_t column = 0; column < columns; ++column, ++pixel, code += kBlock) {
         uint8_t* const to = y + pixel * tiling.outputs + channel;
-        channels == kBlock ? std::memcpy(to, code, kBlock) : std::memcpy(to, code, channels);
+        if (channels == kBlock) {
+          std::memcpy(to, code, kBlock);  // A size that the compiler knows.
+        } else {
+          std::memcpy(to, code, channels);
+        }
       }
     }
   }
