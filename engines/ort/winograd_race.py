@@ -33,6 +33,9 @@ class Times:
     direct_s: float
     winograd_s: float
 
+    def least(self, other: "Times") -> "Times":
+        return Times(min(self.direct_s, other.direct_s), min(self.winograd_s, other.winograd_s))
+
 
 def faster_here(threads: int) -> Choice:
     """Whether a convolution is faster by Winograd's method on so many threads; 0: one per core."""
@@ -52,12 +55,12 @@ def race(convolution: Convolution, threads: int, images: int = 1, seconds: float
     Winograd(lambda _: True)(graph)
     winograd = _racer(graph, convolution, threads, images)
     direct(), winograd()
-    direct_s, winograd_s, rounds = float("inf"), float("inf"), 0
+    times, rounds = Times(float("inf"), float("inf")), 0
     end = time.perf_counter() + seconds
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-        direct_s, winograd_s = min(direct_s, _seconds(direct)), min(winograd_s, _seconds(winograd))
+        times = times.least(Times(_seconds(direct), _seconds(winograd)))
         rounds += 1
-    return Times(direct_s, winograd_s)
+    return times
 
 
 def _seconds(racer: Callable[[], object]) -> float:

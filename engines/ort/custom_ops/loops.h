@@ -1,6 +1,7 @@
 // Loops over channels-last data, `rows` pixels of `channels` values each, written for the compiler to vectorise.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -36,11 +37,18 @@ INLINED inline float silu(float x) {
 }
 
 // Rounded before the zero point is added, as ONNX's QuantizeLinear does: ties are those of the scaled value. NaN is 0.
+//
+// 1.5 * 2^23 moves the code into the low bits of a float. It is clamped there, as an integer: floats from 0 on are in
+// the order of their bits, those below 0 are negative integers, and kNaNBelow makes one of NaN, whose bits are above
+// infinity's. Where floats are compared, GCC vectorises masks and narrows each of them to bytes: twice the time.
 INLINED inline std::uint8_t code_of(float scaled, float zero_point) {
-  float value = std::rint(scaled) + zero_point;
-  value = value > 0.0f ? value : 0.0f;
-  value = value < 255.0f ? value : 255.0f;
-  return static_cast<std::uint8_t>(static_cast<std::int32_t>(value));
+  constexpr float kToLowBits = 12582912.0f;
+  constexpr std::uint32_t kNaNBelow = 0x00700000, kZero = 0x4B400000 + kNaNBelow;
+  const float shifted = std::rint(scaled) + (zero_point + kToLowBits);
+  std::uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  const auto number = static_cast<std::int32_t>(bits + kNaNBelow);
+  return static_cast<std::uint8_t>(std::min(std::max(number, std::int32_t{kZero}), std::int32_t{kZero + 255}));
 }
 
 // The most rows of codes that `add_moments` takes at once: beyond, a sum of squares would leave 32 bits.

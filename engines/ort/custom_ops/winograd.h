@@ -42,9 +42,10 @@ struct WinogradKernels {
   // Weights [pairs of inputs][kTaps][kBlock][2] to their transform: u[point * kWeightStride + (pair, kBlock, 2)].
   void (*transform_weights)(const std::int8_t* weights, std::size_t pairs, std::int16_t* u);
 
-  // m[tile][kBlock] (+)= sum over pairs of v[tile * stride + (pair, 2)] * u[pair][kBlock][2].
-  void (*multiply)(const std::int16_t* v, std::size_t stride, const std::int16_t* u, std::size_t pairs,
-                   std::size_t tiles, std::int32_t* m, bool accumulate);
+  // Of every point m[tile][kBlock] (+)= sum over pairs of v[tile * row + (pair, 2)] * u[pair][kBlock][2], the points
+  // `stride` apart in v, kSumStride in m and kWeightStride in u.
+  void (*multiply)(const std::int16_t* v, std::size_t stride, std::size_t row, const std::int16_t* u,
+                   std::size_t pairs, std::size_t tiles, std::int32_t* m, bool accumulate);
 
   // A tile of m[point * kSumStride + kBlock] to its sums [kPixels][kBlock] (+)= y + centre, |y + centre| < kExact / 2.
   void (*transform_output)(const std::int32_t* m, const std::int32_t* centre, std::int32_t* sums, bool accumulate);

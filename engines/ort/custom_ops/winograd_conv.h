@@ -105,7 +105,7 @@ struct WinogradConv {
 
  private:
   static constexpr size_t kMostTransformed = size_t{4} << 20;  // Bytes: what a second or third cache holds.
-  static constexpr size_t kTilesPerTask = 2;
+  static constexpr size_t kCodesPerTask = 2048;  // Per point, to transform: less costs less than to wake a thread.
 
   static std::vector<int64_t> sizes(std::initializer_list<size_t> numbers) { return {numbers.begin(), numbers.end()}; }
 
@@ -152,8 +152,9 @@ struct WinogradConv {
   void compute_tiles(const Call& call, const Tiling& tiling, const uint8_t* x, size_t first, size_t count,
                      uint8_t* y) const {
     const InputTransforms transforms(count, tiling.channels);
-    call.parallel((count + kTilesPerTask - 1) / kTilesPerTask, [&](size_t task) {
-      const size_t begin = task * kTilesPerTask, end = std::min(count, begin + kTilesPerTask);
+    const size_t per_task = std::max<size_t>(1, kCodesPerTask / tiling.channels);
+    call.parallel((count + per_task - 1) / per_task, [&](size_t task) {
+      const size_t begin = task * per_task, end = std::min(count, begin + per_task);
       for (size_t tile = begin; tile < end; ++tile) transform_patch(tiling, x, first + tile, tile, transforms);
     });
     const size_t parts = (count + kTiles - 1) / kTiles, blocks = weights_->blocks;
@@ -198,11 +199,8 @@ struct WinogradConv {
         const size_t slice = pair / kPairs, in_slice = pair % kPairs;
         pairs = std::min(kPairs - in_slice, range.last - pair);
         kernels.transform_weights(weights_->at(block, pair), pairs, scratch.weights);
-        for (size_t point = 0; point < kPoints; ++point) {
-          const std::int16_t* v = transforms.at(slice, tile) + point * transforms.stride + 2 * in_slice;
-          kernels.multiply(v, transforms.row, scratch.weights + point * kWeightStride, pairs, count,
-                           scratch.products + point * kSumStride, pair != range.first);
-        }
+        kernels.multiply(transforms.at(slice, tile) + 2 * in_slice, transforms.stride, transforms.row, scratch.weights,
+                         pairs, count, scratch.products, pair != range.first);
       }
       const bool accumulate = &range != &weights_->ranges.front();
       for (size_t i = 0; i < count; ++i) {

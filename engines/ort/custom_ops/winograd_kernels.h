@@ -165,12 +165,13 @@ void multiply_up_to(size_t tiles, Arguments... arguments) {
   multiply_tiles<kCount>(arguments...);
 }
 
-void multiply(const int16_t* v, size_t stride, const int16_t* u, size_t pairs, size_t tiles, int32_t* m,
+void multiply(const int16_t* v, size_t stride, size_t row, const int16_t* u, size_t pairs, size_t tiles, int32_t* m,
               bool accumulate) {
-  for (size_t groups = (tiles + kRows - 1) / kRows; groups > 0; --groups) {
-    const size_t now = (tiles + groups - 1) / groups;
-    multiply_up_to<kRows>(now, v, stride, u, pairs, m, accumulate);
-    v += now * stride, m += now * kBlock, tiles -= now;
+  for (size_t point = 0; point < kPoints; ++point, v += stride, u += kWeightStride, m += kSumStride) {
+    for (size_t tile = 0; tile < tiles; tile += kRows) {
+      const size_t now = tiles - tile < kRows ? tiles - tile : kRows;
+      multiply_up_to<kRows>(now, v + tile * row, row, u, pairs, m + tile * kBlock, accumulate);
+    }
   }
 }
 
