@@ -122,7 +122,9 @@ def test_ties_go_to_the_even_number_before_the_zero_point_and_the_range_ends_at_
 
 
 def test_not_a_number_is_code_0_and_infinities_are_the_ends_as_in_onnx_runtime(run: Run) -> None:
-    x = np.resize(np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1], np.float32), (4, 6, 16))
+    powers = 2.0 ** np.arange(20, 34)
+    x = np.array([np.nan, -np.nan, np.inf, -np.inf, 3e38, -3e38, 1, *powers, *-powers], np.float32)
+    x = np.resize(x, (4, 7, 16))
     ones = np.ones(16, np.float32)
     found = run("QuantizeChannels", {"x": x, "gain": ones}, zero_point=7)
     assert (found == np.clip(np.nan_to_num(x, nan=-1e9) + 7, 0, 255)).all()
