@@ -105,13 +105,19 @@ class Call {
 
   size_t product(const std::vector<int64_t>& sizes) const { return channels_last::product(api_, sizes); }
 
-  // Run task(0) ... task(count - 1), none of which throws, on the session's threads.
+  // Run task(0) ... task(count - 1), none of which throws, on the session's threads, groups of them on the same one.
   template <class Task>
-  void parallel(size_t count, const Task& task) const {
-    if (count == 0) return;
-    if (count == 1) return task(0);
-    const auto run = [](void* function, size_t index) { (*static_cast<const Task*>(function))(index); };
-    check(ort::parallel_for(api_, context_, run, count, 0, const_cast<Task*>(&task)));
+  void parallel(size_t count, const Task& task, size_t group_size = 1) const {
+    const size_t groups = (count + group_size - 1) / group_size;
+    const auto run_group = [&](size_t group) {
+      const size_t end = std::min(count, (group + 1) * group_size);
+      for (size_t i = group * group_size; i < end; ++i) task(i);
+    };
+    if (groups == 0) return;
+    if (groups == 1) return run_group(0);
+    using RunGroup = decltype(run_group);
+    const auto run = [](void* function, size_t group) { (*static_cast<const RunGroup*>(function))(group); };
+    check(ort::parallel_for(api_, context_, run, groups, 0, const_cast<void*>(static_cast<const void*>(&run_group))));
   }
 
   [[noreturn]] void fail(const char* message) const { channels_last::fail(api_, message); }

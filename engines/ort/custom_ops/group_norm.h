@@ -24,13 +24,14 @@ template <class Sum, class Number>
 Moments moments_of(const Call& call, const Layout& layout, const Parts<Number>& parts) {
   const size_t channels = layout.channels;
   std::vector<Sum> partial(layout.tasks() * 2 * channels);
-  call.parallel(layout.tasks(), [&](size_t task) {
+  const auto add = [&](size_t task) {
     for (const Part<Number>& part : parts) {
       const Number* x = part.x + layout.first_row(task) * part.channels;
       Sum* sums = partial.data() + task * 2 * channels + part.first;
       vectorised([&]() INLINED { add_moments(x, layout.task_rows(task), part.channels, sums, sums + channels); });
     }
-  });
+  };
+  call.parallel(layout.tasks(), add, kLight);
   Moments total{std::vector<double>(layout.images * channels), std::vector<double>(layout.images * channels)};
   for (size_t task = 0; task < layout.tasks(); ++task) {
     const Sum* sums = partial.data() + task * 2 * channels;
@@ -57,8 +58,9 @@ class Vector {
     data_ = vector.data;
   }
 
-  // The number of image i / channels, channel i % channels.
-  double operator[](size_t i) const { return data_ == nullptr ? number_ : data_[per_image_ ? i : i % channels_]; }
+  double at(size_t image, size_t channel) const {
+    return data_ == nullptr ? number_ : data_[channel + (per_image_ ? image * channels_ : 0)];
+  }
 
  private:
   double number_ = 0.0;
@@ -67,7 +69,7 @@ class Vector {
   const float* data_ = nullptr;
 };
 
-// What is normalised: x * gain[i] + offset[i] + shift[i], i counting the channels of all images.
+// What is normalised, per image and channel: x * gain + offset + shift.
 struct Numbers {
   Vector gain, offset, shift;
 };
@@ -102,24 +104,29 @@ class GroupNorm {
   Normalisation normalisation(const Call& call, const Layout& layout, const Moments& moments, const Numbers& numbers,
                               const Vector& gamma, const Vector& beta) const {
     if (layout.channels % groups_ != 0) call.fail("the groups do not divide the channels");
-    const size_t width = layout.channels / groups_, vectors = layout.images * layout.channels;
+    const size_t channels = layout.channels, width = channels / groups_;
     const double rows = static_cast<double>(layout.rows), count = rows * static_cast<double>(width);
-    const auto gain = [&](size_t i) { return numbers.gain[i]; };
-    const auto offset = [&](size_t i) { return numbers.offset[i] + numbers.shift[i]; };
-    Normalisation result{std::vector<float>(vectors), std::vector<float>(vectors)};
-    for (size_t first = 0; first < vectors; first += width) {
-      double sum = 0.0, square = 0.0;
-      for (size_t i = first; i < first + width; ++i) {
-        const double g = gain(i), o = offset(i);
-        sum += g * moments.sums[i] + rows * o;
-        square += g * g * moments.squares[i] + 2.0 * g * o * moments.sums[i] + rows * o * o;
-      }
-      const double mean = sum / count, variance = std::max(0.0, square / count - mean * mean);
-      const double inverse = 1.0 / std::sqrt(variance + epsilon_);
-      for (size_t i = first; i < first + width; ++i) {
-        const double scale = inverse * gamma[i];
-        result.slope[i] = static_cast<float>(scale * gain(i));
-        result.intercept[i] = static_cast<float>((offset(i) - mean) * scale + beta[i]);
+    Normalisation result{std::vector<float>(layout.images * channels), std::vector<float>(layout.images * channels)};
+    for (size_t image = 0; image < layout.images; ++image) {
+      const auto gain = [&](size_t c) { return numbers.gain.at(image, c); };
+      const auto offset = [&](size_t c) { return numbers.offset.at(image, c) + numbers.shift.at(image, c); };
+      const double* sums = moments.sums.data() + image * channels;
+      const double* squares = moments.squares.data() + image * channels;
+      for (size_t first = 0; first < channels; first += width) {
+        double sum = 0.0, square = 0.0;
+        for (size_t c = first; c < first + width; ++c) {
+          const double g = gain(c), o = offset(c);
+          sum += g * sums[c] + rows * o;
+          square += g * g * squares[c] + 2.0 * g * o * sums[c] + rows * o * o;
+        }
+        const double mean = sum / count, variance = std::max(0.0, square / count - mean * mean);
+        const double inverse = 1.0 / std::sqrt(variance + epsilon_);
+        for (size_t c = first; c < first + width; ++c) {
+          const double scale = inverse * gamma.at(image, c);
+          result.slope[image * channels + c] = static_cast<float>(scale * gain(c));
+          result.intercept[image * channels + c] =
+              static_cast<float>((offset(c) - mean) * scale + beta.at(image, c));
+        }
       }
     }
     return result;
@@ -128,14 +135,15 @@ class GroupNorm {
   template <bool kSilu, class Number>
   void quantise(const Call& call, const Layout& layout, const Parts<Number>& x, const Normalisation& normalised,
                 const float* gain, uint8_t* y) const {
-    map_images(call, layout, x, y, [&](size_t image) {
+    const auto of_image = [&](size_t image) {
       const float* slope = normalised.slope.data() + image * layout.channels;
       const float* intercept = normalised.intercept.data() + image * layout.channels;
       return [=, zero_point = zero_point_](Number x, size_t c) INLINED {
         const float value = static_cast<float>(x) * slope[c] + intercept[c];
         return code_of((kSilu ? silu(value) : value) * gain[c], zero_point);
       };
-    });
+    };
+    map_images(call, layout, x, y, of_image, kSilu ? 1 : kLight);
   }
 
   size_t groups_;

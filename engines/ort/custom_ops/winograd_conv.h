@@ -105,7 +105,7 @@ struct WinogradConv {
 
  private:
   static constexpr size_t kMostTransformed = size_t{4} << 20;  // Bytes: what a second or third cache holds.
-  static constexpr size_t kCodesPerTask = 2048;  // Per point, to transform: less costs less than to wake a thread.
+  static constexpr size_t kCodesPerThread = 2048;  // Of each point, to transform: for fewer none is woken.
 
   static std::vector<int64_t> sizes(std::initializer_list<size_t> numbers) { return {numbers.begin(), numbers.end()}; }
 
@@ -152,11 +152,8 @@ struct WinogradConv {
   void compute_tiles(const Call& call, const Tiling& tiling, const uint8_t* x, size_t first, size_t count,
                      uint8_t* y) const {
     const InputTransforms transforms(count, tiling.channels);
-    const size_t per_task = std::max<size_t>(1, kCodesPerTask / tiling.channels);
-    call.parallel((count + per_task - 1) / per_task, [&](size_t task) {
-      const size_t begin = task * per_task, end = std::min(count, begin + per_task);
-      for (size_t tile = begin; tile < end; ++tile) transform_patch(tiling, x, first + tile, tile, transforms);
-    });
+    const auto transform = [&](size_t tile) { transform_patch(tiling, x, first + tile, tile, transforms); };
+    call.parallel(count, transform, std::max<size_t>(1, kCodesPerThread / tiling.channels));
     const size_t parts = (count + kTiles - 1) / kTiles, blocks = weights_->blocks;
     std::atomic<bool> out_of_memory{false};
     call.parallel(blocks * parts, [&](size_t task) {
