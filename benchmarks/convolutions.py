@@ -3,15 +3,16 @@
     python -m ptq_export.benchmarks.convolutions RUN [--batch 1] [--threads 1]
 
 Both take turns on every shape that the run's int8 graph has; their codes are the same. Each shape's time is the least
-of several passes over all shapes: a slow spell of the machine does not decide about one of them. A sum counts each
-shape as often as the graph has it: under `best` by the faster of the two, as an engine does.
+of several passes over all shapes: a slow spell of the machine does not decide about one of them; a call computes four
+equal layers, since threads that wait for it are slow to wake. A sum counts each shape as often as the graph has it:
+under `best` by the faster of the two, as an engine does.
 """
 
 import argparse
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 from ptq_export.benchmarks.environment import describe_environment
@@ -25,7 +26,7 @@ from ptq_export.graph.model_file import load_model
 __all__ = ["convolutions_of", "least_times", "main", "rows"]
 
 SECONDS = 2.0
-PASSES = 5
+PASSES, LAYERS = 5, 4
 
 
 def convolutions_of(source: Path) -> Counter[Convolution]:
@@ -37,7 +38,8 @@ def convolutions_of(source: Path) -> Counter[Convolution]:
 
 def least_times(shapes: Collection[Convolution], threads: int, batch: int, seconds: float) -> dict[Convolution, Times]:
     """The least seconds of each shape, which is raced for `seconds` in all."""
-    passes = ({shape: race(shape, threads, batch, seconds / PASSES) for shape in shapes} for _ in range(PASSES))
+    each = partial(race, threads=threads, images=batch, seconds=seconds / PASSES, layers=LAYERS)
+    passes = ({shape: each(shape) for shape in shapes} for _ in range(PASSES))
     return reduce(lambda some, more: {shape: some[shape].least(more[shape]) for shape in some}, passes)
 
 

@@ -48,9 +48,13 @@ def _wins(convolution: Convolution, threads: int) -> bool:
     return times.winograd_s < times.direct_s
 
 
-def race(convolution: Convolution, threads: int, images: int = 1, seconds: float = SECONDS) -> Times:
-    """Let both methods take turns on so many images, for so many seconds and some rounds at least."""
-    graph = _graph(convolution)
+def race(convolution: Convolution, threads: int, images: int = 1, seconds: float = SECONDS, layers: int = 1) -> Times:
+    """Let both methods take turns on so many images, for so many seconds and some rounds at least.
+
+    A call wakes its threads, which slept in the other's turn. With more `layers`, one behind the other, that counts for
+    less of each, as in a network.
+    """
+    graph = _graph(convolution, layers)
     direct = _racer(graph, convolution, threads, images)
     Winograd(lambda _: True)(graph)
     winograd = _racer(graph, convolution, threads, images)
@@ -58,7 +62,7 @@ def race(convolution: Convolution, threads: int, images: int = 1, seconds: float
     times, rounds = Times(float("inf"), float("inf")), 0
     end = time.perf_counter() + seconds
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-        times = times.least(Times(_seconds(direct), _seconds(winograd)))
+        times = times.least(Times(_seconds(direct) / layers, _seconds(winograd) / layers))
         rounds += 1
     return times
 
@@ -76,8 +80,8 @@ def _racer(graph: ir.Model, convolution: Convolution, threads: int, images: int)
     return partial(session.run, None, {"image": image})
 
 
-def _graph(convolution: Convolution) -> ir.Model:
-    """One QLinearConv, channels last, with some weights."""
+def _graph(convolution: Convolution, layers: int) -> ir.Model:
+    """So many equal QLinearConvs of one image, channels last, with some weights."""
     rng = np.random.default_rng(0)
     weight = rng.integers(-64, 65, (convolution.outputs, convolution.inputs, 3, 3)).astype(np.int8)
     one, step, middle = np.array(1, np.float32), np.array(1e5, np.float32), np.array(128, np.uint8)
@@ -88,15 +92,16 @@ def _graph(convolution: Convolution) -> ir.Model:
     top, left, bottom, right = convolution.pads
     height, width = convolution.height + top + bottom - 2, convolution.width + left + right - 2
     image = _value("image", [None, convolution.height, convolution.width, convolution.inputs])
-    codes = _value("codes", [None, height, width, convolution.outputs])
     attributes: dict[str, Attribute] = {
         "channels_last": 1,
         "kernel_shape": [3, 3],
         "pads": list(convolution.pads),
     }
-    node = ir.node("QLinearConv", [image, *constants], attributes, domain=CONTRIB, outputs=[codes])
+    codes = [_value(f"codes_{layer}", [None, height, width, convolution.outputs]) for layer in range(layers)]
+    inputs = [image, *constants]
+    nodes = [ir.node("QLinearConv", inputs, attributes, domain=CONTRIB, outputs=[each]) for each in codes]
     imports = {"": 18, CONTRIB: 1, OURS: 1}
-    graph = ir.Graph([image], [codes], nodes=[node], initializers=constants, opset_imports=imports, name="race")
+    graph = ir.Graph([image], codes, nodes=nodes, initializers=constants, opset_imports=imports, name="race")
     return ir.Model(graph, ir_version=10)
 
 
