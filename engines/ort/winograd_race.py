@@ -34,6 +34,7 @@ class Times:
     winograd_s: float
 
     def least(self, other: "Times") -> "Times":
+        """Of each method the shorter."""
         return Times(min(self.direct_s, other.direct_s), min(self.winograd_s, other.winograd_s))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ptq_export.benchmarks.convolutions import main, rows
+from ptq_export.benchmarks import convolutions
+from ptq_export.benchmarks.convolutions import least_times, main, rows
 from ptq_export.engines.ort.winograd import Convolution
 from ptq_export.engines.ort.winograd_race import Times
 
@@ -22,6 +23,12 @@ def test_sums_count_every_layer_and_the_best_takes_the_faster_method() -> None:
         "all 3 7.00 ms 4.00 ms",
         "best 3.00 ms 2.33x",
     ]
+
+
+def test_a_shape_has_the_least_seconds_of_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = iter([(3, 1), (9, 9), (2, 4), (9, 9), (5, 5), (9, 9), (5, 5), (9, 8), (5, 5), (9, 9)])
+    monkeypatch.setattr(convolutions, "race", lambda *_, **__: Times(*next(passes)))
+    assert least_times((BIG, SMALL), 1, 1, 1.0) == {BIG: Times(2, 1), SMALL: Times(9, 8)}
 
 
 def test_a_folder_without_the_graph_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
