@@ -52,8 +52,8 @@ def _wins(convolution: Convolution, threads: int) -> bool:
 def race(convolution: Convolution, threads: int, images: int = 1, seconds: float = SECONDS, layers: int = 1) -> Times:
     """Let both methods take turns on so many images, for so many seconds and some rounds at least.
 
-    A call wakes its threads, which slept in the other's turn. With more `layers`, one behind the other, that counts for
-    less of each, as in a network.
+    A call wakes its threads, which slept in the other's turn. With more `layers`, one after the other, that counts
+    for less of each, as in a network.
     """
     graph = _graph(convolution, layers)
     direct = _racer(graph, convolution, threads, images)
