@@ -11,7 +11,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+# Python compiles a module when it is first imported: few of torch's ever are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile -c constraints.txt
 TYPED := $(VENV)/typed
 
 TESTS ?= tests/engines/test_saturation.py

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from typer.testing import CliRunner
 
+from ptq_export.cli import app
 from ptq_export.options import Options
 from ptq_export.targets import TARGETS
 
@@ -97,15 +99,14 @@ def test_readme_has_at_most_900_words() -> None:
 
 def test_every_flag_that_is_shown_exists() -> None:
     commands = [line for block in BLOCKS for line in block.text.replace("\\\n", " ").splitlines()]
-    wide = {**os.environ, "COLUMNS": "200"}
+    runner = CliRunner(env={"COLUMNS": "200"})
     shown: dict[str, set[str]] = {}
     for words in (line.split() for line in commands if line.startswith("ptq-export ")):
         subcommand = "" if words[1].startswith("-") else words[1]
         shown.setdefault(subcommand, set()).update(w.partition("=")[0] for w in words if w.startswith("--"))
     for subcommand, flags in shown.items():
-        command = [str(Path(sys.executable).with_name("ptq-export")), *subcommand.split(), "--help"]
-        done = subprocess.run(command, env=wide, capture_output=True, text=True, check=True)
-        assert flags <= set(done.stdout.split()), subcommand
+        done = runner.invoke(app, [*subcommand.split(), "--help"], prog_name="ptq-export")
+        assert done.exit_code == 0 and flags <= set(done.stdout.split()), subcommand
 
 
 def test_every_import_and_option_that_python_blocks_show_exists() -> None:

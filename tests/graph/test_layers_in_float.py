@@ -12,7 +12,9 @@ from graph_models import noise, ops, run
 from ptq_export.graph.passes.float_layers import FloatLayers
 from ptq_export.nn.scheme import OPENVINO, ORT_CPU, Scheme
 
-SCHEMES = pytest.mark.parametrize("scheme", [ORT_CPU, OPENVINO], ids=lambda scheme: scheme.name)
+SCHEMES = pytest.mark.parametrize(
+    "scheme", [ORT_CPU, pytest.param(OPENVINO, marks=pytest.mark.slow)], ids=lambda scheme: scheme.name
+)
 KINDS = (
     "unet.down_blocks.0.downsamplers.0.conv",
     "unet.mid_block.resnets.0.conv1",
