@@ -36,8 +36,8 @@ from ptq_export.schedulers import make_scheduler
 
 NETS = ("text", "low_res", "sequence", "velocity", "clean", "flow")
 TOLD_BY_ONE = dict.fromkeys(("low_res", "sequence", "velocity", "clean"), pytest.mark.slow)
-"""A second engine sees graphs alone: of the last two that is the one of `flow`, and `text` has a prompt graph as the first
-two have."""
+"""A second engine sees graphs alone: of the last two that is the one of `flow`, and `text` has a prompt graph as the
+first two have."""
 NEAREST = {"rounding": "nearest", "samples": 8, "held_out": 16, "min_sqnr": 0.0}
 
 
