@@ -38,16 +38,18 @@ def once(export: Export, folder: Path) -> Export:
         structure = _key((module.eval(), example, tuple(inputs)), own)
         if structure is None:
             return export(module, example, inputs)
-        fixed = folder / f"{structure}.json"
-        if fixed.exists():
-            path = _graph(folder, structure, own, json.loads(fixed.read_text()))
+        told = folder / f"{structure}.json"
+        if told.exists():
+            fixed = json.loads(told.read_text())
+            path = _graph(folder, structure, own, fixed)
             if path.exists():
-                return _filled(ir.from_proto(onnx.load(path)), own)
+                free = {name: tensor for name, tensor in own.items() if name not in fixed}
+                return _filled(ir.from_proto(onnx.load(path)), free)
         model = export(module, example, inputs)
-        names = [name for name, tensor in own.items() if not _stands(model, name, tensor)]
+        fixed = [name for name, tensor in own.items() if not _stands(model, name, tensor)]
         content = ir.to_proto(model).SerializeToString()
-        _write(_graph(folder, structure, own, names), content)
-        _write(fixed, json.dumps(names).encode())
+        _write(_graph(folder, structure, own, fixed), content)
+        _write(told, json.dumps(fixed).encode())
         return ir.from_proto(onnx.load_from_string(content))
 
     return export_once
@@ -73,10 +75,9 @@ def _graph(folder: Path, structure: str, own: Mapping[str, Tensor], fixed: Itera
     return folder / f"{structure}-{digest.hexdigest()}.onnx"
 
 
-def _filled(model: ir.Model, own: Mapping[str, Tensor]) -> ir.Model:
-    for name, value in model.graph.initializers.items():
-        if name in own:
-            value.const_value = ir.tensor(_array(own[name]), name=name)
+def _filled(model: ir.Model, tensors: Mapping[str, Tensor]) -> ir.Model:
+    for name, tensor in tensors.items():
+        model.graph.initializers[name].const_value = ir.tensor(_array(tensor), name=name)
     return model
 
 
