@@ -11,8 +11,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-# Python compiles a module when it is first imported: few of torch's ever are.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 TYPED := $(VENV)/typed
 
 TESTS ?= tests/engines/test_saturation.py
