@@ -44,6 +44,7 @@ def test_too_little_fidelity_fails_with_the_layers_that_make_the_noise(copied: P
     assert f"most of the noise is made by {loudest['name']} ({loudest['share']:.0%})" in failure
 
 
+@pytest.mark.slow
 def test_as_few_as_reach_the_wanted_sqnr_stay_float(finished: Path, tmp_path: Path, watcher: Watcher) -> None:
     verdict = json.loads((finished / "manifest.json").read_text())["verdict"]
     wanted_db = verdict["median_sqnr_db"] + 4

@@ -96,6 +96,7 @@ def chosen_before(job: Job, chosen: dict[str, Any], **more: Any) -> None:
     remember(tuning_key(job), value | {"sqnr_db": sqnr_db, "trials": [], "not_reached": []} | more)
 
 
+@pytest.mark.slow
 def test_a_cached_choice_is_used_and_said_and_proved(tmp_path: Path, watcher: Watcher) -> None:
     """Of the other form of the shortcuts, with one half of one in float."""
     asked = options(tmp_path / "run", seed=1, tune_loss=0.2)
