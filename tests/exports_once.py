@@ -2,8 +2,8 @@
 
 One structure means all that a network is, its pickle, but the values of its parameters and buffers: those are put into
 the kept graph by their names. Only a value that is not in that graph under its name (the exporter computed with it, or
-left it out) must be the same. One that stands there and was computed with elsewhere, too, would be missed: the proofs of
-the run would tell. What cannot be pickled is exported each time.
+left it out) must be the same. One that is there and was computed with elsewhere, too, would be missed, and fail the
+proofs of its run. What cannot be pickled is exported each time.
 """
 
 import hashlib
