@@ -74,7 +74,18 @@ def explained(error: Exception) -> PtqExportError:
         return InputError(what, "free some disk space and run again" if error.errno in NO_ROOM else "")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if __package__ in Path(frame.filename).parts] or frames
+    if own and (package := _imported(own[-1])):
+        return EnvironmentMissing(
+            f"the package {package} cannot be imported: {type(error).__name__}: {error}",
+            "pip check tells which package it lacks, or has in a version that does not fit",
+        )
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return Fault(
         f"{type(error).__name__}: {error}{place}", "this is a fault of ptq-export: please report it with what -vv shows"
     )
+
+
+def _imported(frame: traceback.FrameSummary) -> str:
+    """The package that a line imports, or nothing: what fails in there is not this package's fault."""
+    words = (frame.line or "").split()
+    return words[1].split(".")[0] if words[:1] in (["from"], ["import"]) else ""

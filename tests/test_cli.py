@@ -189,6 +189,20 @@ def test_a_fault_of_ours_is_said_without_a_trace(tmp_path: Path, monkeypatch: py
     assert "Traceback" in call("inspect", "absent", "-vv", cwd=tmp_path).stderr
 
 
+@pytest.mark.parametrize("broken", ["raise RuntimeError('lacks tokenizers')", "import absent_package", "None | None"])
+def test_a_package_that_cannot_be_imported_is_not_called_a_fault_of_ours(broken: str, tmp_path: Path) -> None:
+    (tmp_path / "diffusers.py").write_text(broken)
+    done = subprocess.run(
+        [sys.executable, "-m", "ptq_export", "inspect", "absent"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 3
+    assert "the package diffusers cannot be imported: " in done.stderr and "pip check" in done.stderr
+
+
 def test_a_usage_error_is_named_on_stdout_under_json(tmp_path: Path) -> None:
     done = call("targets", "--json", "--colour", cwd=tmp_path)
     assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode == 2
