@@ -3,8 +3,8 @@
     python -m ptq_export.benchmarks.convolutions RUN [--batch 1] [--threads 1]
 
 Both take turns on every shape that the run's int8 graph has; their codes are the same. Each shape's time is the least
-of several passes over all shapes: a slow spell of the machine does not decide about one of them; a call computes four
-equal layers, since threads that wait for it are slow to wake. A sum counts each shape as often as the graph has it:
+of several passes over all shapes: a slow spell of the machine does not decide about one of them; a call computes
+sixteen equal layers, since threads that sleep between calls are slow to wake, and a network wakes them once per step. A sum counts each shape as often as the graph has it:
 under `best` by the faster of the two, as an engine does.
 """
 
@@ -26,7 +26,7 @@ from ptq_export.graph.model_file import load_model
 __all__ = ["convolutions_of", "least_times", "main", "rows"]
 
 SECONDS = 2.0
-PASSES, LAYERS = 5, 4
+PASSES, LAYERS = 5, 16
 
 
 def convolutions_of(source: Path) -> Counter[Convolution]:
