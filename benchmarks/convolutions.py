@@ -3,9 +3,10 @@
     python -m ptq_export.benchmarks.convolutions RUN [--batch 1] [--threads 1]
 
 Both take turns on every shape that the run's int8 graph has; their codes are the same. Each shape's time is the least
-of several passes over all shapes: a slow spell of the machine does not decide about one of them; a call computes
-sixteen equal layers, since threads that sleep between calls are slow to wake, and a network wakes them once per step. A sum counts each shape as often as the graph has it:
-under `best` by the faster of the two, as an engine does.
+of several passes over all shapes: a slow spell of the machine does not decide about one of them. A call computes
+sixteen layers of one shape, each with weights of its own: threads that sleep between calls are slow to wake, and a
+network wakes them once per step. A sum counts each shape as often as the graph has it: under `best` by the faster of
+the two, as an engine does.
 """
 
 import argparse

@@ -82,14 +82,14 @@ def _racer(graph: ir.Model, convolution: Convolution, threads: int, images: int)
 
 
 def _graph(convolution: Convolution, layers: int) -> ir.Model:
-    """So many equal QLinearConvs of one image, channels last, with some weights."""
+    """So many QLinearConvs of one shape and image, channels last, each with some weights of its own."""
     rng = np.random.default_rng(0)
-    weight = rng.integers(-64, 65, (convolution.outputs, convolution.inputs, 3, 3)).astype(np.int8)
+    weights = rng.integers(-64, 65, (layers, convolution.outputs, convolution.inputs, 3, 3)).astype(np.int8)
     one, step, middle = np.array(1, np.float32), np.array(1e5, np.float32), np.array(128, np.uint8)
     zero_points, scales = np.zeros(convolution.outputs, np.int8), np.ones(convolution.outputs, np.float32)
-    numbers: dict[str, NDArray[Any]] = {"x_scale": one, "x_zero": middle, "weight": weight, "scales": scales}
-    numbers |= {"zeros": zero_points, "y_scale": step, "y_zero": middle}
-    constants = [ir.Value(name=name, const_value=ir.tensor(it, name=name)) for name, it in numbers.items()]
+    numbers: dict[str, NDArray[Any]] = {"x_scale": one, "x_zero": middle, "scales": scales, "zeros": zero_points}
+    numbers |= {"y_scale": step, "y_zero": middle} | {f"weight_{layer}": it for layer, it in enumerate(weights)}
+    values = {name: ir.Value(name=name, const_value=ir.tensor(it, name=name)) for name, it in numbers.items()}
     top, left, bottom, right = convolution.pads
     height, width = convolution.height + top + bottom - 2, convolution.width + left + right - 2
     image = _value("image", [None, convolution.height, convolution.width, convolution.inputs])
@@ -98,11 +98,14 @@ def _graph(convolution: Convolution, layers: int) -> ir.Model:
         "kernel_shape": [3, 3],
         "pads": list(convolution.pads),
     }
-    codes = [_value(f"codes_{layer}", [None, height, width, convolution.outputs]) for layer in range(layers)]
-    inputs = [image, *constants]
-    nodes = [ir.node("QLinearConv", inputs, attributes, domain=CONTRIB, outputs=[each]) for each in codes]
+    nodes, codes = [], []
+    for layer in range(layers):
+        names = ("x_scale", "x_zero", f"weight_{layer}", "scales", "zeros", "y_scale", "y_zero")
+        codes.append(_value(f"codes_{layer}", [None, height, width, convolution.outputs]))
+        inputs = [image, *(values[name] for name in names)]
+        nodes.append(ir.node("QLinearConv", inputs, attributes, domain=CONTRIB, outputs=[codes[-1]]))
     imports = {"": 18, CONTRIB: 1, OURS: 1}
-    graph = ir.Graph([image], codes, nodes=nodes, initializers=constants, opset_imports=imports, name="race")
+    graph = ir.Graph([image], codes, nodes=nodes, initializers=[*values.values()], opset_imports=imports, name="race")
     return ir.Model(graph, ir_version=10)
 
 
