@@ -171,7 +171,7 @@ def test_a_prompt_is_drawn(finished_text: Path, tmp_path: Path, watcher: Watcher
     pictures = {}
     for name, prompt, scale in (("a", "a red dog", 3.0), ("b", "a green house", 3.0), ("c", "a red dog", 1.0)):
         path = tmp_path / f"{name}.png"
-        facts = sample(finished_text, Sampling(path, 1, 2, prompt=prompt, guidance=scale), watcher)
+        facts = sample(finished_text, Sampling(path, 3, 2, prompt=prompt, guidance=scale), watcher)
         pictures[name] = np.asarray(Image.open(path))
         assert facts["prompts"] == [prompt] and facts["guidance"] == (None if scale == 1 else scale)
     assert not np.array_equal(pictures["a"], pictures["b"]) and not np.array_equal(pictures["a"], pictures["c"])
@@ -183,8 +183,8 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(finished_text: Path, tmp_path
 
 
 def test_without_a_prompt_those_of_the_run_are_drawn(finished_text: Path, tmp_path: Path, watcher: Watcher) -> None:
-    facts = sample(finished_text, Sampling(tmp_path / "a.png", 5, 1), watcher)
-    assert facts["prompts"] == [*prompted_net.PROMPTS, prompted_net.PROMPTS[0]]
+    facts = sample(finished_text, Sampling(tmp_path / "a.png", len(prompted_net.PROMPTS) + 1, 1), watcher)
+    assert facts["prompts"] == [*prompted_net.PROMPTS]
 
 
 def test_a_negative_prompt_without_guidance_is_refused(finished_text: Path, tmp_path: Path, watcher: Watcher) -> None:

@@ -53,7 +53,7 @@ def sample(run: Path, sampling: Sampling, progress: Progress) -> dict[str, Any]:
     facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(sampling).items()}
     told = {
         "label": conditions[LABEL].tolist() if LABEL in conditions else None,
-        "prompts": prompts or None,
+        "prompts": [*dict.fromkeys(prompts)] or None,
         "guidance": guidance and guidance.scale,
         "timesteps": times,
         "range": [low, high],
