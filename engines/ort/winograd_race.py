@@ -88,7 +88,8 @@ def _graph(convolution: Convolution, layers: int) -> ir.Model:
     one, step, middle = np.array(1, np.float32), np.array(1e5, np.float32), np.array(128, np.uint8)
     zero_points, scales = np.zeros(convolution.outputs, np.int8), np.ones(convolution.outputs, np.float32)
     numbers: dict[str, NDArray[Any]] = {"x_scale": one, "x_zero": middle, "scales": scales, "zeros": zero_points}
-    numbers |= {"y_scale": step, "y_zero": middle} | {f"weight_{layer}": it for layer, it in enumerate(weights)}
+    numbers |= {"y_scale": step, "y_zero": middle}
+    numbers |= {f"weight_{layer}": weight for layer, weight in enumerate(weights)}
     values = {name: ir.Value(name=name, const_value=ir.tensor(it, name=name)) for name, it in numbers.items()}
     top, left, bottom, right = convolution.pads
     height, width = convolution.height + top + bottom - 2, convolution.width + left + right - 2
