@@ -60,7 +60,7 @@ class Fault(PtqExportError):
 
 
 def explained(error: Exception) -> PtqExportError:
-    """`error` with a cause and a remedy: what the system refused, or a fault of this package."""
+    """`error` with a cause and a remedy: what the system refused, a package that does not load, or a fault of ours."""
     if isinstance(error, PtqExportError):
         return error
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
