@@ -88,5 +88,5 @@ def explained(error: Exception) -> PtqExportError:
 def _imported(frame: traceback.FrameSummary) -> str:
     """The foreign package that a line imports, or nothing: what fails in there is not this package's fault."""
     words = (frame.line or "").split()
-    package = words[1].split(".")[0] if words[:1] in (["from"], ["import"]) else ""
+    package = words[1].split(".")[0].rstrip(",") if words[:1] in (["from"], ["import"]) else ""
     return "" if package == __package__ else package

@@ -34,7 +34,7 @@ class OrtRuntime(Runtime):
 
         if missing_operators() or "avx2" not in instruction_sets():
             return ""
-        return "the shortest int8 step of all that was measured on x86"
+        return "the shortest int8 step of most networks that were measured on x86"
 
     def version(self) -> str:
         from ptq_export.engines.ort.operators import library_version
