@@ -36,31 +36,31 @@ struct InputTransform {
   }
 };
 
-// G g: {6,0,0} {-4,-4,-4} {-4,4,-4} {1,2,4} {1,-2,4} {0,0,12}.
+// G g: {6,0,0} {4,4,4} {4,-4,4} {1,2,4} {1,-2,4} {0,0,12}.
 struct WeightTransform {
   static constexpr size_t kFrom = 3, kTo = kPatch;
   INLINED inline static void apply(const Shorts* g, Shorts* u) {
-    const Shorts ends = (g[0] + g[2]) * static_cast<std::uint16_t>(-4), middle = g[1] << 2;
-    const Shorts far = g[0] + (g[2] << 2), twice = g[1] << 1;
+    const Shorts ends = (g[0] + g[2]) << 2, middle = g[1] << 2, last = g[2] << 2;
+    const Shorts far = g[0] + last, twice = g[1] << 1;
     u[0] = g[0] * std::uint16_t{6};
-    u[1] = ends - middle;
-    u[2] = ends + middle;
+    u[1] = ends + middle;
+    u[2] = ends - middle;
     u[3] = far + twice;
     u[4] = far - twice;
-    u[5] = g[2] * std::uint16_t{12};
+    u[5] = last * std::uint16_t{3};
   }
 };
 
-// A' m: {1,1,1,1,1,0} {0,1,-1,2,-2,0} {0,1,1,4,4,0} {0,1,-1,8,-8,2}; twice the last, as G's last row is.
+// A' m: {1,-1,-1,1,1,0} {0,-1,1,2,-2,0} {0,-1,-1,4,4,0} {0,-1,1,8,-8,2}; twice the last, as G's last row is.
 struct OutputTransform {
   static constexpr size_t kFrom = kPatch, kTo = kTile;
   INLINED inline static void apply(const Ints* m, Ints* y) {
     const Ints near_sum = m[1] + m[2], near_difference = m[1] - m[2];
     const Ints far_sum = m[3] + m[4], far_difference = m[3] - m[4];
-    y[0] = m[0] + near_sum + far_sum;
-    y[1] = near_difference + (far_difference << 1);
-    y[2] = near_sum + (far_sum << 2);
-    y[3] = near_difference + (far_difference << 3) + (m[5] << 1);
+    y[0] = m[0] - near_sum + far_sum;
+    y[1] = (far_difference << 1) - near_difference;
+    y[2] = (far_sum << 2) - near_sum;
+    y[3] = (far_difference << 3) - near_difference + (m[5] << 1);
   }
 };
 
