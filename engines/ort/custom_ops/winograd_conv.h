@@ -97,14 +97,15 @@ struct WinogradConv {
     const Tiling tiling = tiles_of(call, x.shape);
     const auto shape = sizes({tiling.images, tiling.output_height, tiling.output_width, tiling.outputs});
     uint8_t* y = call.output<uint8_t>(shape);
-    const size_t most = std::max(kTiles, kMostTransformed / (kPoints * 2 * tiling.channels));
+    const size_t parts = kMostTransformed / (kTiles * kPoints * 2 * tiling.channels);
+    const size_t most = std::max<size_t>(1, parts) * kTiles;
     for (size_t first = 0; first < tiling.tiles(); first += most) {
       compute_tiles(call, tiling, x.data, first, std::min(most, tiling.tiles() - first), y);
     }
   }
 
  private:
-  static constexpr size_t kMostTransformed = size_t{4} << 20;  // Bytes: what a second or third cache holds.
+  static constexpr size_t kMostTransformed = size_t{1} << 20;  // Bytes, or kTiles tiles: about what a second cache holds.
   static constexpr size_t kCodesPerThread = 2048;  // Of each point, to transform: for fewer none is woken.
 
   static std::vector<int64_t> sizes(std::initializer_list<size_t> numbers) { return {numbers.begin(), numbers.end()}; }
