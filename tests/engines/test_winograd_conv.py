@@ -89,11 +89,12 @@ def test_sums_are_exact_at_and_beyond_the_edge_of_what_26_bits_hold(compute: Com
     np.testing.assert_array_equal(compute(given, [1] * 4), codes_of(given, [1] * 4))
 
 
-def test_many_images_are_computed_in_parts(compute: Compute) -> None:
-    """Their transforms take more memory than is transformed at once, and end within a part."""
+@pytest.mark.parametrize("channels", [32, 128])
+def test_many_images_are_computed_in_parts(compute: Compute, channels: int) -> None:
+    """Their transforms take more memory than is transformed at once, one part or several, and end within a part."""
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (9, 33, 31, 128)).astype(np.uint8)
-    given = layer(x, WEIGHTS["any"](rng, (5, 128, 3, 3)), 7, 99, rng)
+    x = rng.integers(0, 256, (9, 33, 31, channels)).astype(np.uint8)
+    given = layer(x, WEIGHTS["any"](rng, (5, channels, 3, 3)), 7, 99, rng)
     np.testing.assert_array_equal(compute(given, [1] * 4), codes_of(given, [1] * 4))
 
 

@@ -5,9 +5,9 @@
 // G has the rows of Lavin and Gray's (https://arxiv.org/abs/1509.09308), each scaled to integers:
 //   {6,0,0} {4,4,4} {4,-4,4} {1,2,4} {1,-2,4} {0,0,12}
 // so that B' stays theirs, A' but for two signs and a 2, and Y is 576 y. For codes d and weights g of 8 bits
-// |B'dB| <= 17340 and |GgG'| <= 18432: both fit 16 bits, and two products of them 32. Sums may wrap: what is computed is
-// 576 y mod 2^32, and 576 = 9 * 64. Times the inverse of 9 it is 64 y mod 2^32, and so y, if y is known to lie among 2^26
-// numbers.
+// |B'dB| <= 17340 and |GgG'| <= 18432: both fit 16 bits, and two products of them 32. Sums may wrap: what is computed
+// is 576 y mod 2^32, and 576 = 9 * 64. Times the inverse of 9 it is 64 y mod 2^32, and so y, if y is known to lie among
+// 2^26 numbers.
 #pragma once
 
 #include <cstddef>

@@ -105,7 +105,7 @@ struct WinogradConv {
   }
 
  private:
-  static constexpr size_t kMostTransformed = size_t{1} << 20;  // Bytes, or kTiles tiles: about what a second cache holds.
+  static constexpr size_t kMostTransformed = size_t{1} << 20;  // Bytes, or kTiles tiles: what a second cache holds.
   static constexpr size_t kCodesPerThread = 2048;  // Of each point, to transform: for fewer none is woken.
 
   static std::vector<int64_t> sizes(std::initializer_list<size_t> numbers) { return {numbers.begin(), numbers.end()}; }
